@@ -1,0 +1,37 @@
+# Set up, run and test fedllm with nothing but Python 3.11, make and a package registry.
+#
+#   make run                     the default federation; ARGS="recipes/x.toml strategy.name=dense" for another
+#   make test                    the default tests; ARGS="-k codec -x" for some
+#   make check                   ruff and mypy
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: setup run test check clean
+
+setup: $(VENV)/installed
+
+# The stamp comes last: an installation that was cut off is done again.
+$(VENV)/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"Python 3.11 or later is needed; {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.11 ...")'
+	@echo "Installing pinned requirements into $(VENV) (once; some minutes)."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup
+	$(BIN)/fedllm run $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,0 +1,160 @@
+"""The `fedllm` command: what `flwr run` does not do.
+
+    fedllm run recipes/bench-s.toml strategy.name=dense
+"""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedllm_app.core.errors import ConfigError, FedllmError
+
+app = typer.Typer(
+    help="Fine-tune language models over devices that keep their own data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+P = ParamSpec("P")
+Home = Annotated[Path, typer.Option(help="Folder of caches and runs.")]
+HOME = Path.home() / ".fedllm"
+
+
+def user_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Show a failure that a user can act on as its message, and exit with 1."""
+
+    @wraps(command)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except FedllmError as error:
+            Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
+            raise typer.Exit(1) from None
+
+    return shown
+
+
+@app.command()
+@user_errors
+def run(
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="A recipe (.toml), then any KEY=VALUE over it.")
+    ] = None,
+    federation: Annotated[Path | None, typer.Option(help="Flat simulation settings.")] = None,
+) -> None:
+    """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
+    from fedllm_app.config import RunConfig, flatten
+    from fedllm_app.launch import merged_config, run_flower
+
+    words = settings or []
+    recipe = Path(words[0]) if words and words[0].endswith(".toml") else None
+    overrides = words[1:] if recipe else words
+    RunConfig.parse(flatten(merged_config(recipe, overrides)))
+    root = app_folder()
+    code = run_flower(
+        root,
+        recipe=recipe,
+        overrides=overrides,
+        federation=federation or root / "pyproject-federation.toml",
+    )
+    raise typer.Exit(code)
+
+
+def app_folder() -> Path:
+    """Return the folder that `flwr run` takes: the working directory, or the checkout.
+
+    Raises
+    ------
+    ConfigError
+        If neither is a checkout of this project.
+    """
+    for folder in (Path.cwd(), Path(__file__).parents[1]):
+        if (folder / "server_app.py").exists() and (folder / "pyproject.toml").exists():
+            return folder
+    raise ConfigError(f"no checkout of fedllm in {str(Path.cwd())!r}; run this command inside one")
+
+
+@app.command()
+@user_errors
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Names or folders of runs.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write.")] = None,
+    home: Home = HOME,
+) -> None:
+    """Write report.html of a run, or one page that compares several."""
+    from fedllm_app.report.page import print_summary, write_comparison, write_report
+
+    folders = [run_folder(name, home) for name in runs]
+    for folder in folders:
+        print_summary(folder)
+    if len(folders) == 1 and out is None:
+        page = write_report(folders[0])
+    else:
+        page = write_comparison(folders, (out or Path("comparison.html")).resolve())
+    typer.echo(page)
+
+
+@app.command()
+@user_errors
+def export(
+    name: Annotated[str, typer.Argument(help="Name or folder of a run.")],
+    merge: Annotated[Path, typer.Option(help="Empty folder for the merged model.")],
+    home: Home = HOME,
+) -> None:
+    """Write a run's adapter and its base as one model that loads with from_pretrained."""
+    from fedllm_app.models.export import merge as merge_adapter
+
+    typer.echo(merge_adapter(run_folder(name, home) / "adapter", merge.resolve()))
+
+
+@app.command()
+def strategies() -> None:
+    """List the methods with their keys and sources."""
+    from fedllm_app.server.methods import STRATEGIES
+
+    table = Table("strategy.name", "what it does", "keys", "source")
+    for name, method in STRATEGIES.items():
+        keys = ", ".join(f"strategy.{key}" for key in method.keys)
+        table.add_row(name, method.about, keys, method.source)
+    Console().print(table)
+
+
+@app.command()
+@user_errors
+def keys(
+    toml: Annotated[bool, typer.Option(help="Print the section of pyproject.toml.")] = False,
+) -> None:
+    """List every key of the run-config with its default and meaning."""
+    from fedllm_app.config import RunConfig, describe, keys_toml
+
+    if toml:
+        typer.echo(keys_toml())
+        return
+    table = Table("key", "default", "meaning")
+    for key, value in RunConfig().flat().items():
+        table.add_row(key, repr(value), describe(key))
+    Console(width=max(100, Console().width)).print(table)
+
+
+def run_folder(name: str, home: Path) -> Path:
+    """Return a run's folder by its name or path.
+
+    Raises
+    ------
+    ConfigError
+        If there is none; the message lists those there are.
+    """
+    for folder in (Path(name), home / "runs" / name):
+        if (folder / "config.toml").exists():
+            return folder.resolve()
+    known = sorted(p.name for p in (home / "runs").glob("*") if (p / "config.toml").exists())
+    raise ConfigError(f"run {name!r} is neither a folder nor one of {known} in {home / 'runs'}")
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,1 @@
+"""The client wing: what a device does with a job."""

@@ -1,0 +1,251 @@
+"""The run-config: every namespace assembled from its owner, checked whole, and printed.
+
+Flower hands over a flat table of scalars and checks no types. Here each key is typed and ranged
+by the part that reads it, then cross-checked; all errors are reported at once, before anything is
+loaded, each naming the key, the value and what is legal.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from fedllm_app.client.train import ClientSettings
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.settings import Settings, kebab
+from fedllm_app.data.partition import PartitionSettings
+from fedllm_app.data.source import DataSettings
+from fedllm_app.data.task import TaskSettings
+from fedllm_app.models.adapter import LoraSettings
+from fedllm_app.models.backbone import ModelSettings
+from fedllm_app.server.methods import STRATEGIES, StrategySettings
+from fedllm_app.server.optimizer import ServerSettings
+from fedllm_app.server.settings import RoundSettings, RunSettings
+from fedllm_app.wire.codec import WireSettings
+
+Scalar = bool | int | float | str
+METRICS = {
+    "sequence-classification": ("accuracy", "macro-f1", "loss"),
+    "image-classification": ("accuracy", "macro-f1", "loss"),
+    "next-token": ("next-token-accuracy", "loss", "perplexity"),
+}
+PATH_KEYS = ("run.home", "data.train", "data.test", "model.source", "model.tokenizer")
+FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gguf")
+
+
+class RunConfig(Settings):
+    """The validated configuration of one run: one section per namespace."""
+
+    run: RunSettings = Field(default_factory=RunSettings)
+    task: TaskSettings = Field(default_factory=TaskSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    partition: PartitionSettings = Field(default_factory=PartitionSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    client: ClientSettings = Field(default_factory=ClientSettings)
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    strategy: StrategySettings = Field(default_factory=StrategySettings)
+    wire: WireSettings = Field(default_factory=WireSettings)
+    round: RoundSettings = Field(default_factory=RoundSettings)
+
+    @classmethod
+    def parse(cls, flat: Mapping[str, Scalar]) -> "RunConfig":
+        """Return the configuration of a flat table such as {"strategy.d-up": 0.25}.
+
+        Raises
+        ------
+        ConfigError
+            With one line per wrong key; none is left for the next try.
+        """
+        nested: dict[str, dict[str, Scalar]] = {}
+        for key, value in flat.items():
+            section, _, name = key.partition(".")
+            nested.setdefault(section, {})[name] = value
+        problems, config = [], None
+        try:
+            config = cls.model_validate(nested)
+        except ValidationError as error:
+            problems += [explain(details) for details in error.errors()]
+        # Cross-checks read only what is legal by itself; the rest stands at its default.
+        legal = config or cls.model_validate(_legal(nested))
+        problems += [p for p in cross_check(legal) if config or not _mentions(p, problems)]
+        if problems or config is None:
+            raise ConfigError("\n".join(problems))
+        return config
+
+    def flat(self) -> dict[str, Scalar]:
+        """Return every key with its value, by dotted name."""
+        return {
+            f"{kebab(section)}.{kebab(name)}": value
+            for section, settings in self
+            for name, value in settings
+        }
+
+    def toml(self) -> str:
+        """Return the configuration as a run-config file."""
+        lines: list[str] = []
+        for section, settings in self:
+            lines.append(f"\n[{kebab(section)}]")
+            for name, value in settings:
+                # TOML and JSON write these scalars alike.
+                lines.append(f"{kebab(name)} = {json.dumps(value)}")
+        return "\n".join(lines).lstrip() + "\n"
+
+    def resolved(self) -> "RunConfig":
+        """Return the configuration with the server's automatic values filled in."""
+        defined_with = STRATEGIES[self.strategy.name].optimizer
+        return self.model_copy(update={"server": self.server.resolved(defined_with)})
+
+    def summary(self) -> str:
+        """Return the resolved settings as a small tree; what was automatic says what it became."""
+        resolved, lines = self.resolved().flat(), [""]
+        before, section = self.flat(), ""
+        for key, value in resolved.items():
+            head, _, name = key.partition(".")
+            if head != section:
+                lines.append(f"├── {head}")
+                section = head
+            became = f" (automatic, was {before[key]!r})" if before[key] != value else ""
+            lines.append(f"│   ├── {name} = {value!r}{became}")
+        return "\n".join(lines)
+
+
+def read_recipe(path: Path) -> dict[str, Scalar]:
+    """Return a run-config file as a flat table.
+
+    Raises
+    ------
+    ConfigError
+        If it is not TOML.
+    """
+    try:
+        return flatten(tomllib.loads(path.read_text()))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a run-config: {error}") from None
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Return a nested table with dotted keys."""
+    flat: dict[str, Scalar] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def keys_toml() -> str:
+    """Return [tool.flwr.app.config] of pyproject.toml: every key, its default and its meaning."""
+    lines, section = [], ""
+    for key, value in RunConfig().flat().items():
+        head, _, name = key.partition(".")
+        if head != section:
+            lines.append(f"\n[tool.flwr.app.config.{head}]")
+            section = head
+        lines += [f"# {describe(key)}", f"{name} = {json.dumps(value)}"]
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def describe(key: str) -> str:
+    """Return the sentence that says what a key means."""
+    section, _, name = key.partition(".")
+    settings: Any = RunConfig.model_fields[section].annotation
+    return str(settings.model_fields[name.replace("-", "_")].description)
+
+
+def explain(details: ErrorDetails) -> str:
+    """Return one line for one of pydantic's errors: key, value, what is legal, what it means."""
+    key = ".".join(str(part) for part in details["loc"])
+    value = details["input"]
+    if details["type"] == "extra_forbidden":
+        section = str(details["loc"][0])
+        known = RunConfig.model_fields.get(section)
+        if known is None or known.annotation is None:
+            return f"{key}: unknown namespace; expected one of {sorted(RunConfig.model_fields)}"
+        names = [kebab(name) for name in known.annotation.model_fields]
+        return f"{key}: unknown key; {section} has {', '.join(names)}"
+    expected = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = expected.removeprefix("a valid ").replace("''", '"" (automatic)')
+    return f"{key} is {value!r}; expected {expected}. {describe(key)}"
+
+
+def cross_check(c: RunConfig) -> Iterator[str]:
+    """Yield what is wrong between keys that are legal each by itself."""
+    if c.strategy.name not in STRATEGIES:
+        known = ", ".join(sorted(STRATEGIES))
+        yield f"strategy.name is {c.strategy.name!r}; expected one of {known}"
+    elif (own := STRATEGIES[c.strategy.name].optimizer) and c.server.optimizer not in ("", own):
+        yield (
+            f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {c.strategy.name!r} "
+            f"is defined with {own!r}; leave it automatic, or choose strategy.name = 'dense'"
+        )
+    if c.server.nesterov and (c.server.optimizer != "sgd" or not c.server.momentum):
+        yield (
+            f"server.nesterov is True with server.optimizer = {c.server.optimizer!r} and "
+            f"server.momentum = {c.server.momentum!r}; expected 'sgd' and a momentum above 0"
+        )
+    if c.round.min_replies > c.round.clients:
+        yield (
+            f"round.min-replies is {c.round.min_replies}; expected at most round.clients = "
+            f"{c.round.clients}"
+        )
+    simulated = c.data.train != "node"
+    if simulated and c.partition.name != "natural" and c.round.clients > c.partition.clients:
+        yield (
+            f"round.clients is {c.round.clients}; expected at most partition.clients = "
+            f"{c.partition.clients}"
+        )
+    metrics = METRICS[c.task.name]
+    if c.round.target_metric and c.round.target_metric not in metrics:
+        yield f"round.target-metric is {c.round.target_metric!r}; expected one of {metrics}"
+    if c.task.name == "next-token" and c.partition.name == "dirichlet":
+        yield "partition.name is 'dirichlet', which needs labels; task.name 'next-token' has none"
+    if c.task.name == "next-token" and c.model.train == "head":
+        yield "model.train is 'head'; task.name 'next-token' has no head of its own"
+    if c.task.name == "image-classification":
+        for key, value in (("data.train", c.data.train), ("model.source", c.model.source)):
+            if value == "embedded":
+                yield f"{key} is 'embedded', which is text; task.name is {c.task.name!r}"
+    needs_labels = not simulated and c.task.name != "next-token"
+    if needs_labels and not c.data.labels:
+        yield (
+            "data.labels is '' with data.train = 'node'; expected a count or names, since no "
+            "device sees the labels of all"
+        )
+    if not simulated and c.model.source == "embedded":
+        yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
+    yield from _relative_paths(c)
+
+
+def _relative_paths(c: RunConfig) -> Iterator[str]:
+    values = c.flat()
+    for key in PATH_KEYS:
+        value = str(values[key])
+        local = key == "run.home" or value.startswith((".", "~")) or value.endswith(FILE_SUFFIXES)
+        if value and local and not Path(value).is_absolute():
+            yield f"{key} is {value!r}; expected an absolute path: the run's folder is anybody's"
+
+
+def _legal(nested: Mapping[str, Mapping[str, Scalar]]) -> dict[str, dict[str, Scalar]]:
+    """Return the part of a table that passes the checks of its own section, key by key."""
+    kept: dict[str, dict[str, Scalar]] = {}
+    for section, field in RunConfig.model_fields.items():
+        assert field.annotation is not None
+        for name, value in nested.get(section, {}).items():
+            try:
+                field.annotation.model_validate({name: value})
+            except ValidationError:
+                continue
+            kept.setdefault(section, {})[name] = value
+    return kept
+
+
+def _mentions(problem: str, problems: list[str]) -> bool:
+    """Say whether a cross-check only repeats what is wrong with one of its keys."""
+    wrong = {text.split(" is ")[0].split(":")[0] for text in problems}
+    return any(key in problem for key in wrong)

@@ -1,0 +1,121 @@
+"""Supports that cost no bytes: both sides expand them from a rule and (seed, job, client).
+
+A rule returns whole tensors or slices of them, never scattered coordinates, so that a device can
+save the compute of what it does not train as well as its traffic.
+
+Shapes: P trainable parameters, K expanded coordinates, R rank, H attention heads.
+"""
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import All, Positions, Support
+from fedllm_app.core.seeds import generator
+
+Slice = tuple[str, tuple[slice, ...]]
+Rule = Callable[[ParamLayout, Mapping[str, Any], np.random.Generator], list[Slice]]
+
+
+def expand(
+    support: Support, layout: ParamLayout, seed: int, job: int, client: str
+) -> np.ndarray | None:
+    """Return the coordinates of a support, or None where it is all of them.
+
+    Returns
+    -------
+    int64 array of shape (K,), ascending, or None.
+
+    Raises
+    ------
+    ConfigError
+        If the rule is unknown.
+    """
+    if isinstance(support, All):
+        return None
+    if isinstance(support, Positions):
+        return support.idx
+    if support.rule not in RULES:
+        raise ConfigError(f"support rule is {support.rule!r}; expected one of {sorted(RULES)}")
+    rng = generator(seed, "derive", support.rule, job, client)
+    pieces = []
+    for name, slices in RULES[support.rule](layout, support.args, rng):
+        start = layout.span(name).start
+        shape = layout.shapes[layout.names.index(name)]
+        grid = np.arange(start, start + int(np.prod(shape)), dtype=np.int64).reshape(shape)
+        pieces.append(grid[slices].reshape(-1))
+    return np.sort(np.concatenate(pieces)) if pieces else np.empty(0, np.int64)
+
+
+def lora_rank_axis(name: str) -> int | None:
+    """Return the axis of the rank in a LoRA tensor, or None for any other tensor."""
+    if ".lora_A." in name or ".lora_embedding_B" in name:
+        return 0 if ".lora_A." in name else 1
+    if ".lora_B." in name or ".lora_embedding_A" in name:
+        return 1 if ".lora_B." in name else 0
+    return None
+
+
+def _tensors(layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator) -> list[Slice]:
+    """Tensors whose names match none of the `without` patterns (FFA-LoRA: without *lora_A*)."""
+    without = args.get("without", [])
+    return [(n, ()) for n in layout.names if not any(fnmatch.fnmatch(n, w) for w in without)]
+
+
+def _rank_slices(
+    layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
+) -> list[Slice]:
+    """Return the first `rank` rank slices of every LoRA tensor and the rest whole (HetLoRA)."""
+    first = slice(0, int(args["rank"]))
+    slices: list[Slice] = []
+    for name in layout.names:
+        axis = lora_rank_axis(name)
+        slices.append((name, () if axis is None else (slice(None),) * axis + (first,)))
+    return slices
+
+
+def _random_tensors(
+    layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
+) -> list[Slice]:
+    """Return tensors in random order up to `share` of all parameters, at least one (Ro 2022)."""
+    budget, slices = float(args["share"]) * layout.size, list[Slice]()
+    for i in rng.permutation(len(layout.names)):
+        if not slices or layout.sizes[i] <= budget:
+            slices.append((layout.names[i], ()))
+            budget -= layout.sizes[i]
+    return slices
+
+
+def _head_slices(
+    layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
+) -> list[Slice]:
+    """Return `heads` of `of` attention heads, drawn per client: rows of q, k, v, columns of o.
+
+    Tensors outside attention are trained whole unless `only` is true (Szablewski 2025).
+    """
+    chosen = np.sort(rng.permutation(int(args["of"]))[: int(args["heads"])])
+    slices: list[Slice] = []
+    for i, name in enumerate(layout.names):
+        row = any(fnmatch.fnmatch(name, p) for p in args["rows"])
+        column = any(fnmatch.fnmatch(name, p) for p in args["columns"])
+        if not (row or column):
+            if not args.get("only", False):
+                slices.append((name, ()))
+            continue
+        axis = 0 if row else 1
+        width = layout.shapes[i][axis] // int(args["of"])
+        lead = (slice(None),) * axis
+        slices += [(name, (*lead, slice(h * width, (h + 1) * width))) for h in chosen.tolist()]
+    return slices
+
+
+RULES: dict[str, Rule] = {
+    "tensors": _tensors,
+    "rank-slices": _rank_slices,
+    "random-tensors": _random_tensors,
+    "head-slices": _head_slices,
+}

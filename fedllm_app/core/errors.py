@@ -1,0 +1,33 @@
+"""The four ways a run can be refused, told apart so that each can be handled where it is known.
+
+Every message says what was wrong, the value got, what was expected, and which key to change.
+"""
+
+
+class FedllmError(Exception):
+    """Any failure that a user can act on."""
+
+
+class ConfigError(FedllmError):
+    """A setting is unknown, of the wrong type, out of range, or at odds with another."""
+
+
+class DataError(FedllmError):
+    """A file, column or label is missing or not as the settings describe it."""
+
+
+class WireError(FedllmError):
+    """Bytes that are not a payload of this run.
+
+    Attributes
+    ----------
+    reason : "malformed", "foreign" (another layout or base) or "non-finite": what is counted.
+    """
+
+    def __init__(self, message: str, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class CheckpointError(FedllmError):
+    """A saved state is damaged, in use, or belongs to another configuration."""

@@ -1,0 +1,24 @@
+"""The base of every settings class: frozen, typed, kebab-case, each field with one sentence.
+
+A part declares its settings beside the code that reads them:
+
+    class WireSettings(Settings):
+        up_values: Literal["fp32", "int8"] = Field("fp32", description="Type of values sent up.")
+
+`config.py` assembles the sections and turns every violation into one readable line.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+
+def kebab(name: str) -> str:
+    """Return the run-config spelling of a field name: `d_up` is `d-up`."""
+    return name.replace("_", "-")
+
+
+class Settings(BaseModel):
+    """One namespace of the run-config. Types are strict, save that a whole number is a float."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, alias_generator=kebab, populate_by_name=True
+    )

@@ -1,0 +1,172 @@
+"""The default data: which package does this documentation come from, with its name masked.
+
+Real text that every installation has, so that the first run needs no download. As next-token text
+one module is one user. It is a demonstration for simulation only: two installations hold different
+versions of the packages and so different texts.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import cache as memoize
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from fedllm_app.core.errors import DataError
+from fedllm_app.data.docstrings import STANDARD_LIBRARY, cached, documentation, submodules
+
+MASK = "___"
+# Other names a package goes by in its own documentation.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "PIL": ("pillow",),
+    "datasets": ("dataset", "ds"),
+    "flwr": ("flower", "superlink", "supernode"),
+    "fontTools": ("ttx",),
+    "huggingface_hub": ("hugging", "huggingface", "hf"),
+    "matplotlib": ("mpl", "plt", "pyplot", "pylab"),
+    "networkx": ("nx",),
+    "numpy": ("np",),
+    "pandas": ("pd",),
+    "prompt_toolkit": ("prompt-toolkit", "ptk"),
+    "setuptools": ("pkg_resources",),
+    "sqlalchemy": ("sa",),
+    "torch": ("pytorch", "caffe2"),
+    "transformers": ("transformer", "huggingface", "hf"),
+}
+TEXTS_PER_CLASS = 320
+TEXTS_PER_MODULE = 24  # in one class, so that no class is one long file
+USERS_PER_PACKAGE = 10
+TEXTS_PER_USER = (5, 40)  # a next-token user holds at least and at most so many
+COMMON_IN = 4  # a submodule's name that so many other packages use is a word like any other
+WORDS_KEPT = 150
+COLUMNS = {"text": "string", "label": "int64", "label_name": "string", "user": "string"}
+
+
+def embedded_texts(task_name: str, cache: Path) -> datasets.Dataset:
+    """Return the embedded texts of a task, the same rows in the same order on every call.
+
+    Parameters
+    ----------
+    task_name : "sequence-classification" (masked, balanced, a row per documentation string) or
+        "next-token" (as written).
+    cache : folder under which the texts are kept. The first call takes some seconds.
+
+    Returns
+    -------
+    Columns text, label (int), label_name (the package) and user (the module).
+
+    Raises
+    ------
+    DataError
+        If the task has no embedded text, or fewer than two packages have sources to read.
+    """
+    views = {"sequence-classification": _classification, "next-token": _next_token}
+    if task_name not in views:
+        raise DataError(
+            f"data.train is 'embedded', which task.name={task_name!r} has not; expected one of "
+            f"{', '.join(views)}. Set data.train to a dataset for this task."
+        )
+    return cached(cache, task_name, lambda: (views[task_name](documentation(cache)), COLUMNS))
+
+
+def mask_names(text: str, names: Iterable[str], anywhere: Iterable[str]) -> str:
+    """Return the text with a package's names replaced by a mask, case ignored.
+
+    Parameters
+    ----------
+    text : any text.
+    names : masked as whole words, together with the dotted path that follows: with "np",
+        `np.linalg.norm` becomes one mask.
+    anywhere : masked in longer words too: with "torch", `TorchScript`.
+    """
+    whole, part = (sorted({re.escape(n) for n in ns}) for ns in (names, anywhere))
+    patterns = [rf"(?<![A-Za-z0-9_])(?:{'|'.join(whole)})(?![A-Za-z0-9_])"] if whole else []
+    patterns += [rf"\w*(?:{'|'.join(part)})\w*"] if part else []
+    if not patterns:
+        return text
+    masked = re.sub(rf"(?:{'|'.join(patterns)})(?:\.\w+)*", MASK, text, flags=re.IGNORECASE)
+    return re.sub(rf"{MASK}(?:[\s.,/]*{MASK})+", MASK, masked)
+
+
+def own_names(package: str, vocabulary: Mapping[str, set[str]]) -> tuple[set[str], set[str]]:
+    """Return the names of a package to mask as words, and those to mask anywhere.
+
+    Submodule names count unless at least `COMMON_IN` other packages use the word too.
+
+    Parameters
+    ----------
+    package : key of the vocabulary.
+    vocabulary : the lower-case words of each package's texts.
+    """
+    names = {
+        name
+        for name in (n.lower().strip("_") for n in submodules(package))
+        if len(name) > 1
+        and sum(name in words for other, words in vocabulary.items() if other != package)
+        < COMMON_IN
+    }
+    if package == STANDARD_LIBRARY:
+        return names, set()
+    own = {package.lower(), *ALIASES.get(package, ())}
+    return names | own, {n for n in own if len(n) >= 4}
+
+
+def _classification(rows: datasets.Dataset) -> list[dict[str, Any]]:
+    vocabulary: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        vocabulary[row["package"]].update(re.findall(r"\w+", row["text"].lower()))
+    names_of = memoize(lambda package: own_names(package, vocabulary))
+    grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    per_module: dict[str, int] = defaultdict(int)
+    for row in sorted(rows, key=_shuffled):
+        if len(grouped[row["package"]]) == TEXTS_PER_CLASS:
+            continue
+        if per_module[row["module"]] == TEXTS_PER_MODULE:
+            continue
+        per_module[row["module"]] += 1
+        names, anywhere = names_of(row["package"])
+        if row["package"] == STANDARD_LIBRARY:
+            names = names | set(row["module"].lower().split("."))
+        text = mask_names(row["text"], names, anywhere)
+        grouped[row["package"]].append({**row, "text": " ".join(text.split()[:WORDS_KEPT])})
+    return _labelled([row for rows in grouped.values() for row in rows])
+
+
+def _next_token(rows: datasets.Dataset) -> list[dict[str, Any]]:
+    modules: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        modules[row["package"], row["module"]].append(row)
+    fewest, most = TEXTS_PER_USER
+    users: dict[str, int] = defaultdict(int)
+    chosen = []
+    for (package, _), texts in sorted(modules.items(), key=lambda m: _shuffled(m[1][0])):
+        if len(texts) >= fewest and users[package] < USERS_PER_PACKAGE:
+            users[package] += 1
+            chosen += texts[:most]
+    return _labelled(chosen)
+
+
+def _shuffled(row: Mapping[str, Any]) -> bytes:
+    """Return a sort key that mixes rows the same way on every machine."""
+    return hashlib.blake2b(f"{row['module']}\n{row['text']}".encode(), digest_size=16).digest()
+
+
+def _labelled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = sorted({row["package"] for row in rows})
+    if len(names) < 2:
+        raise DataError(
+            f"embedded texts come from {names!r}; expected sources of at least two packages. "
+            "This installation has no .py files: set data.train to a dataset of your own."
+        )
+    return [
+        {
+            "text": row["text"],
+            "label": names.index(row["package"]),
+            "label_name": row["package"],
+            "user": row["module"],
+        }
+        for row in sorted(rows, key=_shuffled)
+    ]

@@ -1,0 +1,261 @@
+"""The examples of a whole federation, or of one device, prepared once and opened in milliseconds.
+
+Prepared data lie in `<cache>/data/<digest>/`: train.arrow, test.arrow where the source has a test
+set, labels.json, and one folder per partition. The digest covers the files read (path, size, time
+of change), the settings that matter, and the tokenizer's contents.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedllm_app.core.errors import DataError
+from fedllm_app.data.cache import build_once, digest
+from fedllm_app.data.heldout import evaluation_order, hold_out
+from fedllm_app.data.image import prepare_images
+from fedllm_app.data.labels import fixed_labels, label_names
+from fedllm_app.data.partition import Partition, PartitionSettings, partition
+from fedllm_app.data.source import NODE, DataSettings, Source, source_of_test, source_of_train
+from fedllm_app.data.task import TaskSettings
+from fedllm_app.data.text import prepare_text, tokenizer_identity
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMAT = 1  # part of the cache key: raise it when the same input would be prepared differently
+COLUMNS = ("input_ids", "image", "label")  # what a batch is made of
+T = TypeVar("T")
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Training rows with their owners, and what the server evaluates on.
+
+    Attributes
+    ----------
+    train : prepared rows of all clients; empty where each device has its own file.
+    evaluation : prepared rows sorted by length, so that batches need little padding; empty if
+        `data.train` is "node" and there is no `data.test`.
+    labels : label names; [] for next-token prediction.
+    partition : who owns which row of `train`.
+    """
+
+    train: "Dataset"
+    evaluation: "Dataset"
+    labels: list[str]
+    partition: Partition
+
+    @property
+    def clients(self) -> list[str]:
+        """Names of the clients, by number."""
+        return self.partition.clients
+
+    @property
+    def counts(self) -> Rows:
+        """Number of training rows of each client, int64 of shape (C,); 0 is legal."""
+        return self.partition.counts
+
+    @cached_property
+    def number(self) -> Mapping[str, int]:
+        """Number of each client, by name."""
+        return {name: i for i, name in enumerate(self.clients)}
+
+    def rows(self, client: int) -> Rows:
+        """Return the rows of `train` that the client with this number owns."""
+        return self.partition.rows(client)
+
+
+def federated_data(
+    data: DataSettings,
+    task: TaskSettings,
+    partition_settings: PartitionSettings,
+    tokenizer: Any,
+    seed: int,
+    cache: Path,
+) -> FederatedData:
+    """Open the data of a run, preparing it first if no process has.
+
+    Parameters
+    ----------
+    data, task, partition_settings : what to read and how to deal it out.
+    tokenizer : of transformers; None for images.
+    seed : of the run; the partition depends on it.
+    cache : absolute folder for prepared data.
+
+    Raises
+    ------
+    DataError
+        If the data are not as the settings describe them; the message names the key.
+    """
+    if data.train == NODE:
+        return _evaluation_only(data, task, tokenizer, cache)
+    folder, labels = _prepared(
+        data, task, tokenizer, cache, source_of_train(data), source_of_test(data)
+    )
+    train = _open(folder / "train.arrow")
+    has_test = (folder / "test.arrow").exists()
+    held_out, kept = hold_out(train, data, not has_test)
+    if data.evaluate_on == "test" and has_test:
+        measured = _open(folder / "test.arrow")
+        evaluation = _measured(measured, np.arange(len(measured)), data)
+    else:
+        evaluation = _measured(train, held_out, data)
+    key = digest(partition_settings.model_dump(), seed, data.evaluate_on, data.holdout)
+    dealt = build_once(
+        folder / f"partition-{key}",
+        lambda temporary: partition(train, partition_settings, seed, kept).save(temporary),
+    )
+    return FederatedData(_columns(train), evaluation, labels, Partition.open(dealt))
+
+
+def node_data(
+    path: str | Path,
+    data: DataSettings,
+    task: TaskSettings,
+    tokenizer: Any,
+    cache: Path,
+    labels: Sequence[str] | None = None,
+) -> "Dataset":
+    """Open a device's own file, with the columns and settings of the run.
+
+    Parameters
+    ----------
+    path : absolute, from the device's node-config.
+    data, task : of the run.
+    tokenizer : of transformers; None for images.
+    cache : absolute folder under the device's own home.
+    labels : label names of the run; none takes `data.labels`, which must then be set.
+
+    Raises
+    ------
+    DataError
+        If the file is not as the settings describe it, or the label set is not known.
+    """
+    source = Source("node-config data-path", str(path), data.train_split)
+    if not Path(path).is_absolute():
+        raise DataError(f"{source}; expected an absolute path")
+    known = list(labels) if labels else fixed_labels(data)
+    if not known and task.name != "next-token":
+        raise DataError(
+            f"data.labels is '' and data.train is {data.train!r}: a device that sees its own file "
+            "only cannot know the label set. Set data.labels to a count or to names"
+        )
+    folder, _ = _prepared(data, task, tokenizer, cache, source, None, known)
+    return _columns(_open(folder / "train.arrow"))
+
+
+def batches(
+    dataset: "Dataset",
+    rows: Rows,
+    batch: int,
+    rng: np.random.Generator | None,
+    collate: Callable[[Sequence[Mapping[str, Any]]], T],
+) -> Iterator[T]:
+    """Yield one epoch of batches, the last one shorter where it must be.
+
+    Parameters
+    ----------
+    dataset : prepared rows.
+    rows : int64 rows to go through.
+    batch : rows per batch.
+    rng : shuffles them; None keeps their order.
+    collate : of the task.
+    """
+    order = rows if rng is None else rng.permutation(rows)
+    for start in range(0, len(order), batch):
+        columns = dataset[order[start : start + batch].tolist()]
+        yield collate(
+            [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        )
+
+
+def _prepared(
+    data: DataSettings,
+    task: TaskSettings,
+    tokenizer: Any,
+    cache: Path,
+    train: Source | None,
+    test: Source | None,
+    labels: list[str] | None = None,
+) -> tuple[Path, list[str]]:
+    """Return the folder of prepared data and the label names, building it if need be.
+
+    Labels that are not given come from `data.labels`, else from train, else from test.
+    """
+    is_image = task.name == "image-classification"
+    columns = ("text_column", "label_column", "image_column", "user_column", "labels", "strip")
+    key = digest(
+        FORMAT,
+        *([] if source is None else source.identity() for source in (train, test)),
+        task.model_dump(),
+        data.model_dump(include=set(columns)),
+        labels,
+        "" if is_image else tokenizer_identity(tokenizer),
+    )
+
+    def write(raw: "Dataset", source: Source, names: list[str] | None, file: Path) -> None:
+        if is_image:
+            prepare_images(raw, source, data, names or [], file)
+        else:
+            prepare_text(raw, source, data, tokenizer, task.max_tokens, names, file)
+
+    def build(folder: Path) -> None:
+        scratch, names = folder / "raw", labels
+        for source, name in ((train, "train.arrow"), (test, "test.arrow")):
+            raw = None if source is None else source.load(task.name, scratch, cache)
+            if source is None or raw is None:
+                continue
+            if task.name == "next-token":
+                names = None
+            elif names is None:
+                names = label_names(data, raw, source)
+            write(raw, source, names, folder / name)
+        (folder / "labels.json").write_text(json.dumps(names or []))
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    folder = build_once(cache / "data" / key, build)
+    return folder, json.loads((folder / "labels.json").read_text())
+
+
+def _evaluation_only(
+    data: DataSettings, task: TaskSettings, tokenizer: Any, cache: Path
+) -> FederatedData:
+    """Return what the server of real devices has: a test set, if one is named, and the labels."""
+    from datasets import Dataset
+
+    nobody = Partition([], np.zeros(0, np.int64), np.zeros(1, np.int64))
+    nothing = Dataset.from_dict({})
+    if data.test:
+        folder, labels = _prepared(data, task, tokenizer, cache, None, source_of_test(data))
+        measured = _open(folder / "test.arrow")
+        evaluation = _measured(measured, np.arange(len(measured)), data)
+        return FederatedData(nothing, evaluation, labels, nobody)
+    labels = fixed_labels(data) or []
+    if not labels and task.name != "next-token":
+        raise DataError(
+            "data.labels is '' and data.train is 'node' without data.test: the server cannot know "
+            "the label set. Set data.labels to a count or to names"
+        )
+    return FederatedData(nothing, nothing, labels, nobody)
+
+
+def _open(file: Path) -> "Dataset":
+    from datasets import Dataset
+
+    return Dataset.from_file(str(file))
+
+
+def _columns(dataset: "Dataset") -> "Dataset":
+    return dataset.select_columns([c for c in COLUMNS if c in dataset.column_names])
+
+
+def _measured(dataset: "Dataset", rows: Rows, data: DataSettings) -> "Dataset":
+    return _columns(dataset).select(evaluation_order(dataset, rows, data))

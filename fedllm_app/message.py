@@ -1,0 +1,188 @@
+"""Message, version 1: requests and replies as Flower's records, one uint8 Array each way.
+
+A train message holds the jobs of one group and their one payload; its reply holds one update per
+job, packed end to end, and its metrics with their denominators. Everything beside the Array is
+one JSON string, so that what is not a message of ours is refused in one place.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedllm_app.core.errors import WireError
+from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
+
+VERSION = 1
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class Answer:
+    """One job's answer in a reply: the length of its update in the Array, or an error."""
+
+    job: int
+    client: str
+    length: int
+    error: str
+    reason: str
+    metrics: TrainMetrics
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class Holdings:
+    """What a node answers to a query: which clients it plays, with how many examples each.
+
+    Attributes
+    ----------
+    counts : examples of each client, by id.
+    federation : nodes of a simulation, each of which plays every client; 0 on a device.
+    """
+
+    counts: dict[str, int]
+    federation: int = 0
+
+
+ANSWERS = TypeAdapter(list[Answer])
+HOLDINGS = TypeAdapter(Holdings)
+
+
+def pack_request(request: Request) -> RecordDict:
+    """Return a request as records."""
+    words = {
+        "version": VERSION,
+        "group": request.group,
+        "plan": request.plan,
+        "jobs": [asdict(job) for job in request.jobs],
+        "layout": request.layout,
+        "fingerprint": request.fingerprint,
+    }
+    return _records(words, request.payload)
+
+
+def unpack_request(content: RecordDict) -> Request:
+    """Return the request in a train message.
+
+    Raises
+    ------
+    WireError
+        If it is not one of version 1.
+    """
+    words, payload = _words(content), _payload(content)
+    try:
+        if words["version"] != VERSION:
+            raise WireError(f"message version is {words['version']!r}; expected {VERSION}")
+        return Request(
+            group=words["group"],
+            plan=words["plan"],
+            payload=payload,
+            jobs=tuple(Job(**job) for job in words["jobs"]),
+            layout=words["layout"],
+            fingerprint=words["fingerprint"],
+        )
+    except (KeyError, TypeError) as error:
+        raise WireError(f"not a train message: {error!r}") from None
+
+
+def pack_replies(replies: Sequence[Reply]) -> RecordDict:
+    """Return the replies to one message as records."""
+    updates = [np.empty(0, np.uint8) if r.update is None else r.update for r in replies]
+    words = [
+        {
+            "job": reply.job,
+            "client": reply.client,
+            "length": int(update.size) if reply.update is not None else -1,
+            "error": reply.error,
+            "reason": reply.reason,
+            "metrics": asdict(reply.metrics),
+        }
+        for reply, update in zip(replies, updates, strict=True)
+    ]
+    packed = updates[0] if len(updates) == 1 else np.concatenate(updates)
+    return _records({"version": VERSION, "answers": words}, packed)
+
+
+def unpack_replies(content: RecordDict) -> list[Reply]:
+    """Return the replies in a message from a client, whose bytes are hostile.
+
+    Raises
+    ------
+    WireError
+        If the records, a number or a length is not as `pack_replies` writes it.
+    """
+    words, packed = _words(content), _payload(content)
+    try:
+        answers = ANSWERS.validate_python(words["answers"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise WireError(f"not a reply of version {VERSION}: {error}") from None
+    lengths = [max(answer.length, 0) for answer in answers]
+    if sum(lengths) != packed.size:
+        raise WireError(f"updates have {packed.size} bytes; their lengths sum to {sum(lengths)}")
+    replies, start = [], 0
+    for answer, length in zip(answers, lengths, strict=True):
+        replies.append(
+            Reply(
+                job=answer.job,
+                client=answer.client,
+                update=packed[start : start + length] if answer.length >= 0 else None,
+                metrics=answer.metrics,
+                error=answer.error,
+                reason=answer.reason,
+            )
+        )
+        start += length
+    return replies
+
+
+def pack_holdings(holdings: Holdings) -> RecordDict:
+    """Return a node's answer to a query as records."""
+    return _records(asdict(holdings), None)
+
+
+def unpack_holdings(content: RecordDict) -> Holdings:
+    """Return a node's answer to a query.
+
+    Raises
+    ------
+    WireError
+        If it is not one.
+    """
+    try:
+        return HOLDINGS.validate_python(_words(content))
+    except ValidationError as error:
+        raise WireError(f"not an answer to a query: {error}") from None
+
+
+def reply_to(message: Message, content: RecordDict) -> Message:
+    """Return the answer to a message."""
+    return Message(content, reply_to=message)
+
+
+def _records(words: Any, payload: np.ndarray | None) -> RecordDict:
+    records = RecordDict({"words": ConfigRecord({"json": json.dumps(words)})})
+    if payload is not None:
+        data = Array("uint8", (int(payload.size),), "raw", payload.tobytes())
+        records["payload"] = ArrayRecord({"payload": data})
+    return records
+
+
+def _words(content: RecordDict) -> dict[str, Any]:
+    try:
+        words = json.loads(str(content.config_records["words"]["json"]))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise WireError(f"no words in the message: {error!r}") from None
+    if not isinstance(words, dict):
+        raise WireError(f"words are {type(words).__name__}; expected an object")
+    return words
+
+
+def _payload(content: RecordDict) -> np.ndarray:
+    try:
+        array = content.array_records["payload"]["payload"]
+    except KeyError:
+        raise WireError("no payload in the message") from None
+    return np.frombuffer(array.data, np.uint8)

@@ -1,0 +1,151 @@
+"""Choose what of a backbone is trained: LoRA adapters (Hu et al. 2021) through PEFT, head, or all.
+
+Trainable tensors are float32 whatever the base is, and have the names that PEFT saves them by.
+
+Shapes: R rank of an adapter.
+"""
+
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.seeds import seed_torch
+from fedllm_app.core.settings import Settings
+from fedllm_app.models.backbone import ModelSettings
+from fedllm_app.models.targets import head_modules, inside, is_language_model, lora_targets
+from fedllm_app.models.trainable import TrainableModel
+
+Kind = Literal["A", "B", "head", "other"]
+# Which axis of an adapter tensor counts its R ranks: A is (R, inputs), B is (outputs, R).
+RANK_AXIS: dict[Kind, int] = {"A": 0, "B": 1}
+
+
+class LoraSettings(Settings):
+    """Namespace `lora`: size and place of the adapters."""
+
+    rank: int = Field(16, ge=1, description="Rank of every adapter.")
+    alpha: float = Field(16.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in front of every adapter.")
+    targets: str = Field(
+        "auto",
+        description="'auto' (fits the architecture), 'qkv', 'all-linear', or names with commas.",
+    )
+    head: bool = Field(
+        True, description="Train and send the classification head beside the adapters."
+    )
+
+
+def wrap(
+    backbone: PreTrainedModel, model: ModelSettings, lora: LoraSettings, seed: int
+) -> TrainableModel:
+    """Choose what is trained, and lay it out as one flat vector.
+
+    The backbone is changed in place. Adapters are drawn from the run's seed.
+
+    Raises
+    ------
+    ConfigError
+        If the settings leave a classification head untrained, or the targets do not exist.
+    """
+    if model.train == "lora":
+        wrapped, tensors = _wrap_lora(backbone, lora, seed)
+    else:
+        wrapped, tensors = _choose_parameters(backbone, model)
+    random_base = model.init == "random" and model.train == "lora"
+    return TrainableModel(wrapped, tensors, model.train, random_base)
+
+
+def lora_kinds(layout: ParamLayout) -> dict[str, Kind]:
+    """Return what each tensor is: adapter "A" or "B", "head" beside adapters, or "other"."""
+    adapters: dict[str, Kind] = {}
+    for name in layout.names:
+        if ".lora_A." in name or ".lora_embedding_A" in name:
+            adapters[name] = "A"
+        elif ".lora_B." in name or ".lora_embedding_B" in name:
+            adapters[name] = "B"
+    rest: Kind = "head" if adapters else "other"
+    return {name: adapters.get(name, rest) for name in layout.names}
+
+
+def _wrap_lora(
+    backbone: PreTrainedModel, lora: LoraSettings, seed: int
+) -> tuple[PeftModel | PreTrainedModel, dict[str, nn.Parameter]]:
+    text = is_language_model(backbone)
+    if not text and not lora.head:
+        raise ConfigError(
+            "lora.head is False; expected true for a classification task: its head is new, and "
+            "would stay random"
+        )
+    whole = [] if text else head_modules(backbone)
+    whole += [m for m in getattr(backbone, "fresh_modules", ()) if not inside(m, whole)]
+    targets = lora_targets(backbone, lora.targets, whole)
+    on_conv1d = any(
+        isinstance(module, Conv1D) and any(f".{name}".endswith(f".{t}") for t in targets)
+        for name, module in backbone.named_modules()
+    )
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        modules_to_save=list(whole) or None,  # PEFT adds names of its own to this list
+        fan_in_fan_out=on_conv1d,
+        task_type=_peft_task(backbone, text),
+    )
+    with torch.random.fork_rng(devices=[]):
+        seed_torch("adapters", seed)
+        model = get_peft_model(backbone, config)
+    for module in whole:
+        _take_float32(backbone.get_submodule(module))
+    by_memory = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = {name: by_memory.pop(t.data_ptr()) for name, t in saved.items()}
+    if by_memory:
+        raise RuntimeError(f"PEFT trains {len(by_memory)} tensors that it would not save")
+    return model, tensors
+
+
+def _choose_parameters(
+    backbone: PreTrainedModel, model: ModelSettings
+) -> tuple[PeftModel | PreTrainedModel, dict[str, nn.Parameter]]:
+    """Train the head (and what the checkpoint lacks) or all; tied tensors come once."""
+    backbone.requires_grad_(model.train == "full")
+    if model.train == "head":
+        chosen = {*head_modules(backbone), *getattr(backbone, "fresh_modules", ())}
+        for name in chosen:
+            module = backbone.get_submodule(name)
+            module.requires_grad_(True)
+            _take_float32(module)
+        if model.dtype != "float32" and any(
+            p.requires_grad for p in backbone.get_input_embeddings().parameters()
+        ):
+            raise ConfigError(
+                f"model.dtype is {model.dtype!r} while the head is tied to the embeddings, which "
+                "makes them trainable; set model.dtype to 'float32' or model.train to 'lora'"
+            )
+    return backbone, {n: p for n, p in backbone.named_parameters() if p.requires_grad}
+
+
+def _take_float32(module: nn.Module) -> None:
+    """Let a float32 module stand behind a base of another type."""
+
+    def upcast(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def cast(x: Any) -> Any:
+            return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+        return tuple(map(cast, args)), {k: cast(v) for k, v in kwargs.items()}
+
+    module.register_forward_pre_hook(upcast, with_kwargs=True)
+
+
+def _peft_task(backbone: PreTrainedModel, text: bool) -> TaskType | None:
+    if text:
+        return TaskType.CAUSAL_LM
+    return TaskType.SEQ_CLS if "ForSequenceClassification" in type(backbone).__name__ else None

@@ -1,0 +1,289 @@
+"""Load any transformers backbone for a task: by hub name, local folder or GGUF file.
+
+A backbone is loaded once per process. Its attribute `fresh_modules` names the modules that the
+checkpoint had no values for; they are drawn from the run seed and trained together with the head,
+so that nothing random is left frozen and a saved adapter holds all that the checkpoint lacks.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+from transformers.utils import logging as hf_logging
+
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.seeds import seed_torch
+from fedllm_app.core.settings import Settings
+from fedllm_app.data.image import ImageSpec
+from fedllm_app.models.gguf import gguf_folder
+from fedllm_app.models.targets import head_modules, inside
+
+AUTO_MODELS: dict[str, Any] = {
+    "sequence-classification": AutoModelForSequenceClassification,
+    "next-token": AutoModelForCausalLM,
+    "image-classification": AutoModelForImageClassification,
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_SOURCES = "'embedded', an absolute folder or .gguf file, or the name of a model on the hub"
+
+
+class ModelSettings(Settings):
+    """Namespace `model`: which backbone, and what of it is trained."""
+
+    source: str = Field(
+        "embedded", description="'embedded', an absolute folder or .gguf file, or a hub name."
+    )
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained", description="Start from the source's weights, or only from its config."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Type of the frozen base; trainable tensors are always float32."
+    )
+    dropout: bool = Field(
+        False, description="Keep the backbone's own dropout; lora.dropout is separate."
+    )
+    train: Literal["lora", "head", "full"] = Field(
+        "lora", description="Train LoRA adapters and head, the head alone, or the whole model."
+    )
+    tokenizer: str = Field("", description="Folder or hub name; empty means that of the source.")
+
+
+def local_source(source: str, cache: Path) -> str:
+    """Return what from_pretrained can open: a GGUF file is converted first, the rest stays."""
+    if source.endswith(".gguf"):
+        return str(gguf_folder(Path(source), cache))
+    if Path(source).is_absolute() and not (Path(source) / "config.json").is_file():
+        raise ConfigError(f"model.source is {source!r}: no config.json there; expected {_SOURCES}")
+    return source
+
+
+def load_backbone(
+    settings: ModelSettings,
+    source: str,
+    task: str,
+    labels: Sequence[str],
+    cache: Path,
+    *,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> PreTrainedModel:
+    """Return the task's model, in eval mode, with backbone dropout set and caches for text off.
+
+    Parameters
+    ----------
+    source : folder, .gguf file or hub name; for "embedded" the folder that was made for it.
+    task : one of AUTO_MODELS.
+    labels : class names in order; empty for next-token.
+    cache : folder for converted models.
+    seed : the run's seed; what the source does not hold is drawn from it, the same in every
+        process.
+    tokenizer : gives the pad token and is checked against the vocabulary.
+
+    Raises
+    ------
+    ConfigError
+        If the source cannot be found, does not fit the task, or lacks most of the weights.
+    """
+    source = local_source(source, cache)
+    # Nothing is frozen in a full run, so there is no base for model.dtype to rule.
+    dtype = torch.float32 if settings.train == "full" else DTYPES[settings.dtype]
+    with quiet(), torch.random.fork_rng(devices=[]):
+        seed_torch("backbone", seed)
+        try:
+            config = AutoConfig.from_pretrained(source, **config_overrides(task, labels))
+            _prepare_config(config, task, tokenizer)
+            if settings.init == "random":
+                model = AUTO_MODELS[task].from_config(config, dtype=dtype)
+                info: dict[str, Any] = {}
+            else:
+                model, info = AUTO_MODELS[task].from_pretrained(
+                    source,
+                    config=config,
+                    dtype=dtype,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"model.source is {source!r}, which does not load for task.name {task!r}: "
+                f"{reason} Expected {_SOURCES}."
+            ) from error
+    model.fresh_modules = _fresh_modules(model, source, info)
+    if not settings.dropout:
+        silence_dropout(model)
+    return model.eval()
+
+
+def config_overrides(task: str, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of from_pretrained that fit a config to the task.
+
+    Raises
+    ------
+    ConfigError
+        If a classification task has no labels.
+    """
+    if task == "next-token":
+        return {}
+    if not labels:
+        raise ConfigError(
+            f"task.name is {task!r} but there are no labels; set data.labels to their names"
+        )
+    return {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+
+
+def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, padding on the right; one without a pad token pads with its end token.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or it has neither a pad nor an end token.
+    """
+    place = settings.tokenizer or source
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(local_source(place, cache))
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"no tokenizer at {place!r}: {str(error).splitlines()[0]} Set model.tokenizer to "
+                "a folder or hub name that has one."
+            ) from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ConfigError(
+                f"the tokenizer at {place!r} has neither a pad nor an end token; set "
+                "model.tokenizer to one that has"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def image_spec(source: str, side: int = 0) -> ImageSpec:
+    """Return how the source's image processor scales images.
+
+    Parameters
+    ----------
+    source : local folder or hub name. Without a processor, ImageNet's mean and std are taken.
+    side : wanted side in pixels; 0 means the source's own.
+    """
+    config = AutoConfig.from_pretrained(source)
+    found = cached_file(
+        source,
+        "preprocessor_config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    processor = json.loads(Path(found).read_text()) if found else {}
+    own = processor.get("crop_size") or processor.get("size") or config.image_size
+    if isinstance(own, dict):
+        own = own.get("height") or own.get("shortest_edge") or config.image_size
+    if isinstance(own, (list, tuple)):
+        own = own[0]
+    mean = processor.get("image_mean") or (0.485, 0.456, 0.406)
+    std = processor.get("image_std") or (0.229, 0.224, 0.225)
+    return ImageSpec(tuple(mean), tuple(std), side or int(own))
+
+
+def silence_dropout(model: nn.Module) -> None:
+    """Set every dropout of a module and of its configs to zero, attention dropout included.
+
+    Modules keep the probability in nn.Dropout, as a plain attribute (`attention_dropout`, handed to
+    sdpa), or read it from the config in the forward pass.
+    """
+    for module in model.modules():
+        if isinstance(module, _DROPOUTS):
+            module.p = 0.0
+        _zero_drop_values(vars(module))
+    if isinstance(getattr(model, "config", None), PreTrainedConfig):
+        _silence_config(model.config)
+
+
+def _silence_config(config: PreTrainedConfig) -> None:
+    _zero_drop_values(vars(config))
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            _silence_config(value)
+
+
+def _zero_drop_values(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if "drop" in name and isinstance(value, float):
+            values[name] = 0.0
+
+
+def _prepare_config(
+    config: PreTrainedConfig, task: str, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    if task == "image-classification":
+        return
+    if task == "sequence-classification":
+        config.problem_type = "single_label_classification"
+    elif hasattr(config, "is_decoder"):
+        # Encoders look ahead unless told not to, and would read the token they are to predict.
+        config.is_decoder = True
+    if tokenizer is not None:
+        if len(tokenizer) > config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; "
+                "set model.tokenizer to the one that model.source was trained with"
+            )
+        config.pad_token_id = tokenizer.pad_token_id
+    elif getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = getattr(config, "eos_token_id", None)
+
+
+def _fresh_modules(model: PreTrainedModel, source: str, info: dict[str, Any]) -> tuple[str, ...]:
+    """Return the smallest modules that hold all tensors without a value in the checkpoint."""
+    mismatched = {
+        key if isinstance(key, str) else key[0] for key in info.get("mismatched_keys", ())
+    }
+    missing = set(info.get("missing_keys", ())) | mismatched
+    heads = head_modules(model)
+    base = {name for name, _ in model.named_parameters() if not inside(name, heads)}
+    lost = sorted(base & missing)
+    wrong = sorted(base & mismatched)
+    modules = {name.rpartition(".")[0] for name in lost}
+    whole = all(not list(model.get_submodule(module).children()) for module in modules)
+    if wrong or not whole or 2 * len(lost) > len(base):
+        raise ConfigError(
+            f"model.source is {source!r}: its weights do not fit its config: {len(lost)} of "
+            f"{len(base)} tensors are missing or of another shape, the first is "
+            f"{(wrong or lost)[0]!r}; expected a complete checkpoint"
+        )
+    modules |= {head for head in heads if any(inside(name, [head]) for name in missing)}
+    return tuple(name for name, _ in model.named_modules() if name in modules)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' loading report and progress bar out of every worker's log."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,189 @@
+"""Write a result that loads without this project, and merge adapters into their base.
+
+A run ends in `adapter/` (PEFT's own format) or, when the head alone or the whole model was trained,
+in `model/` (transformers' own format). A README beside the weights holds the lines that load them;
+`fedllm.json` holds what those lines need, for `merge`.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from fedllm_app.core.errors import ConfigError, DataError
+from fedllm_app.data.image import ImageSpec
+from fedllm_app.models.backbone import AUTO_MODELS, DTYPES, config_overrides, quiet
+from fedllm_app.models.readme import readme_text
+from fedllm_app.models.targets import inside
+from fedllm_app.models.trainable import TrainableModel, base_fingerprint
+
+_ABOUT = "fedllm.json"
+
+
+def save_adapter(
+    model: TrainableModel,
+    run_folder: Path,
+    *,
+    task: str,
+    source: str,
+    labels: Sequence[str] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    image: ImageSpec | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Path:
+    """Write the model's current values as run_folder/adapter or run_folder/model.
+
+    A folder of that name from an earlier save is replaced as a whole.
+
+    Parameters
+    ----------
+    model : its flat values are written as they are: load the evaluated vector first.
+    task : name of the task, "next-token" for instance.
+    source : folder or hub name that the backbone was loaded from.
+    labels : class names in order; empty for next-token.
+    tokenizer, image : how inputs are made; what is given is saved or described.
+    metrics : by name, shown in the README.
+
+    Returns
+    -------
+    The folder written.
+    """
+    folder = run_folder / ("adapter" if model.train == "lora" else "model")
+    work = run_folder / f".{folder.name}.writing"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    base = str(folder / "base") if model.random_base else source
+    config = model.backbone.config
+    with quiet():
+        if model.train == "lora":
+            _save_lora(model, work, base)
+        else:
+            _save_transformers(model.backbone, work, _own_copies(model))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(work)
+    about: dict[str, Any] = {
+        "task": task,
+        "base": base,
+        "dtype": _dtype_name(model),
+        "fingerprint": model.fingerprint,
+        "is_decoder": bool(getattr(config, "is_decoder", False)),
+        "pad_token_id": getattr(config, "pad_token_id", None),
+        "labels": list(labels),
+        "metrics": dict(metrics or {}),
+    }
+    (work / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    text = readme_text(folder, about, model.train, tokenizer is not None, image)
+    (work / "README.md").write_text(text)
+    old = run_folder / f".{folder.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    work.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def merge(folder: Path, out: Path) -> Path:
+    """Write base and adapter as one float32 transformers model, which needs no PEFT to load.
+
+    Parameters
+    ----------
+    folder : an adapter/ folder that `save_adapter` wrote.
+    out : new or empty folder.
+
+    Raises
+    ------
+    ConfigError
+        If `folder` is not an adapter, or `out` holds files.
+    DataError
+        If the base is not the one that was trained.
+    """
+    if not (folder / "adapter_config.json").is_file() or not (folder / _ABOUT).is_file():
+        raise ConfigError(
+            f"{str(folder)!r} is no adapter: expected a folder with adapter_config.json and "
+            f"{_ABOUT}; a model/ folder is whole already and needs no merging"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{str(out)!r} is in use; expected a new or empty folder")
+    about = json.loads((folder / _ABOUT).read_text())
+    with quiet():
+        base = load_base(about)
+        heads = PeftConfig.from_pretrained(folder).modules_to_save or []
+        found = base_fingerprint(
+            (name, tensor) for name, tensor in base.state_dict().items() if not inside(name, heads)
+        )
+        if found != about["fingerprint"]:
+            raise DataError(
+                f"the base at {about['base']!r} has fingerprint {found}; expected "
+                f"{about['fingerprint']}, the one this adapter was trained on"
+            )
+        merged = PeftModel.from_pretrained(base.float(), folder).merge_and_unload()
+        out.mkdir(parents=True, exist_ok=True)
+        _save_transformers(merged, out, None)
+        if (folder / "tokenizer_config.json").is_file():
+            AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    return out
+
+
+def load_base(about: Mapping[str, Any]) -> PreTrainedModel:
+    """Return the base that an adapter's fedllm.json tells of, in the type it was trained in."""
+    more: dict[str, Any] = {"is_decoder": True} if about["is_decoder"] else {}
+    if about["pad_token_id"] is not None:
+        more["pad_token_id"] = about["pad_token_id"]
+    return AUTO_MODELS[about["task"]].from_pretrained(
+        about["base"],
+        dtype=DTYPES[about["dtype"]],
+        ignore_mismatched_sizes=True,
+        **config_overrides(about["task"], about["labels"]),
+        **more,
+    )
+
+
+def _save_lora(model: TrainableModel, work: Path, base: str) -> None:
+    model.model.peft_config["default"].base_model_name_or_path = base
+    # PEFT would ask the hub whether the vocabulary has grown.
+    model.model.save_pretrained(work, save_embedding_layers=False)
+    if model.random_base:
+        frozen = {
+            name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+            for name, tensor in model.backbone.state_dict().items()
+            if ".lora_" not in name and ".modules_to_save." not in name
+        }
+        _save_transformers(model.backbone, work / "base", frozen)
+
+
+def _save_transformers(
+    model: PreTrainedModel, folder: Path, tensors: dict[str, Tensor] | None
+) -> None:
+    """Save with the cache for generated text on, which training keeps off."""
+    cached = getattr(model.config, "use_cache", None)
+    if cached is not None:
+        model.config.use_cache = True
+    try:
+        model.save_pretrained(folder, state_dict=tensors)
+    finally:
+        if cached is not None:
+            model.config.use_cache = cached
+
+
+def _own_copies(model: TrainableModel) -> dict[str, Tensor]:
+    """Return the state with trained tensors cloned: as views they look tied to safetensors."""
+    start = model.flat.data_ptr()
+    end = start + model.flat.numel() * model.flat.element_size()
+    clones: dict[int, Tensor] = {}
+    state = {}
+    for name, tensor in model.backbone.state_dict().items():
+        at = tensor.data_ptr()
+        state[name] = clones.setdefault(at, tensor.clone()) if start <= at < end else tensor
+    return state
+
+
+def _dtype_name(model: TrainableModel) -> str:
+    frozen = {p.dtype for p in model.backbone.parameters() if not p.requires_grad}
+    return "bfloat16" if torch.bfloat16 in frozen else "float32"

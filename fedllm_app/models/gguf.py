@@ -1,0 +1,86 @@
+"""Turn a GGUF file into a folder that loads fast, once.
+
+Reading a quantized GGUF takes an interpreter-bound pass over every tensor and gives a model that
+refuses to be saved. The converted copy (safetensors, float32, tokenizer beside it) is kept in the
+cache, so that the price is paid by the first process only.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fedllm_app.core.errors import ConfigError
+
+
+def gguf_folder(file: Path, cache: Path) -> Path:
+    """Return the folder of the converted model, converting it first if it is not in the cache.
+
+    Parameters
+    ----------
+    file : an existing .gguf file; another size or modification time is another model.
+    cache : folder for converted models. Several processes may convert at once: each writes a folder
+        of its own, and the first to finish gives it the final name.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not a GGUF file, or the package `gguf` is not installed.
+    """
+    if not file.is_file():
+        raise ConfigError(f"model.source is {str(file)!r}: no such file; expected a .gguf file")
+    if importlib.util.find_spec("gguf") is None:
+        raise ConfigError(
+            f"model.source is {str(file)!r}: reading GGUF needs the package gguf; "
+            "install it with `pip install fedllm[gguf]`"
+        )
+    stat = file.stat()
+    identity = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()
+    key = hashlib.blake2b(identity, digest_size=8).hexdigest()
+    folder = cache / "gguf" / f"{file.stem}-{key}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+        try:
+            _convert(file, work)
+            _publish(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    size_mb = file.stat().st_size / 1e6
+    Console(stderr=True).print(f"Converting {file.name} ({size_mb:.0f} MB) to safetensors, once.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"model.source is {str(file)!r}: {str(error).splitlines()[0]}; expected a GGUF file "
+            "of an architecture that transformers can read"
+        ) from error
+    # The values are plain float32 by now, but transformers still takes the model for a quantized
+    # one and would refuse to save it.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _publish(work: Path, folder: Path) -> None:
+    """Give the finished folder its name, unless another process was first."""
+    try:
+        os.rename(work, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise

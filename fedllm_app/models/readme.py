@@ -1,0 +1,90 @@
+"""The README beside a saved result: what it is, what it scored, and the lines that load it.
+
+The lines are plain transformers and peft, so that the result outlives this project.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedllm_app.data.image import ImageSpec
+
+_AUTO = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "next-token": "AutoModelForCausalLM",
+    "image-classification": "AutoModelForImageClassification",
+}
+
+
+def readme_text(
+    folder: Path,
+    about: Mapping[str, Any],
+    train: str,
+    tokenizer: bool,
+    image: ImageSpec | None,
+) -> str:
+    """Return the README of a saved result.
+
+    Parameters
+    ----------
+    folder : where it will lie when it is read.
+    about : content of fedllm.json.
+    train : "lora", "head" or "full".
+    tokenizer : whether one was saved with it.
+    image : how images are scaled, for image tasks.
+    """
+    kind = "LoRA adapter" if train == "lora" else "Whole model"
+    lines = [f"# {kind} for {about['task']}", "", f"Base model: `{about['base']}`", ""]
+    lines += ["## Load it", "", "```python"]
+    lines += load_lines(folder, about, train, tokenizer)
+    lines += ["```", ""]
+    if train == "lora" and about["dtype"] == "bfloat16":
+        lines += [
+            "Trained on a bfloat16 base. These lines round the base the same way, then compute in "
+            "float32, so scores differ in the last digits.",
+            "",
+        ]
+    if image is not None:
+        mean, std = (", ".join(f"{x:g}" for x in xs) for xs in (image.mean, image.std))
+        lines += [
+            f"Images: RGB, {image.side} x {image.side} pixels, values in 0..1, "
+            f"minus the mean ({mean}), divided by ({std}).",
+            "",
+        ]
+    if about["metrics"]:
+        lines += ["## Scores", "", "| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.6g} |" for name, value in about["metrics"].items()]
+        lines += [""]
+    if about["labels"]:
+        lines += ["## Labels", "", "| number | label |", "|---|---|"]
+        escaped = (str(label).replace("|", "\\|") for label in about["labels"])
+        lines += [f"| {i} | {label} |" for i, label in enumerate(escaped)]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def load_lines(folder: Path, about: Mapping[str, Any], train: str, tokenizer: bool) -> list[str]:
+    """Return python lines that leave the result in `model`, and its tokenizer in `tokenizer`."""
+    auto = _AUTO[about["task"]]
+    imports = f"from transformers import {auto}" + (", AutoTokenizer" if tokenizer else "")
+    lines = ["import torch"]
+    if train == "lora":
+        lines += ["from peft import PeftModel", imports, ""]
+        arguments = [repr(about["base"]), f"dtype=torch.{about['dtype']}"]
+        if about["labels"]:
+            lines += [f"labels = {about['labels']!r}"]
+            arguments += ["num_labels=len(labels)", "id2label=dict(enumerate(labels))"]
+            arguments += ["ignore_mismatched_sizes=True"]  # another head than ours may be there
+        if about["is_decoder"]:
+            arguments += ["is_decoder=True"]
+        if about["pad_token_id"] is not None:
+            arguments += [f"pad_token_id={about['pad_token_id']}"]
+        joined = "".join(f"    {argument},\n" for argument in arguments).rstrip("\n")
+        lines += [f"model = {auto}.from_pretrained(", *joined.split("\n"), ").float()"]
+        lines += [f"model = PeftModel.from_pretrained(model, {str(folder)!r}).eval()"]
+    else:
+        lines += [imports, ""]
+        lines += [f"model = {auto}.from_pretrained({str(folder)!r}, dtype=torch.float32).eval()"]
+    if tokenizer:
+        lines += [f"tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})"]
+    return lines

@@ -1,0 +1,174 @@
+"""One flat vector that IS the trainable part of a model.
+
+Everything else in this project sees trainable parameters as a float32 vector of length P. Here the
+vector and the parameters are the same memory: `flat` holds the values, `grad` the gradients, and
+the model's parameters are views into both. Loading a client's copy is one copy into `flat`, a step
+of any torch optimizer on `flat` is a step of the model, and no tensor exists twice.
+
+Shapes: P trainable parameters, B batch, C classes, T tokens, V vocabulary.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fedllm_app.core.errors import WireError
+from fedllm_app.core.layout import ParamLayout
+
+
+class TrainableModel:
+    """A model whose trainable parameters are views of one flat vector.
+
+    Attributes
+    ----------
+    model : the module to put in train or eval mode; a PeftModel for train="lora".
+    train : "lora", "head" or "full".
+    layout : order of the tensors in `flat`.
+    flat : float32 tensor of shape (P,), the trainable values. `flat.grad` is `grad`, so that
+        `torch.optim.SGD([model.flat])` trains the model.
+    grad : float32 tensor of shape (P,); backward adds to it. Clear it with `zero_grad` here:
+        `Module.zero_grad` would cut the parameters loose from it.
+    random_base : the frozen base was drawn from the seed and is found in no checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel | PreTrainedModel,
+        tensors: Mapping[str, nn.Parameter],
+        train: Literal["lora", "head", "full"],
+        random_base: bool = False,
+    ) -> None:
+        self.model = model
+        self.train = train
+        self.random_base = random_base
+        self.layout = ParamLayout.of(tensors.items())
+        self._tensors = dict(tensors)
+        device = next(iter(tensors.values())).device
+        self.flat = torch.empty(self.layout.size, dtype=torch.float32, device=device)
+        self.grad = torch.zeros_like(self.flat)
+        self.flat.grad = self.grad
+        self._grads = self.layout.unflatten(self.grad)
+        for name, view in self.layout.unflatten(self.flat).items():
+            parameter = self._tensors[name]
+            view.copy_(parameter.data)
+            parameter.data = view  # the old memory is freed here, one tensor at a time
+        self.zero_grad()
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The transformers model, with adapters inside if there are any."""
+        return self.model.get_base_model() if self.train == "lora" else self.model
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits over names, types and bytes of all frozen tensors.
+
+        The head's untrained copy that PEFT keeps is no part of it: no forward pass reads it.
+        """
+        trained = {parameter.data_ptr() for parameter in self._tensors.values()}
+        return base_fingerprint(
+            (_plain(name), tensor)
+            for name, tensor in self.model.state_dict().items()
+            if tensor.data_ptr() not in trained and ".original_module." not in name
+        )
+
+    def load(self, values_P: np.ndarray | Tensor) -> None:
+        """Set all trainable values; nothing else changes, gradients and modes included.
+
+        Raises
+        ------
+        WireError
+            If the shape is not (P,).
+        """
+        if tuple(values_P.shape) != (self.layout.size,):
+            raise WireError(
+                f"{list(values_P.shape)} trainable values; expected [{self.layout.size}], "
+                "the length of this model's layout"
+            )
+        self._check_views()
+        if isinstance(values_P, Tensor):
+            self.flat.copy_(values_P)
+        elif self.flat.device.type == "cpu":
+            np.copyto(self.flat.numpy(), values_P)
+        else:
+            self.flat.copy_(torch.tensor(values_P))
+
+    def values(self) -> np.ndarray:
+        """Return a copy of all trainable values, float32 of shape (P,)."""
+        return self.flat.cpu().numpy().copy()
+
+    def zero_grad(self) -> None:
+        """Set the gradient to zero, and tie every parameter to its part of it."""
+        self.grad.zero_()
+        for name, parameter in self._tensors.items():
+            parameter.grad = self._grads[name]
+
+    def freeze_outside(self, positions: np.ndarray | None) -> None:
+        """Compute gradients only of tensors that hold one of these ascending positions.
+
+        None is all of them. What backward need not compute for the rest is saved.
+        """
+        edges = np.array([*self.layout.offsets, self.layout.size])
+        held = np.diff(edges if positions is None else np.searchsorted(positions, edges)) > 0
+        for parameter, wanted in zip(self._tensors.values(), held.tolist(), strict=True):
+            parameter.requires_grad_(wanted)
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return float32 logits of shape (B, C), or (B, T, V) for next-token.
+
+        Parameters
+        ----------
+        batch : inputs by name; "labels" may be among them and is not handed to the model.
+        """
+        device = self.flat.device
+        inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
+        outputs = self.backbone(**inputs, **self._image_arguments(inputs))
+        logits: Tensor = outputs.logits
+        return logits.float()
+
+    def _image_arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """ViT refuses another side than its own unless told to stretch its position table."""
+        pixels, own = inputs.get("pixel_values"), getattr(self.backbone.config, "image_size", None)
+        if pixels is None or self.backbone.config.model_type not in {"vit", "deit"}:
+            return {}
+        own_sides = tuple(own) if isinstance(own, (list, tuple)) else (own, own)
+        return {"interpolate_pos_encoding": True} if tuple(pixels.shape[-2:]) != own_sides else {}
+
+    def _check_views(self) -> None:
+        start = self.flat.data_ptr()
+        for (name, parameter), offset in zip(
+            self._tensors.items(), self.layout.offsets, strict=True
+        ):
+            if parameter.data_ptr() != start + 4 * offset:
+                raise RuntimeError(
+                    f"{name} no longer lies in the flat vector: something replaced its data, for "
+                    "example .to() another type or device; move the backbone before wrap()"
+                )
+
+
+def base_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return 32 hexadecimal digits (BLAKE2b) over tensors by name; tied tensors count once."""
+    digest = hashlib.blake2b(digest_size=16)
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        identity = (tensor.data_ptr(), tensor.shape)
+        if identity in seen or tensor.numel() == 0:
+            continue
+        seen.add(identity)
+        header = f"{name}|{tensor.dtype}|{list(tensor.shape)}".encode()
+        digest.update(len(header).to_bytes(4, "little") + header)
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def _plain(name: str) -> str:
+    """Return a tensor's name as the unwrapped backbone has it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")

@@ -1,0 +1,1 @@
+"""What a run measures: ledger and metrics written during it, plots and page read afterwards."""

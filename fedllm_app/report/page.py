@@ -1,0 +1,155 @@
+"""Write report.html: what a run reached and what it cost, on one page that needs no network.
+
+A run's page and a comparison are the same page with other tables. Everything shown comes from
+the folders of the runs, so a page can be written again at any time, also while a run goes on.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.report import drawing, tables
+from fedllm_app.report.metrics import versions
+from fedllm_app.report.plots import all_plots
+from fedllm_app.report.run import Run, read_run
+from fedllm_app.report.template import PAGE, STYLE, TABLE
+
+REPORT = "report.html"
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write report.html into a run's folder and return its path.
+
+    Raises
+    ------
+    ConfigError
+        If jinja2 is not installed.
+    DataError
+        If the folder is not that of a run.
+    """
+    run = read_run(run_folder)
+    shown = [tables.traffic_table(run), tables.evaluation_table(run), tables.dropped_table([run])]
+    text = _render(
+        kind="fedllm run",
+        title=run.name,
+        about=tables.about(run),
+        tiles=tables.tiles(run),
+        tables=shown,
+        plots=all_plots([run], drawing.series([run.name])),
+        settings_title="Settings",
+        settings=tables.grouped(run.settings),
+        footer=_footer([run]),
+    )
+    return _write(run.folder / REPORT, text)
+
+
+def write_comparison(run_folders: Sequence[Path], out: Path) -> Path:
+    """Write one page that compares several runs, in the order given, and return its path.
+
+    Raises
+    ------
+    ConfigError
+        If no folder is given, or jinja2 is not installed.
+    DataError
+        If a folder is not that of a run.
+    """
+    if not run_folders:
+        raise ConfigError("no run to compare; expected at least one name or folder of a run")
+    runs = [read_run(folder) for folder in run_folders]
+    looks = drawing.series(_labels(runs))
+    shared = dict(runs[0].settings)
+    for key in [*tables.differing(runs), "run.name"]:
+        shared.pop(key, None)
+    text = _render(
+        kind="fedllm comparison",
+        title=f"{len(runs)} runs" if len(runs) > 1 else runs[0].name,
+        about=tables.about(runs[0]) if len(runs) == 1 else _shared_about(runs),
+        tiles=[],
+        tables=[
+            tables.runs_table(runs, looks),
+            tables.settings_table(runs, looks),
+            tables.dropped_table(runs),
+        ],
+        plots=all_plots(runs, looks),
+        settings_title="Settings that all runs share",
+        settings=tables.grouped(shared),
+        footer=_footer(runs),
+    )
+    return _write(out, text)
+
+
+def summary_rows(run_folder: Path) -> list[tuple[str, str]]:
+    """Return (name, value) rows that sum up a run."""
+    run = read_run(run_folder)
+    return tables.summary(run, run.folder / REPORT)
+
+
+def print_summary(run_folder: Path) -> None:
+    """Print a small table that sums up a run."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    shown.add_column(style="dim", no_wrap=True)
+    shown.add_column(overflow="fold")
+    for name, value in summary_rows(run_folder):
+        # As text: what stands in square brackets would be taken for markup.
+        shown.add_row(Text(name), Text(value))
+    Console().print(shown)
+
+
+def _render(**values: Any) -> str:
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ImportError:
+        raise ConfigError(
+            "report.html needs jinja2, which is not installed: pip install 'fedllm[report]'"
+        ) from None
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    table = environment.from_string(TABLE)
+
+    def show(shown: tables.Table) -> Markup:
+        return Markup(table.render(table=shown))
+
+    return environment.from_string(PAGE).render(style=Markup(STYLE), show=show, **values)
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write in one step: a page that is open in a browser is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Return a label per run; runs of the same name get a number."""
+    counts: Counter[str] = Counter()
+    labels = []
+    for run in runs:
+        counts[run.name] += 1
+        again = f" ({counts[run.name]})" if counts[run.name] > 1 else ""
+        labels.append(drawing.short(run.name) + again)
+    return labels
+
+
+def _shared_about(runs: Sequence[Run]) -> str:
+    """Return the parts of the runs' own lines that all of them share."""
+    lines = [tables.about(run).split(" · ") for run in runs]
+    return " · ".join(part for part in lines[0] if all(part in line for line in lines))
+
+
+def _footer(runs: Sequence[Run]) -> str:
+    noted = [run.versions for run in runs if run.versions]
+    found, when = (noted[0], "Ran with") if noted else (versions(), "Page written with")
+    if any(other != found for other in noted):
+        when = f"{runs[0].name} ran with (other runs differ)"
+    return f"{when} " + ", ".join(f"{name} {version}" for name, version in found.items()) + "."

@@ -1,0 +1,212 @@
+"""Read a run's folder back, finished or not, into the few tables that plots and page share.
+
+The ledger is read line by line and summed per round: with many clients it is far larger than
+what a page needs of it.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedllm_app.core.errors import DataError
+from fedllm_app.report.ledger import Totals
+from fedllm_app.report.metrics import Record, iterate_lines, read_lines
+
+PARTS = ("values", "positions", "header")
+HEADLINES = ("accuracy", "next-token-accuracy", "loss")
+DENSE = ("dense", "fedavg")
+FALLING = ("loss", "perplexity")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run measured.
+
+    Attributes
+    ----------
+    name : name of the folder; a page tells equal ones apart.
+    settings : run-config by dotted key.
+    metrics, timing : records in the order of rounds.
+    totals : sums of the ledger.
+    traffic : bytes by round, then by (direction, part).
+    refused : clients whose replies arrived and were dropped, with how often.
+    """
+
+    folder: Path
+    name: str
+    settings: dict[str, Any]
+    metrics: list[Record]
+    timing: list[Record]
+    totals: Totals
+    traffic: dict[int, Counter[tuple[str, str]]]
+    refused: Counter[str]
+
+    @property
+    def strategy(self) -> str:
+        """Name of the method, "" if the configuration does not say."""
+        return str(self.settings.get("strategy.name", ""))
+
+    @property
+    def dense(self) -> bool:
+        """Whether this run is a reference that sends everything."""
+        return self.strategy in DENSE
+
+    @property
+    def rounds(self) -> list[Record]:
+        """Records of training rounds: all but round 0, the initial model."""
+        return [record for record in self.metrics if record["round"] > 0]
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round that is complete."""
+        return max((int(record["round"]) for record in self.metrics), default=0)
+
+    @property
+    def headline(self) -> str:
+        """Name of the metric shown first; "" if nothing was evaluated."""
+        for record in self.metrics:
+            if record.get("headline"):
+                return str(record["headline"])
+        names = [name for record in self.metrics for name in record.get("evaluation") or {}]
+        return next((name for name in (*HEADLINES, *names) if name in names), "")
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock of all rounds."""
+        return float(sum(record.get("seconds") or 0.0 for record in self.timing))
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Dropped replies by reason."""
+        total: Counter[str] = Counter()
+        for record in self.metrics:
+            total.update(record.get("dropped") or {})
+        return total
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions that the run noted; empty if it did not."""
+        for record in [*self.timing, *self.metrics]:
+            if record.get("versions"):
+                return dict(record["versions"])
+        return {}
+
+    def evaluations(self, metric: str) -> list[tuple[Record, float]]:
+        """Return the records that hold `metric`, with its value."""
+        return [
+            (record, float(value))
+            for record in self.metrics
+            if (value := (record.get("evaluation") or {}).get(metric)) is not None
+        ]
+
+    def evaluation_names(self) -> list[str]:
+        """Return names of all metrics, the headline first."""
+        names = {name for record in self.metrics for name in record.get("evaluation") or {}}
+        return sorted(names, key=lambda name: (name != self.headline, name))
+
+    def best(self, metric: str) -> tuple[Record, float] | None:
+        """Return the evaluation with the best value, the earliest of equals."""
+        found = self.evaluations(metric)
+        sign = -1 if metric in FALLING else 1
+        return max(found, key=lambda pair: sign * pair[1], default=None)
+
+    def final(self, metric: str) -> float | None:
+        """Return the last value of a metric."""
+        found = self.evaluations(metric)
+        return found[-1][1] if found else None
+
+    def up_bytes_to(self, metric: str, target: float) -> int | None:
+        """Return upload bytes at the first evaluation that reaches `target`, None if none does."""
+        for record, value in self.evaluations(metric):
+            reached = value <= target if metric in FALLING else value >= target
+            if reached and "up-bytes" in record:
+                return int(record["up-bytes"])
+        return None
+
+    def part_bytes(self, direction: str, part: str, round: int | None = None) -> int:
+        """Return bytes of one part of all payloads in one direction, of one round if given."""
+        if round is not None:
+            return self.traffic[round][direction, part] if round in self.traffic else 0
+        return sum(counts[direction, part] for counts in self.traffic.values())
+
+    def sent(self, direction: str) -> tuple[int, int]:
+        """Return bytes sent in one direction (`up` or `down`), and what dense would have been."""
+        totals = self.totals
+        if direction == "up":
+            return totals.up_bytes, totals.dense_up_bytes
+        return totals.down_bytes, totals.dense_down_bytes
+
+    def mean_seconds(self) -> dict[str, float]:
+        """Return mean seconds by part of a round; what no part claims is `other`."""
+        return mean_parts([seconds_by_part(r) for r in self.timing if r["round"] > 0])
+
+
+def read_run(folder: Path) -> Run:
+    """Read the folder of a run.
+
+    Raises
+    ------
+    DataError
+        If there is no metrics.jsonl in it, or config.toml is not TOML.
+    CheckpointError
+        If a file has a broken line before its last one.
+    """
+    folder = folder.resolve()
+    if not (folder / "metrics.jsonl").is_file():
+        others = sorted(path.parent.name for path in folder.parent.glob("*/metrics.jsonl"))
+        known = f"; runs beside it: {', '.join(others)}" if others else ""
+        raise DataError(f"{folder} holds no metrics.jsonl; expected the folder of a run{known}")
+    totals, refused = Totals(), Counter[str]()
+    traffic: dict[int, Counter[tuple[str, str]]] = {}
+    for line in iterate_lines(folder / "ledger.jsonl"):
+        totals.add(line)
+        counts = traffic.setdefault(line["round"], Counter[tuple[str, str]]())
+        counts.update({(line["direction"], part): line[part] for part in PARTS})
+        if not line["accepted"]:
+            refused[line["client"]] += 1
+    return Run(
+        folder=folder,
+        name=folder.name,
+        settings=_read_settings(folder / "config.toml"),
+        metrics=read_lines(folder / "metrics.jsonl"),
+        timing=read_lines(folder / "timing.jsonl"),
+        totals=totals,
+        traffic=traffic,
+        refused=refused,
+    )
+
+
+def seconds_by_part(record: Record) -> dict[str, float]:
+    """Return seconds of a round by part, with `other` for what no part claims."""
+    parts = {name: float(value or 0.0) for name, value in (record.get("parts") or {}).items()}
+    other = float(record.get("seconds") or 0.0) - sum(parts.values())
+    return {**parts, "other": max(0.0, other)}
+
+
+def mean_parts(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each part over rounds; a part that a round lacks counts as zero."""
+    rows = list(rounds)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: sum(row.get(name, 0.0) for row in rows) / len(rows) for name in names}
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return _flatten(tomllib.loads(path.read_text(encoding="utf-8")), "")
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path} is not TOML ({error}); expected the run's configuration") from None
+
+
+def _flatten(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

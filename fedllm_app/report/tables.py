@@ -1,0 +1,250 @@
+"""Turn runs into the tables of a page and of the terminal: text only, no HTML.
+
+A column is there if at least one run has something to put in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedllm_app.report.drawing import Series
+from fedllm_app.report.metrics import Record
+from fedllm_app.report.run import PARTS, Run
+from fedllm_app.report.units import (
+    DASH,
+    format_bytes,
+    format_metric,
+    format_seconds,
+    format_times,
+    words,
+)
+
+# Clients named on the page; a federation may have dropped replies of thousands.
+NAMED_CLIENTS = 8
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, and a smaller line below it."""
+
+    text: str
+    sub: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table; `colour` is that of the run in the plots."""
+
+    cells: list[Cell]
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page. `first` ones stand above the plots."""
+
+    title: str
+    head: list[str]
+    rows: list[Row]
+    note: str = ""
+    look: str = ""
+    numbers: bool = True
+    first: bool = False
+
+
+def tiles(run: Run) -> list[tuple[str, str, str]]:
+    """Return (name, value, explanation) of the numbers that a page opens with."""
+    metric, best = run.headline, run.best(run.headline)
+    shown = [
+        (words(metric), format_metric(run.final(metric)), f"best {_best(best)}")
+        if best
+        else ("Metric", DASH, "nothing was evaluated"),
+        ("Rounds", str(run.last_round), _rounds_note(run)),
+    ]
+    for name, direction in (("Upload", "up"), ("Download", "down")):
+        sent, dense = run.sent(direction)
+        less = f"{format_times(dense, sent)} less than dense" if sent else "none in the ledger"
+        shown.append((name, format_bytes(sent), less))
+    shown.append(("Time", format_seconds(run.seconds), _each_round(run)))
+    return shown
+
+
+def summary(run: Run, report: Path) -> list[tuple[str, str]]:
+    """Return (name, value) rows for the terminal."""
+    rows = [("run", run.name), ("rounds", str(run.last_round))]
+    if best := run.best(run.headline):
+        value = f"{format_metric(run.final(run.headline))} (best {_best(best)})"
+        rows.append((run.headline.replace("-", " "), value))
+    for direction in ("up", "down"):
+        sent, _ = run.sent(direction)
+        rows.append((f"bytes {direction}", format_bytes(sent)))
+    (up, dense_up), (down, dense_down) = run.sent("up"), run.sent("down")
+    both = format_times(dense_up + dense_down, up + down)
+    less = f"{format_times(dense_up, up)} up, {format_times(dense_down, down)} down, {both} in all"
+    rows += [("times less than dense", less), ("time", format_seconds(run.seconds))]
+    if run.dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in run.dropped.most_common())
+        rows.append(("dropped replies", reasons))
+    return [*rows, ("report", str(report))]
+
+
+def runs_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table:
+    """Return one line per run: what it reached and what it cost."""
+    target, goal = _target(runs)
+    metrics = list(dict.fromkeys(run.headline for run in runs if run.headline))
+    head = ["Run", "Rounds", *(words(m) for m in metrics), "Best", "Upload", "Download", "Time"]
+    if target is not None:
+        head.insert(-1, "Upload to target")
+    rows = []
+    for run, look in zip(runs, looks, strict=True):
+        best = run.best(run.headline)
+        cells = [Cell(look.label, run.strategy), Cell(str(run.last_round))]
+        cells += [Cell(format_metric(run.final(metric))) for metric in metrics]
+        cells.append(
+            Cell(format_metric(best[1]), f"round {best[0]['round']}") if best else Cell(DASH)
+        )
+        for direction in ("up", "down"):
+            sent, dense = run.sent(direction)
+            cells.append(Cell(format_bytes(sent), f"{format_times(dense, sent)} less"))
+        if target is not None:
+            reached = run.up_bytes_to(metrics[0], target)
+            cells.append(Cell("not reached" if reached is None else format_bytes(reached)))
+        cells.append(Cell(format_seconds(run.seconds), _each_round(run)))
+        rows.append(Row(cells, look.colour))
+    note = (
+        "“Less” compares measured payloads with dense float32 payloads of the same layout for the "
+        f"same clients. {goal}"
+    )
+    return Table("Summary", head, rows, note.strip(), look="runs", first=True)
+
+
+def traffic_table(run: Run) -> Table:
+    """Return what travelled, by direction and part, beside dense."""
+    rows = []
+    for name, direction in (("Upload", "up"), ("Download", "down")):
+        sent, dense = run.sent(direction)
+        parts = [Cell(format_bytes(run.part_bytes(direction, part))) for part in PARTS]
+        ends = [Cell(format_bytes(dense)), Cell(format_times(dense, sent))]
+        rows.append(Row([Cell(name), Cell(format_bytes(sent)), *parts, *ends]))
+    head = ["", "Measured", *(part.capitalize() for part in PARTS), "Dense float32", "Times less"]
+    base = run.totals.base_bytes
+    note = f"Each client also downloaded the base model once; in all {format_bytes(base)}, on top."
+    return Table("Bytes", head, rows, note if base else "")
+
+
+def evaluation_table(run: Run) -> Table:
+    """Return every metric at the start, at the end and at its best."""
+    rows = []
+    for metric in run.evaluation_names():
+        found, best = run.evaluations(metric), run.best(metric)
+        start = format_metric(found[0][1]) if found[0][0]["round"] == 0 else DASH
+        ends = [Cell(start), Cell(format_metric(found[-1][1]))]
+        top = [Cell(format_metric(best[1])), Cell(str(best[0]["round"]))] if best else []
+        rows.append(Row([Cell(words(metric)), *ends, *top]))
+    note = "" if rows else "Nothing was evaluated."
+    return Table("Evaluation", ["Metric", "Untrained", "Final", "Best", "In round"], rows, note)
+
+
+def dropped_table(runs: Sequence[Run]) -> Table:
+    """Return dropped replies by reason, and the clients whose bytes arrived in vain."""
+    reasons = sorted({reason for run in runs for reason in run.dropped})
+    taken = [sum(int(r.get("clients") or 0) for r in run.metrics) for run in runs]
+    if not reasons:
+        total = sum(taken)
+        return Table("Dropped replies", [], [], f"None; {total:,} replies were accepted.")
+    rows = [
+        Row([Cell(run.name), Cell(f"{n:,}"), *(Cell(f"{run.dropped[r]:,}") for r in reasons)])
+        for run, n in zip(runs, taken, strict=True)
+    ]
+    refused = sum((run.refused for run in runs), start=type(runs[0].refused)())
+    named = [f"{client} ({count})" for client, count in refused.most_common(NAMED_CLIENTS)]
+    more = f" and {len(refused) - len(named):,} more" if len(refused) > len(named) else ""
+    note = f"Arrived, were counted in bytes and dropped, by client: {', '.join(named)}{more}."
+    head = ["Run", "Accepted", *(words(reason) for reason in reasons)]
+    return Table("Dropped replies", head, rows, note if named else "", look="runs fit")
+
+
+def settings_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table:
+    """Return the settings in which runs differ, one line per run."""
+    keys = differing(runs)
+    rows = [
+        Row([Cell(look.label), *(Cell(_setting(run.settings.get(k))) for k in keys)], look.colour)
+        for run, look in zip(runs, looks, strict=True)
+    ]
+    note = "" if keys else "None: the runs have the same settings."
+    head = ["Run", *keys]
+    return Table("Settings that differ", head, rows if keys else [], note, "runs differ", False)
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Return keys that not all runs share, without the name of the run."""
+    keys = sorted({key for run in runs for key in run.settings} - {"run.name"})
+    return [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1]
+
+
+def grouped(settings: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Return settings by namespace, in the order of the file."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for key, value in settings.items():
+        namespace, _, name = key.rpartition(".")
+        groups.setdefault(namespace or "run", []).append((name, _setting(value)))
+    return groups
+
+
+def about(run: Run) -> str:
+    """Return method, model, data and clients in one line."""
+    given = run.settings
+    values = [
+        run.strategy,
+        _last_part(given.get("model.source")),
+        _last_part(given.get("data.train")),
+    ]
+    if clients := given.get("partition.clients"):
+        values.append(f"{clients:,} clients" if isinstance(clients, int) else f"{clients} clients")
+    return " · ".join(value for value in values if value)
+
+
+def _best(best: tuple[Record, float] | None) -> str:
+    if best is None:
+        return DASH
+    return f"{format_metric(best[1])} in round {best[0]['round']}"
+
+
+def _each_round(run: Run) -> str:
+    parts = run.mean_seconds()
+    return f"{format_seconds(sum(parts.values()))} a round" if parts else ""
+
+
+def _rounds_note(run: Run) -> str:
+    taken = sum(int(record.get("clients") or 0) for record in run.metrics)
+    dropped = sum(run.dropped.values())
+    return f"{taken:,} replies" + (f", {dropped:,} dropped" if dropped else "")
+
+
+def _target(runs: Sequence[Run]) -> tuple[float | None, str]:
+    """Return the first dense run's final headline less one point, and a sentence about it."""
+    for run in runs:
+        final = run.final(run.headline)
+        if run.dense and final is not None and "accuracy" in run.headline:
+            target = final - 0.01
+            return target, (
+                f"The target is {format_metric(target)}: the final {words(run.headline).lower()} "
+                f"of {run.name} less one point; bytes are those at the first evaluation above it."
+            )
+    return None, ""
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return DASH
+    if isinstance(value, bool):
+        return str(value).lower()
+    return '""' if value == "" else str(value)
+
+
+def _last_part(value: object) -> str:
+    """Return the end of a path that says which model or data it is."""
+    if not isinstance(value, str) or not value.startswith("/"):
+        return str(value or "")
+    return "/".join(Path(value).parts[-2:] if Path(value).suffix else Path(value).parts[-1:])

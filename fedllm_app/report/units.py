@@ -1,0 +1,50 @@
+"""Numbers as people read them: the same spelling on the page, on axes and in the terminal."""
+
+DASH = "\N{EN DASH}"
+
+
+def format_bytes(count: float) -> str:
+    """Return bytes with a decimal unit and three digits: 12_345 is `12.3 kB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(size, 0 if unit == "B" or size >= 100 else 1) < 1000:
+            return f"{_digits(size) if unit != 'B' else f'{size:.0f}'} {unit}"
+        size /= 1000
+    return f"{_digits(size)} TB"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration: `0.41 s`, `12.3 s`, `4 min 05 s`, `2 h 07 min`."""
+    if seconds < 99.95:
+        return f"{_digits(seconds)} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_times(dense: float, measured: float) -> str:
+    """Return how many times less than dense was sent: `16.1x`; a dash when nothing was."""
+    if not measured or not dense:
+        return DASH
+    return f"{_digits(dense / measured)}\N{MULTIPLICATION SIGN}"
+
+
+def format_metric(value: float | None) -> str:
+    """Return a metric with four significant digits at most."""
+    if value is None:
+        return DASH
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def words(metric: str) -> str:
+    """Return a metric's name as a heading: `macro-f1` is `Macro F1`."""
+    return metric.replace("-", " ").capitalize().replace("f1", "F1")
+
+
+def _digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    if value < 9.995:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"

@@ -1,0 +1,46 @@
+"""What a run may cost, and the round that would cost more is not begun."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedllm_app.core.derive import expand
+from fedllm_app.core.job import Job
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import ClientPlan, TopK
+from fedllm_app.server.settings import RoundSettings
+from fedllm_app.wire.codec import WireSettings, max_bytes
+from fedllm_app.wire.select import kept
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes and seconds so far, or an upper bound of what a round adds."""
+
+    up_bytes: int
+    down_bytes: int
+    seconds: float
+
+
+def upload_bound(
+    plan: ClientPlan, layout: ParamLayout, job: Job, seed: int, wire: WireSettings
+) -> int:
+    """Return the most bytes that one client's update can have under its plan."""
+    support = plan.up.within if isinstance(plan.up, TopK) else plan.up
+    positions = expand(support, layout, seed, job.id, job.client)
+    inside = layout.size if positions is None else len(positions)
+    count = kept(inside, plan.up.density) if isinstance(plan.up, TopK) else inside
+    explicit = isinstance(plan.up, TopK)
+    return max_bytes(count, layout.size, wire.up_values, wire.block, explicit=explicit)
+
+
+def over_budget(settings: RoundSettings, spent: Cost, next_round: Cost) -> str:
+    """Return why the next round is not begun, or "" when every budget holds it."""
+    rows: Iterable[tuple[str, float, float, float]] = (
+        ("max-up-bytes", settings.max_up_bytes, spent.up_bytes, next_round.up_bytes),
+        ("max-down-bytes", settings.max_down_bytes, spent.down_bytes, next_round.down_bytes),
+        ("max-seconds", settings.max_seconds, spent.seconds, next_round.seconds),
+    )
+    for key, limit, used, more in rows:
+        if limit and used + more > limit:
+            return f"budget round.{key} = {limit:g}: {used:,.0f} used, the next may add {more:,.0f}"
+    return ""

@@ -1,0 +1,139 @@
+"""Replies of one round: checked, decoded, folded into the mean; what cannot be is dropped.
+
+Bytes from a client are hostile until decoded. A drop is counted by its reason and named in the
+log, and the round goes on with the rest.
+
+Shapes: P trainable parameters, K coordinates sent.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedllm_app.core.derive import expand
+from fedllm_app.core.errors import WireError
+from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
+from fedllm_app.report.ledger import Ledger
+from fedllm_app.server.aggregate import Mean
+from fedllm_app.wire.codec import Update, decode, dense_bytes, size_of
+from fedllm_app.wire.select import kept
+
+log = logging.getLogger("fedllm")
+
+
+class Intake:
+    """What has come of one round.
+
+    Parameters
+    ----------
+    plan, requests : of the round.
+    layout, seed : to expand supports that cost no bytes.
+    value_type : of the uploads.
+    mean : the running sum.
+    ledger : counts the bytes of every reply that came, dropped ones too.
+
+    Attributes
+    ----------
+    accepted : metrics of each client whose update is in the mean.
+    dropped : count of drops by reason.
+    """
+
+    def __init__(
+        self,
+        plan: RoundPlan,
+        requests: Sequence[Request],
+        layout: ParamLayout,
+        seed: int,
+        value_type: str,
+        mean: Mean,
+        ledger: Ledger,
+    ) -> None:
+        self.plan, self.layout, self.seed, self.value_type = plan, layout, seed, value_type
+        self.mean, self.ledger = mean, ledger
+        self.fingerprint = requests[0].fingerprint if requests else ""
+        self.open: dict[str, Job] = {job.client: job for r in requests for job in r.jobs}
+        self.accepted: dict[str, TrainMetrics] = {}
+        self.dropped: Counter[str] = Counter()
+
+    def take(self, reply: Reply) -> None:
+        """Fold one reply in, or drop it; a reply that nobody waits for is only logged."""
+        job = self.open.get(reply.client)
+        if job is None or job.id != reply.job:
+            log.info("client %s: reply to job %s is not awaited", reply.client, reply.job)
+            return
+        del self.open[reply.client]
+        if reply.update is None:
+            self._drop(job, reply.reason, reply.error)
+            return
+        try:
+            update = self._decode(job, reply.update, reply.metrics)
+            self.mean.fold(update.positions, update.values)
+        except WireError as error:
+            self._record(job, reply.update, accepted=False)
+            self._drop(job, error.reason, str(error))
+            return
+        self._record(job, reply.update, accepted=True)
+        self.accepted[job.client] = reply.metrics
+
+    def give_up(self) -> None:
+        """Drop as late every job that is still open."""
+        for job in list(self.open.values()):
+            self._drop(job, "late", "no reply within round.timeout-s")
+        self.open.clear()
+
+    def train_loss(self) -> float | None:
+        """Return the mean training loss per unit over accepted replies."""
+        metrics = [self.accepted[client] for client in sorted(self.accepted)]
+        units = sum(m.units for m in metrics)
+        return sum(m.loss_sum for m in metrics) / units if units else None
+
+    def _decode(self, job: Job, payload: np.ndarray, metrics: TrainMetrics) -> Update:
+        if not (math.isfinite(metrics.loss_sum) and math.isfinite(metrics.train_s)):
+            raise WireError(f"loss sum is {metrics.loss_sum!r}; expected a number", "non-finite")
+        up = self._plan_of(job).up
+        within = expand(
+            up.within if isinstance(up, TopK) else up, self.layout, self.seed, job.id, job.client
+        )
+        inside = self.layout.size if within is None else len(within)
+        count = kept(inside, up.density) if isinstance(up, TopK) else None
+        update = decode(
+            payload,
+            P=self.layout.size,
+            layout_hash=self.layout.hash,
+            fingerprint=self.fingerprint,
+            derived=None if isinstance(up, TopK) else within,
+            count=count,
+            value_type=self.value_type,
+        )
+        if count is not None and within is not None and update.positions is not None:
+            if not np.isin(update.positions, within, assume_unique=True).all():
+                raise WireError("positions outside those that the plan allows")
+        return update
+
+    def _plan_of(self, job: Job) -> ClientPlan:
+        return self.plan.groups[self.plan.group_of[job.client]]
+
+    def _record(self, job: Job, payload: np.ndarray, accepted: bool) -> None:
+        try:
+            size = size_of(payload)
+            parts = (size.header, size.positions, size.values)
+        except WireError:
+            parts = (0, 0, int(payload.size))
+        self.ledger.record(
+            job.id,
+            job.client,
+            self.plan.group_of[job.client],
+            "up",
+            *parts,
+            dense_bytes=dense_bytes(self.layout.size),
+            accepted=accepted,
+        )
+
+    def _drop(self, job: Job, reason: str, why: str) -> None:
+        self.dropped[reason] += 1
+        log.warning("client %s, round %d: dropped (%s): %s", job.client, job.id, reason, why)

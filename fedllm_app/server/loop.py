@@ -1,0 +1,274 @@
+"""Algorithm 1 (Raje 2024) for any method: sample, send, fold the replies in, step, evaluate.
+
+Knows no Flower. A transport carries requests to clients and brings replies back; the method says
+what travels; codec, exact mean and optimizer are called by name. Everything random comes from
+(seed, round), so a run that was killed goes on from its checkpoint to the same bits.
+
+Shapes: P trainable parameters, K coordinates of a payload.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from fedllm_app.core.derive import expand
+from fedllm_app.core.errors import FedllmError
+from fedllm_app.core.job import Job, Reply, Request
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
+from fedllm_app.core.seeds import generator
+from fedllm_app.server.aggregate import Mean
+from fedllm_app.server.budget import Cost, over_budget, upload_bound
+from fedllm_app.server.intake import Intake
+from fedllm_app.server.methods import Inputs, Method, StrategySettings
+from fedllm_app.server.optimizer import ServerOptimizer
+from fedllm_app.server.record import Clock, Recorder
+from fedllm_app.server.sampling import sample_cohort
+from fedllm_app.server.settings import RoundSettings, RunSettings
+from fedllm_app.wire.codec import WireSettings, decode, dense_bytes, encode, size_of
+
+log = logging.getLogger("fedllm")
+
+
+class Transport(Protocol):
+    """Carries requests to clients and brings their replies back."""
+
+    def clients(self) -> Mapping[str, int]:
+        """Return the number of examples of every client that can be asked now."""
+
+    def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
+        """Send requests; whatever is still open from before is given up."""
+
+    def poll(self) -> list[Reply]:
+        """Return the replies that have come, after a moment's wait when there are none."""
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """A round between its plan and its step."""
+
+    t: int
+    plan: RoundPlan
+    method_state: Mapping[str, np.ndarray]
+    requests: Sequence[Request]
+    mean: Mean
+    intake: Intake
+    clock: Clock
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """One run of Algorithm 1.
+
+    Attributes
+    ----------
+    run, round, strategy, wire : the settings of these namespaces.
+    method : what travels, as a plan.
+    layout, fingerprint : of the trainable tensors and of the frozen base.
+    initial : values the model was built with: what a device holds where a plan says keep.
+    optimizer : the dense parameters P and the server's optimizer.
+    transport : carries the jobs.
+    evaluate : metrics of a flat vector, headline first, or None without test data.
+    recorder : writes the run's folder; has restored the state when the run goes on.
+    """
+
+    run: RunSettings
+    round: RoundSettings
+    strategy: StrategySettings
+    wire: WireSettings
+    method: Method
+    layout: ParamLayout
+    fingerprint: str
+    initial: np.ndarray
+    optimizer: ServerOptimizer
+    transport: Transport
+    evaluate: Callable[[np.ndarray], dict[str, float]] | None
+    recorder: Recorder
+
+    def play(self) -> str:
+        """Play every round that is left and return why the run ended."""
+        progress = self.recorder.progress
+        if not self.recorder.resumed:
+            evaluation = self.evaluation()
+            self.recorder.begin(next(iter(evaluation), ""), evaluation)
+        self.recorder.begin_rounds()
+        ended = ""
+        while not ended:
+            ended = self.ended() or self.play_round(progress.round + 1)
+        evaluated = progress.round == 0 or self.evaluation_due(progress.round)
+        self.recorder.finish(ended, {} if evaluated else self.evaluation())
+        log.info("ended after round %d: %s", progress.round, ended)
+        return ended
+
+    def play_round(self, t: int) -> str:
+        """Play round `t`, or return why it is not begun."""
+        cohort = sample_cohort(self.transport.clients(), self.round.clients, self.run.seed, t)
+        opened = self.open_round(t, cohort)
+        bound = self.bound(opened.plan, opened.requests)
+        if why := over_budget(self.round, self.recorder.spent(), bound):
+            return why
+        self.transport.submit(opened.requests, self.timeout_s())
+        self.record_downloads(opened)
+        self.collect(opened)
+        self.close_round(opened)
+        return ""
+
+    def open_round(self, t: int, cohort: Sequence[str]) -> OpenRound:
+        """Plan round `t` for a cohort and encode what goes down.
+
+        Raises
+        ------
+        FedllmError
+            If the cohort is empty.
+        """
+        if not cohort:
+            raise FedllmError("no client has any examples; check data.train and the partition")
+        clock = Clock()
+        plan, method_state = self.plan(t, cohort)
+        clock.lap("plan")
+        requests = self.requests(t, plan)
+        clock.lap("encode")
+        mean = Mean(self.layout.size, cohort=len(cohort), mean=plan.mean)
+        intake = Intake(
+            plan, requests, self.layout, self.run.seed, self.wire.up_values, mean,
+            self.recorder.ledger,
+        )  # fmt: skip
+        return OpenRound(t, plan, method_state, requests, mean, intake, clock)
+
+    def close_round(self, opened: OpenRound) -> None:
+        """Step on what has come, evaluate where due, and write the round down."""
+        t, plan, clock, norm = opened.t, opened.plan, opened.clock, None
+        accepted = len(opened.intake.accepted)
+        if accepted >= self.round.min_replies:
+            gradient_P = opened.mean.mean()
+            within = expand(plan.step, self.layout, self.run.seed, t, "")
+            self.optimizer.step(gradient_P, within, plan.outside)
+            self.recorder.method_state = opened.method_state
+            norm = float(np.linalg.norm(gradient_P))
+        else:
+            least = self.round.min_replies
+            log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
+                        t, accepted, least)  # fmt: skip
+        clock.lap("step")
+        self.recorder.progress.round = t
+        evaluation = self.evaluation() if self.evaluation_due(t) else {}
+        clock.lap("evaluate")
+        self.recorder.end_round(t, opened.intake, norm, evaluation, clock)
+
+    def plan(self, t: int, cohort: Sequence[str]) -> tuple[RoundPlan, Mapping[str, np.ndarray]]:
+        """Return the method's plan of round `t` and its state after it."""
+        inputs = Inputs(self.strategy, self.layout, t, self.optimizer.params, cohort)
+        return self.method.plan(inputs, self.recorder.method_state)
+
+    def requests(self, t: int, plan: RoundPlan) -> list[Request]:
+        """Return one request per group with clients: jobs that share a plan and a payload."""
+        requests = []
+        for group, client_plan in plan.groups.items():
+            clients = [c for c, g in plan.group_of.items() if g == group]
+            if not clients:
+                continue
+            progress = self.recorder.progress
+            jobs = tuple(
+                Job(t, client, progress.clock, progress.accepted.get(client, -1))
+                for client in clients
+            )
+            payload = self.download(t, group, client_plan)
+            requests.append(
+                Request(
+                    group, client_plan.words(), payload, jobs, self.layout.hash, self.fingerprint
+                )
+            )
+        return requests
+
+    def download(self, t: int, group: str, plan: ClientPlan) -> np.ndarray:
+        """Return the encoded values that a group receives in round `t`, uint8."""
+        positions = expand(plan.down, self.layout, self.run.seed, t, group)
+        params_P = self.optimizer.params
+        return encode(
+            params_P if positions is None else params_P[positions],
+            positions,
+            self.layout.size,
+            value_type=self.wire.down_values,
+            block=self.wire.block,
+            layout_hash=self.layout.hash,
+            fingerprint=self.fingerprint,
+            derived=positions is not None and not isinstance(plan.down, Positions),
+            rng=generator(self.run.seed, "down", t, group),
+        )
+
+    def served(self) -> np.ndarray:
+        """Return what a device of the served group would hold next, float32 of shape (P,)."""
+        t = self.recorder.progress.round + 1
+        plan, _ = self.plan(t, ())
+        group_plan = plan.groups[plan.served]
+        positions = expand(group_plan.down, self.layout, self.run.seed, t, plan.served)
+        derived = None if isinstance(group_plan.down, Positions) else positions
+        update = decode(
+            self.download(t, plan.served, group_plan),
+            P=self.layout.size,
+            layout_hash=self.layout.hash,
+            fingerprint=self.fingerprint,
+            derived=derived,
+        )
+        if update.positions is None:
+            return update.values
+        held_P = self.initial.copy() if group_plan.fill == "keep" else np.zeros_like(self.initial)
+        held_P[update.positions] = update.values
+        return held_P
+
+    def evaluation(self) -> dict[str, float]:
+        """Return the metrics of the model that devices would receive next, or {}."""
+        return self.evaluate(self.served()) if self.evaluate else {}
+
+    def collect(self, opened: OpenRound) -> None:
+        """Fold replies in as they come, until all have or the round's time is over."""
+        deadline = time.monotonic() + self.timeout_s()
+        while opened.intake.open and time.monotonic() < deadline:
+            replies = self.transport.poll()
+            opened.clock.lap("wait")
+            for reply in replies:
+                opened.intake.take(reply)
+            opened.clock.lap("fold")
+        opened.intake.give_up()
+
+    def record_downloads(self, opened: OpenRound) -> None:
+        """Put down every client's download; the clients of a group receive the same bytes."""
+        dense = dense_bytes(self.layout.size)
+        for request in opened.requests:
+            size = size_of(request.payload)
+            for job in request.jobs:
+                self.recorder.ledger.record(
+                    opened.t, job.client, request.group, "down",
+                    size.header, size.positions, size.values, dense,
+                )  # fmt: skip
+
+    def bound(self, plan: RoundPlan, requests: Sequence[Request]) -> Cost:
+        """Return the most that the round can cost."""
+        up = sum(
+            upload_bound(plan.groups[r.group], self.layout, job, self.run.seed, self.wire)
+            for r in requests
+            for job in r.jobs
+        )
+        down = sum(r.payload.size * len(r.jobs) for r in requests)
+        return Cost(up, down, self.recorder.progress.slowest_s)
+
+    def timeout_s(self) -> float:
+        """Return the seconds that the round may wait: its time-out, or what is left of the run."""
+        if not self.round.max_seconds:
+            return self.round.timeout_s
+        return min(self.round.timeout_s, self.round.max_seconds - self.recorder.seconds())
+
+    def ended(self) -> str:
+        """Return why no further round is due, or ""."""
+        if self.recorder.progress.round >= self.run.rounds:
+            return f"all {self.run.rounds} rounds"
+        return self.recorder.target_reached(self.round.target, self.round.target_metric)
+
+    def evaluation_due(self, t: int) -> bool:
+        """Say whether round `t` ends with an evaluation; the last one always does."""
+        every = self.round.evaluate_every
+        return t == self.run.rounds or (every > 0 and t % every == 0)

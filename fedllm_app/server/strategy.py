@@ -1,0 +1,290 @@
+"""Algorithm 1 as a Flower strategy, and the transport that carries its jobs over Flower's grid.
+
+`start` runs the loop of server/loop.py; `configure_train` and `aggregate_train` are the same two
+halves of a round for whoever drives a strategy by hand. In simulation every node plays every
+client, and the jobs of a round are spread over the nodes by their number of examples; on devices
+a client lives on its own node.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedllm_app.core.errors import WireError
+from fedllm_app.core.job import Job, Reply, Request
+from fedllm_app.message import pack_request, unpack_holdings, unpack_replies
+from fedllm_app.server.loop import Loop, OpenRound
+from fedllm_app.server.sampling import sample_cohort
+
+log = logging.getLogger("fedllm")
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.01, 0.5
+QUERY_TIMEOUT_S = 120.0
+
+
+class FlowerTransport:
+    """Jobs to nodes and replies back, over Flower's grid.
+
+    Parameters
+    ----------
+    grid : Flower's.
+    wait_for : clients that must be there before the first round.
+    """
+
+    def __init__(self, grid: Grid, wait_for: int) -> None:
+        self._grid = grid
+        self._wait_for = wait_for
+        self._counts: dict[int, dict[str, int]] = {}
+        self._simulated: dict[str, int] = {}
+        self._federation = 0
+        self._open: dict[str, tuple[int, tuple[Job, ...]]] = {}
+        self._failed: list[Reply] = []
+        self._wait_s = SHORTEST_WAIT_S
+
+    def clients(self) -> Mapping[str, int]:
+        """Return the examples of every client that is there, waiting for enough of them."""
+        said = 0.0
+        while True:
+            nodes = self._learn()
+            found = self._simulated or {
+                c: n for node in nodes for c, n in self._counts[node].items()
+            }
+            enough = len(nodes) >= self._federation and len(found) >= self._wait_for
+            if enough:
+                self._wait_for = 1
+                return found
+            if time.monotonic() - said > 30:
+                said = time.monotonic()
+                log.info("waiting: %d nodes with %d clients are there", len(nodes), len(found))
+            time.sleep(0.2)
+
+    def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
+        """Send requests; a device that is still at an earlier job is not given another."""
+        self._failed, self._wait_s = [], SHORTEST_WAIT_S
+        if self._simulated:
+            self._open.clear()
+        else:
+            self._forget_answered()
+        for node, request in self.assign(requests):
+            message = Message(
+                content=pack_request(request),
+                dst_node_id=node,
+                message_type="train",
+                group_id=str(request.jobs[0].id),
+                ttl=timeout_s,
+            )
+            for message_id in self._grid.push_messages([message]):
+                self._open[message_id] = (node, request.jobs)
+
+    def poll(self) -> list[Reply]:
+        """Return what has come; sleep a little, and longer each time, when nothing has."""
+        failed, self._failed = self._failed, []
+        replies = failed + [
+            r for m in self._grid.pull_messages(list(self._open)) for r in self.read(m)
+        ]
+        if replies:
+            self._wait_s = SHORTEST_WAIT_S
+        else:
+            time.sleep(self._wait_s)
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S if not self._simulated else 0.05)
+        return replies
+
+    def read(self, message: Message) -> list[Reply]:
+        """Return the replies in one message, one for each job that it was asked for."""
+        _, jobs = self._open.pop(message.metadata.reply_to_message_id, (0, ()))
+        return read_replies(message, jobs)
+
+    def assign(self, requests: Sequence[Request]) -> Iterable[tuple[int, Request]]:
+        """Yield (node, request) pairs, each with the jobs that the node is to do."""
+        if not self._simulated:
+            home = {client: node for node, held in self._counts.items() for client in held}
+            busy = {node for node, _ in self._open.values()}
+            for request in requests:
+                for job in request.jobs:
+                    node = home[job.client]
+                    if node in busy:
+                        why = "the device is still at an earlier job"
+                        self._failed.append(Reply(job.id, job.client, error=why, reason="late"))
+                    else:
+                        yield node, replace(request, jobs=(job,))
+            return
+        nodes = sorted(self._grid.get_node_ids())
+        load = dict.fromkeys(nodes, 0)
+        for request in requests:
+            held: dict[int, list[Job]] = {}
+            # Longest first onto the least loaded: a round lasts as long as its busiest node.
+            for job in sorted(request.jobs, key=lambda j: (-self._simulated[j.client], j.client)):
+                node = min(nodes, key=lambda n: load[n])
+                load[node] += self._simulated[job.client]
+                held.setdefault(node, []).append(job)
+            for node, jobs in held.items():
+                yield node, replace(request, jobs=tuple(jobs))
+
+    def _learn(self) -> list[int]:
+        """Ask every new node once which clients it plays; return the nodes that have answered."""
+        nodes = sorted(self._grid.get_node_ids())
+        if self._simulated:
+            return nodes
+        new = [node for node in nodes if node not in self._counts]
+        # In a simulation all nodes would give the same long answer: the first speaks for all.
+        for node in new[: None if self._counts else 1]:
+            question = Message(RecordDict(), dst_node_id=node, message_type="query")
+            for answer in self._grid.send_and_receive([question], timeout=QUERY_TIMEOUT_S):
+                if answer.has_error():
+                    raise_client_error(answer)
+                try:
+                    holdings = unpack_holdings(answer.content)
+                except WireError as error:
+                    log.warning("node %d is left out: %s", node, error)
+                    self._counts[node] = {}
+                    continue
+                if holdings.federation:
+                    self._simulated, self._federation = holdings.counts, holdings.federation
+                    return nodes
+                self._counts[node] = self._without_twins(node, holdings.counts)
+        return [node for node in nodes if node in self._counts]
+
+    def _without_twins(self, node: int, counts: dict[str, int]) -> dict[str, int]:
+        alive = set(self._grid.get_node_ids())
+        taken = {c for n, held in self._counts.items() if n in alive for c in held}
+        for client in sorted(taken & set(counts)):
+            log.warning("node %d is left out: client-id %r is taken by another", node, client)
+        return {c: n for c, n in counts.items() if c not in taken}
+
+    def _forget_answered(self) -> None:
+        """Drop late answers, so that their nodes are free again."""
+        alive = set(self._grid.get_node_ids())
+        for message in self._grid.pull_messages(list(self._open)):
+            self._open.pop(message.metadata.reply_to_message_id, None)
+        self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
+
+
+def read_replies(message: Message, jobs: Sequence[Job]) -> list[Reply]:
+    """Return one reply for each of `jobs`, whatever the message says: it is hostile."""
+    asked = {(job.id, job.client): Reply(job.id, job.client, error="no answer") for job in jobs}
+    if message.has_error():
+        why = last_line(message.error.reason)
+        return [replace(reply, error=why) for reply in asked.values()]
+    try:
+        answers = unpack_replies(message.content)
+        for answer in answers:
+            if (answer.job, answer.client) not in asked:
+                raise WireError(f"answer for client {answer.client!r}, which was not asked here")
+    except WireError as error:
+        return [replace(r, error=str(error), reason=error.reason) for r in asked.values()]
+    return list((asked | {(r.job, r.client): r for r in answers}).values())
+
+
+def last_line(text: str | None) -> str:
+    """Return the last line of a traceback that says something."""
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "no reason given"
+
+
+def raise_client_error(message: Message) -> None:
+    """Raise what a client answered to a query: the run cannot begin without it."""
+    raise WireError(
+        f"a node failed to say what it holds: {last_line(message.error.reason)}", "error"
+    )
+
+
+class FedSparse(Strategy):
+    """FedOpt with sparse traffic: one Flower strategy for every plan.
+
+    Parameters
+    ----------
+    build : makes the loop over a transport.
+    wait_for : clients that must be there before the first round.
+    summary_text : the resolved settings, printed before round 1.
+    """
+
+    def __init__(
+        self, build: Callable[[FlowerTransport], Loop], wait_for: int, summary_text: str
+    ) -> None:
+        self._build, self._wait_for, self._summary = build, wait_for, summary_text
+        self._loop: Loop | None = None
+        self._opened: OpenRound | None = None
+
+    def summary(self) -> None:
+        """Log the resolved settings."""
+        for line in self._summary.splitlines():
+            log.info(line)
+
+    def loop(self, grid: Grid) -> Loop:
+        """Return the loop over this grid, built at the first call."""
+        if self._loop is None:
+            self._loop = self._build(FlowerTransport(grid, self._wait_for))
+        return self._loop
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 0,
+        timeout: float = 0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the loop to its end; parameters and rounds are the run-config's."""
+        self.summary()
+        loop = self.loop(grid)
+        loop.play()
+        result = Result()
+        result.arrays = arrays_of(loop.optimizer.params)
+        metrics = MetricRecord(dict(loop.recorder.evaluation))
+        result.evaluate_metrics_serverapp[loop.recorder.progress.round] = metrics
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the messages of a round, one per client."""
+        loop = self.loop(grid)
+        clients = loop.transport.clients()
+        cohort = sample_cohort(clients, loop.round.clients, loop.run.seed, server_round)
+        self._opened = loop.open_round(server_round, cohort)
+        loop.record_downloads(self._opened)
+        transport = loop.transport
+        assert isinstance(transport, FlowerTransport)
+        for node, request in transport.assign(self._opened.requests):
+            yield Message(pack_request(request), dst_node_id=node, message_type="train")
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold the replies in and take the server's step."""
+        loop, opened = self._loop, self._opened
+        if loop is None or opened is None:
+            return None, None
+        for message in replies:
+            for reply in read_replies(message, tuple(opened.intake.open.values())):
+                if reply.update is not None:
+                    opened.intake.take(reply)
+        opened.intake.give_up()
+        loop.close_round(opened)
+        loss = opened.intake.train_loss()
+        metrics = MetricRecord({} if loss is None else {"train-loss": loss})
+        return arrays_of(loop.optimizer.params), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask no client: the model that devices receive is evaluated on the server."""
+        return []
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return the server's latest evaluation."""
+        return MetricRecord(dict(self._loop.recorder.evaluation)) if self._loop else None
+
+
+def arrays_of(params_P: np.ndarray) -> ArrayRecord:
+    """Return the flat parameters as one float32 Array."""
+    return ArrayRecord({"params": Array(params_P)})

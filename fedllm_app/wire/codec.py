@@ -1,0 +1,294 @@
+"""One update as one array of bytes: a header of 64, the positions, the values.
+
+The encoder writes the smallest of bitmap, Rice-coded gaps, and dense values in which a reserved
+code marks what is not sent. It is therefore never larger than the dense update of the same
+value type. The decoder takes hostile bytes: whatever it is given, it returns what an encoder
+could have written for this layout, base and support, or raises WireError before it takes memory
+beyond a few times the payload and P. docs/wire-format.md specifies every byte.
+
+Shapes: P flat trainable parameters, K coordinates sent.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from fedllm_app.core.errors import WireError
+from fedllm_app.core.settings import Settings
+from fedllm_app.wire import positions as where
+from fedllm_app.wire.header import (
+    ALL,
+    BITMAP,
+    BLOCKS,
+    DERIVED,
+    HEADER_BYTES,
+    MARKED,
+    MODES,
+    MOST_P,
+    RICE,
+    Header,
+    check_origin,
+    digest,
+    read_header,
+)
+from fedllm_app.wire.quantize import (
+    VALUE_TYPES,
+    ValueType,
+    pack_marked,
+    pack_values,
+    unpack_marked,
+    unpack_values,
+    value_bytes,
+)
+
+
+class WireSettings(Settings):
+    """How values travel, namespace `wire`."""
+
+    up_values: ValueType = Field(
+        "fp32", description="Type of the values that clients send: fp32, fp16, bf16 or int8."
+    )
+    down_values: ValueType = Field(
+        "fp32", description="Type of the values that the server sends: fp32, fp16, bf16 or int8."
+    )
+    block: int = Field(
+        256, ge=16, le=65536, description="Values that share one scale in int8; a power of two."
+    )
+
+    @field_validator("block")
+    @classmethod
+    def _is_power_of_two(cls, block: int) -> int:
+        if block & (block - 1):
+            raise ValueError(f"{block} is not a power of two; expected 16, 32, ... or 65536")
+        return block
+
+
+@dataclass(frozen=True)
+class Update:
+    """Decoded coordinates.
+
+    Attributes
+    ----------
+    positions : ascending int64 array of shape (K,), or None when all P are sent.
+    values : float32 array of shape (K,); may be a read-only view of the payload.
+    """
+
+    positions: np.ndarray | None
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class PayloadSize:
+    """Bytes of one payload by part; `values` includes the scales of int8."""
+
+    header: int
+    positions: int
+    values: int
+
+    @property
+    def total(self) -> int:
+        """Length of the payload."""
+        return self.header + self.positions + self.values
+
+
+def dense_bytes(P: int) -> int:
+    """Return the length of a payload of all P coordinates in fp32."""
+    return HEADER_BYTES + value_bytes(P, "fp32", 256)
+
+
+def max_bytes(K: int, P: int, value_type: str, block: int, explicit: bool) -> int:
+    """Return the length that no payload of K among P coordinates exceeds.
+
+    Without explicit positions (all, or derived) it is the exact length.
+    """
+    values = value_bytes(K, value_type, block)
+    if explicit:
+        positions = min(where.bitmap_bytes(P), where.max_rice_bytes(K, P))
+        values = min(positions + values, value_bytes(P, value_type, block))
+    return HEADER_BYTES + values
+
+
+def encode(
+    values_K: np.ndarray,
+    positions: np.ndarray | None,
+    P: int,
+    *,
+    value_type: str,
+    block: int,
+    layout_hash: str,
+    fingerprint: str,
+    derived: bool = False,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Return the payload of K coordinates.
+
+    Parameters
+    ----------
+    values_K : float32 array of shape (K,)
+    positions : strictly ascending integers of shape (K,); None sends all P, or derived ones.
+    value_type : fp32, fp16, bf16 or int8.
+    block : values that share a scale in int8; a power of two, 16 to 65536.
+    layout_hash, fingerprint : 32 hexadecimal digits each.
+    derived : True when the receiver knows the positions, so that none are sent.
+    rng : draws the rounding of int8.
+
+    Returns
+    -------
+    uint8 array of at most 64 bytes more than P values of this type take.
+
+    Raises
+    ------
+    WireError
+        If positions and values do not match, a value is not finite or too large for its type.
+    """
+    values_K = np.asarray(values_K, dtype=np.float32)
+    _check_arguments(values_K, positions, P, value_type, block, derived)
+    K = values_K.size
+    mode, section, rice = DERIVED if derived else ALL, np.zeros(0, dtype=np.uint8), None
+    if positions is not None and not derived and K < P:
+        mode, section, rice = _smallest(positions, P, value_type, block)
+    header = Header(
+        mode,
+        value_type,
+        block,
+        P,
+        K,
+        digest("layout hash", layout_hash),
+        digest("base fingerprint", fingerprint),
+        section.size,
+        rice.k if rice else 0,
+        bool(rice and rice.shortened),
+    )
+    payload = np.empty(header.total, dtype=np.uint8)
+    payload[:HEADER_BYTES] = header.pack()
+    payload[HEADER_BYTES : HEADER_BYTES + section.size] = section
+    out = payload[HEADER_BYTES + section.size :]
+    if mode == MARKED and positions is not None:
+        pack_marked(values_K, positions, P, value_type, block, rng, out)
+    else:
+        pack_values(values_K, value_type, block, rng, out)
+    return payload
+
+
+def decode(
+    payload: np.ndarray,
+    *,
+    P: int,
+    layout_hash: str,
+    fingerprint: str,
+    expect: Literal["any", "all", "explicit", "derived"] = "any",
+    count: int | None = None,
+    derived: np.ndarray | None = None,
+    value_type: str | None = None,
+) -> Update:
+    """Return the coordinates of a payload; its bytes may be hostile.
+
+    Parameters
+    ----------
+    payload : uint8 array of one dimension.
+    P, layout_hash, fingerprint : of the receiver; the payload's must be the same.
+    expect : the support that is acceptable: all P coordinates, explicit positions, or derived.
+    count : the K that must have been sent; None for any.
+    derived : ascending positions of a derived support; they are returned as they are.
+    value_type : the type that must have been used; None for any.
+
+    Raises
+    ------
+    WireError
+        If the payload is malformed, foreign, not finite, or not the support expected.
+    """
+    payload = np.ascontiguousarray(payload)
+    header = read_header(payload)
+    check_origin(header, P, layout_hash, fingerprint)
+    _check_expected(header, expect, count, derived, value_type)
+    section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
+    values = payload[HEADER_BYTES + header.position_bytes :]
+    if header.mode == MARKED:
+        positions, values_K = unpack_marked(values, P, header.value_type, header.block)
+        if positions.size != header.K:
+            raise WireError(f"{positions.size} values are marked as sent; expected K={header.K}")
+        return Update(positions, values_K)
+    values_K = unpack_values(values, header.K, header.value_type, header.block)
+    if header.mode == BITMAP:
+        return Update(where.decode_bitmap(section, P, header.K), values_K)
+    if header.mode == RICE:
+        rice = where.Rice(header.rice_k, header.shortened, section)
+        return Update(where.decode_rice(rice, P, header.K), values_K)
+    return Update(derived if header.mode == DERIVED else None, values_K)
+
+
+def size_of(payload: np.ndarray) -> PayloadSize:
+    """Return the bytes of a payload by part, after the checks of its header and length."""
+    header = read_header(payload)
+    return PayloadSize(HEADER_BYTES, header.position_bytes, header.value_bytes)
+
+
+def _check_arguments(
+    values_K: np.ndarray,
+    positions: np.ndarray | None,
+    P: int,
+    value_type: str,
+    block: int,
+    derived: bool,
+) -> None:
+    """Raise WireError if an update cannot be written: its receiver would refuse it."""
+    if value_type not in VALUE_TYPES or block not in BLOCKS:
+        raise WireError(
+            f"value type {value_type!r}, block {block!r}; expected one of {VALUE_TYPES} and a "
+            "power of two from 16 to 65536"
+        )
+    if values_K.ndim != 1 or not 1 <= P <= MOST_P or values_K.size > P:
+        raise WireError(f"values have shape {values_K.shape}; expected at most P={P} in a row")
+    if positions is not None:
+        where.check_positions(positions, P)
+        if positions.size != values_K.size:
+            raise WireError(f"{values_K.size} values for {positions.size} positions")
+    elif not derived and values_K.size != P:
+        raise WireError(f"{values_K.size} values without positions; expected all P={P}")
+
+
+def _smallest(
+    positions: np.ndarray, P: int, value_type: str, block: int
+) -> tuple[int, np.ndarray, where.Rice | None]:
+    """Return mode and position section of the smallest payload; the simpler of equal ones."""
+    K = positions.size
+    marked = value_bytes(P, value_type, block) - value_bytes(K, value_type, block)
+    rice = where.encode_rice(positions, P)
+    if min(marked, where.bitmap_bytes(P)) > rice.data.size:
+        return RICE, rice.data, rice
+    if marked < where.bitmap_bytes(P):
+        return MARKED, np.zeros(0, dtype=np.uint8), None
+    return BITMAP, where.encode_bitmap(positions, P), None
+
+
+def _check_expected(
+    header: Header,
+    expect: str,
+    count: int | None,
+    derived: np.ndarray | None,
+    value_type: str | None,
+) -> None:
+    """Raise WireError if the support or the value type is not what the plan asked for."""
+    # Explicit positions of all P coordinates are written as mode "all".
+    accepted = {
+        "any": range(len(MODES)),
+        "all": (ALL,),
+        "explicit": (ALL, BITMAP, RICE, MARKED),
+        "derived": (DERIVED,),
+    }[expect]
+    if header.mode not in accepted:
+        raise WireError(f"mode is {MODES[header.mode]!r}; expected {expect} positions")
+    if header.mode == DERIVED:
+        if derived is None:
+            raise WireError("payload has derived positions; this receiver has none to derive")
+        if header.K != derived.size:
+            raise WireError(f"K is {header.K}; the derived support has {derived.size} positions")
+    if count is not None and header.K != count:
+        raise WireError(f"K is {header.K}; expected {count} coordinates")
+    if value_type is not None and header.value_type != value_type:
+        raise WireError(
+            f"value type is {header.value_type!r}; expected {value_type!r} (wire.up-values, "
+            "wire.down-values)"
+        )

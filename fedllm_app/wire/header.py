@@ -1,0 +1,174 @@
+"""The 64 bytes in front of every payload: what follows, how long it is, and whose it is.
+
+Little-endian, fixed offsets; docs/wire-format.md has the table. Reading checks everything that
+the header alone can tell, the length of the payload included, so that what follows can be cut
+out without a further look.
+
+Shapes: P flat trainable parameters, K coordinates sent.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedllm_app.core.errors import WireError
+from fedllm_app.wire.quantize import VALUE_TYPES, value_bytes
+
+MAGIC = b"FLLM"
+VERSION = 1
+HEADER_BYTES = 64
+ALL, DERIVED, BITMAP, RICE, MARKED = range(5)
+MODES = ("all", "derived", "bitmap", "rice", "marked")
+BLOCKS = tuple(1 << exponent for exponent in range(4, 17))
+# A bitmap's length must fit the header's 32 bits.
+MOST_P = 1 << 34
+# magic, version, mode, value type, log2 of block, P, K, layout hash, base fingerprint,
+# bytes of positions, Rice parameter, shortened, reserved
+_STRUCT = struct.Struct("<4sBBBBQQ16s16sIBBH")
+
+
+@dataclass(frozen=True)
+class Header:
+    """The fields of a header, checked against each other when read."""
+
+    mode: int
+    value_type: str
+    block: int
+    P: int
+    K: int
+    layout_hash: bytes
+    fingerprint: bytes
+    position_bytes: int
+    rice_k: int
+    shortened: bool
+
+    @property
+    def value_bytes(self) -> int:
+        """Length of the value section: a marked one holds all P."""
+        N = self.P if self.mode == MARKED else self.K
+        return value_bytes(N, self.value_type, self.block)
+
+    @property
+    def total(self) -> int:
+        """Length of the whole payload."""
+        return HEADER_BYTES + self.position_bytes + self.value_bytes
+
+    def pack(self) -> np.ndarray:
+        """Return the header as uint8 of shape (64,)."""
+        data = _STRUCT.pack(
+            MAGIC,
+            VERSION,
+            self.mode,
+            VALUE_TYPES.index(self.value_type),
+            self.block.bit_length() - 1,
+            self.P,
+            self.K,
+            self.layout_hash,
+            self.fingerprint,
+            self.position_bytes,
+            self.rice_k,
+            self.shortened,
+            0,
+        )
+        return np.frombuffer(data, dtype=np.uint8)
+
+
+def read_header(payload: np.ndarray) -> Header:
+    """Return the header of a payload whose fields and length agree with each other.
+
+    Raises
+    ------
+    WireError
+        If the array is no payload of this version, or a field or the length is impossible.
+    """
+    if payload.dtype != np.uint8 or payload.ndim != 1:
+        raise WireError(
+            f"payload is {payload.dtype} of shape {payload.shape}; expected uint8 of one dimension"
+        )
+    if payload.size < HEADER_BYTES:
+        raise WireError(f"payload has {payload.size} bytes; expected at least {HEADER_BYTES}")
+    fields = _STRUCT.unpack(payload[:HEADER_BYTES].tobytes())
+    magic, version, mode, value_type, exponent, P, K = fields[:7]
+    layout_hash, fingerprint, position_bytes, rice_k, shortened, reserved = fields[7:]
+    if magic != MAGIC:
+        raise WireError(f"payload starts with {magic!r}; expected {MAGIC!r}")
+    if version != VERSION:
+        raise WireError(f"wire version is {version}; expected {VERSION}. Update the older side")
+    if mode >= len(MODES):
+        raise WireError(f"mode is {mode}; expected 0 to {len(MODES) - 1}")
+    if value_type >= len(VALUE_TYPES):
+        raise WireError(f"value type is {value_type}; expected 0 to {len(VALUE_TYPES) - 1}")
+    if 1 << exponent not in BLOCKS:
+        raise WireError(f"log2 of block is {exponent}; expected 4 to 16")
+    header = Header(
+        mode,
+        VALUE_TYPES[value_type],
+        1 << exponent,
+        P,
+        K,
+        layout_hash,
+        fingerprint,
+        position_bytes,
+        rice_k,
+        bool(shortened),
+    )
+    _check_counts(header, shortened, reserved)
+    if header.total != payload.size:
+        raise WireError(f"payload has {payload.size} bytes; its header says {header.total}")
+    return header
+
+
+def digest(name: str, digits: str) -> bytes:
+    """Return the 16 bytes of a hash.
+
+    Raises
+    ------
+    WireError
+        If it is not 32 hexadecimal digits.
+    """
+    try:
+        data = bytes.fromhex(digits)
+    except ValueError:
+        data = b""
+    if len(data) != 16:
+        raise WireError(f"{name} is {digits!r}; expected 32 hexadecimal digits")
+    return data
+
+
+def check_origin(header: Header, P: int, layout_hash: str, fingerprint: str) -> None:
+    """Raise WireError if the payload was written for another model."""
+    if header.P != P:
+        raise WireError(f"payload is of P={header.P} parameters; expected {P}", "foreign")
+    if header.layout_hash != digest("layout hash", layout_hash):
+        raise WireError(
+            f"layout hash is {header.layout_hash.hex()!r}; expected {layout_hash!r}. The two sides "
+            "train other tensors: compare model.* and lora.*",
+            "foreign",
+        )
+    if header.fingerprint != digest("base fingerprint", fingerprint):
+        raise WireError(
+            f"base fingerprint is {header.fingerprint.hex()!r}; expected {fingerprint!r}. The "
+            "frozen weights differ: compare model.source and model.dtype",
+            "foreign",
+        )
+
+
+def _check_counts(header: Header, shortened: int, reserved: int) -> None:
+    """Raise WireError if the counts are not those of the header's mode."""
+    mode = MODES[header.mode]
+    if not 1 <= header.P <= MOST_P:
+        raise WireError(f"P is {header.P}; expected 1 to {MOST_P}")
+    if header.K > header.P:
+        raise WireError(f"K is {header.K}; expected at most P={header.P}")
+    if header.mode == ALL and header.K != header.P:
+        raise WireError(f"K is {header.K} where all coordinates are sent; expected P={header.P}")
+    if header.mode not in (ALL, DERIVED) and header.K == header.P:
+        raise WireError(f"mode {mode!r} sends all P={header.P} coordinates; expected mode 'all'")
+    if header.mode not in (BITMAP, RICE) and header.position_bytes:
+        raise WireError(f"mode {mode!r} has {header.position_bytes} bytes of positions; expected 0")
+    if shortened > (header.mode == RICE) or (header.rice_k and header.mode != RICE) or reserved:
+        raise WireError(
+            f"mode {mode!r} has Rice parameter {header.rice_k}, flag {shortened} and reserved "
+            f"bits {reserved}; expected zeros where the mode has no use for them"
+        )

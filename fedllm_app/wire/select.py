@@ -1,0 +1,83 @@
+"""Choose which coordinates travel (FLoSS, Raje 2024, Algorithm 1: the top fraction of |P|).
+
+One threshold over the whole flat vector. The choice is the same on every machine: magnitudes are
+compared as the integers their bits spell, and of equal ones the lower position is kept.
+
+Shapes: P flat trainable parameters, W candidate positions (W <= P), K kept coordinates.
+"""
+
+import math
+
+import numpy as np
+
+from fedllm_app.core.errors import ConfigError, WireError
+
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_INFINITY = 0x7F800000
+
+
+def kept(W: int, density: float) -> int:
+    """Return K, the number of coordinates that `density` keeps of W.
+
+    density * W rounded half up, at least 1 and at most W.
+
+    Raises
+    ------
+    ConfigError
+        If density is outside (0, 1].
+    """
+    if not 0.0 < density <= 1.0:
+        raise ConfigError(
+            f"density is {density!r}; expected a fraction in (0, 1]. 0.25 keeps a quarter"
+        )
+    return min(W, max(1, math.floor(density * W + 0.5)))
+
+
+def top_positions(
+    values_P: np.ndarray, density: float, within: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the positions of the `density` fraction of largest magnitude.
+
+    Parameters
+    ----------
+    values_P : float32 array of shape (P,), all finite.
+    density : fraction of the candidates that is kept, in (0, 1]; K is `kept(W, density)`.
+    within : ascending int64 positions of shape (W,) to choose from; None for all P.
+
+    Returns
+    -------
+    int64 array of shape (K,), ascending. Ties go to the lower position.
+
+    Raises
+    ------
+    ConfigError
+        If density is outside (0, 1].
+    WireError
+        If a value is NaN or infinite.
+    """
+    values_W = values_P if within is None else values_P[within]
+    K = kept(values_W.size, density)
+    bits_W = np.ascontiguousarray(values_W, dtype=np.float32).view(np.uint32) & _MAGNITUDE
+    if bits_W.size and int(bits_W.max()) >= _INFINITY:
+        count = int(np.count_nonzero(bits_W >= _INFINITY))
+        raise WireError(
+            f"{count} of {bits_W.size} values are NaN or infinite; a selection needs finite "
+            "values. A lower learning rate may help",
+            "non-finite",
+        )
+    top = _top_of(bits_W, K)
+    return top if within is None else np.asarray(within, dtype=np.int64)[top]
+
+
+def _top_of(bits_W: np.ndarray, K: int) -> np.ndarray:
+    """Return the ascending indices of the K largest; of equal ones the lower index."""
+    W = bits_W.size
+    if K == W:
+        return np.arange(W, dtype=np.int64)
+    threshold = np.partition(bits_W, W - K)[W - K]
+    top = np.flatnonzero(bits_W >= threshold)
+    surplus = top.size - K
+    if surplus:
+        ties = np.flatnonzero(bits_W[top] == threshold)
+        top = np.delete(top, ties[-surplus:])
+    return top.astype(np.int64, copy=False)

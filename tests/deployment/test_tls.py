@@ -1,0 +1,90 @@
+"""Two devices with files of their own train over TLS, in processes as on real machines."""
+
+import json
+import ssl
+import urllib.request
+from pathlib import Path
+
+import pytest
+import tomli_w
+from federation import federation
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["[PAD]", "[UNK]", "rain", "cloud", "wind", "root", "leaf", "seed"]
+TEXTS = {"sky": "rain cloud wind", "soil": "root leaf seed"}
+
+
+def save_model(folder: Path) -> None:
+    """Save a BERT of two layers and a tokenizer of eight words."""
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    level = models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    inner = Tokenizer(level)
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]"
+    ).save_pretrained(folder)
+
+
+def save_rows(path: Path, labels: list[str]) -> None:
+    """Save one example per label."""
+    rows = [json.dumps({"text": TEXTS[label], "label": label}) for label in labels]
+    path.write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.flower
+def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
+    save_model(tmp_path / "model")
+    save_rows(tmp_path / "test.jsonl", ["sky", "soil"] * 4)
+    nodes = []
+    for client, labels in {"alice": ["sky"] * 6 + ["soil"] * 2, "bob": ["soil"] * 4}.items():
+        save_rows(tmp_path / f"{client}.jsonl", labels)
+        node = {"client-id": client, "data-path": tmp_path / f"{client}.jsonl"}
+        node |= {"model-path": tmp_path / "model", "home": tmp_path / f"{client}-home"}
+        nodes.append({key: str(value) for key, value in node.items()})
+    recipe = tmp_path / "recipe.toml"
+    settings = {
+        "run": {"home": str(tmp_path / "server-home"), "name": "tls", "rounds": 2},
+        "data": {"train": "node", "labels": "sky,soil", "test": str(tmp_path / "test.jsonl")},
+        "model": {"source": str(tmp_path / "model")},
+        "round": {"clients": 2, "evaluate-every": 2},
+        "lora": {"rank": 2},
+    }
+    recipe.write_text(tomli_w.dumps(settings))
+
+    folder = tmp_path / "federation"
+    folder.mkdir()
+    with federation(folder, nodes) as running:
+        done = running.flwr("run", str(ROOT), "--stream", "--run-config", str(recipe))
+        listed = json.loads(running.flwr("list", "--format", "json").stdout)["runs"]
+        report = f"{done.stdout}\n{running.logs()}"
+        assert [run["status"] for run in listed] == ["finished:completed"], report
+        assert {address for address, _ in running.listeners()} == {"127.0.0.1"}
+        # Whoever does not hold the authority's certificate does not talk to this SuperLink.
+        address = f"https://127.0.0.1:{running.ports[0]}/health"
+        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            urllib.request.urlopen(address, timeout=10)
+        trust = ssl.create_default_context(cafile=folder / "ca.pem")
+        assert urllib.request.urlopen(address, timeout=10, context=trust).status == 200
+
+    run = tmp_path / "server-home" / "runs" / "tls"
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2)
+    adapted = PeftModel.from_pretrained(base, run / "adapter")
+    assert any("lora_" in name and value.any() for name, value in adapted.named_parameters())
+    clients = {json.loads(line)["client"] for line in (run / "ledger.jsonl").open()}
+    assert clients >= {"alice", "bob"}, report

@@ -1,0 +1,277 @@
+"""A launch tells success from failure and leaves nothing behind, however it ends."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedllm_app import launch, superlink
+from fedllm_app.core.errors import ConfigError, FedllmError
+from fedllm_app.launch import merged_config, run_flower
+
+# Stands for `flower-superlink`: listens where it is told, with a process in a session of its own.
+SUPERLINK = """
+import os, socket, subprocess, sys, time
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+open(os.environ["FAKE"] + "/pids", "a").write(f"{os.getpid()} {child.pid} ")
+if os.environ["FAKE_MODE"] == "broken":
+    sys.exit("no room at the inn")
+s = socket.socket()
+s.bind((sys.argv[sys.argv.index("--host") + 1], int(sys.argv[sys.argv.index("--port") + 1])))
+s.listen()
+time.sleep(600)
+"""
+# Stands for `flwr run` and `flwr list`.
+FLWR = """
+import json, os, shutil, sys, time
+fake, mode = os.environ["FAKE"], os.environ["FAKE_MODE"]
+if sys.argv[1] == "list":
+    old = {"pending-at": "1", "status": "finished:failed", "status-details": "old"}
+    new = {"pending-at": "2", "status": "finished:completed", "status-details": "no luck"}
+    new["status"] = "finished:failed" if mode == "fails" else new["status"]
+    print(json.dumps({"runs": [old, new]}))
+    sys.exit()
+print("arguments", *sys.argv[1:])
+if "--run-config" in sys.argv:
+    shutil.copy(sys.argv[sys.argv.index("--run-config") + 1], fake + "/seen.toml")
+shutil.copy(os.environ["FLWR_HOME"] + "/config.toml", fake + "/connection.toml")
+time.sleep(600 if mode == "sleeps" else 0)
+sys.exit(2 if mode == "refuses" else 0)
+"""
+# A whole Flower app in two files, so that a launch needs neither torch nor data.
+SERVER_APP = """
+import os, pathlib, time
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import ServerApp
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    while len(nodes := list(grid.get_node_ids())) < 2:
+        time.sleep(0.1)
+    replies = grid.send_and_receive(
+        [Message(RecordDict(), dst_node_id=i, message_type="train") for i in nodes]
+    )
+    pids = [reply.content["pid"]["pid"] for reply in replies]
+    name = context.run_config["run.name"]
+    if name == "bad":
+        raise ValueError("this run was asked to fail")
+    pathlib.Path(context.run_config["run.out"]).write_text(f"{os.getpid()} {pids[0]} {pids[1]} ")
+    print("finished", name, flush=True)
+    time.sleep(context.run_config["run.seconds"])
+"""
+CLIENT_APP = """
+import os
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    return Message(RecordDict({"pid": ConfigRecord({"pid": os.getpid()})}), reply_to=message)
+"""
+PYPROJECT = """
+[project]
+name = "tiny"
+version = "0.1.0"
+[tool.flwr.app]
+publisher = "tests"
+[tool.flwr.app.components]
+serverapp = "server_app:app"
+clientapp = "client_app:app"
+[tool.flwr.app.config.run]
+name = "good"
+out = ""
+seconds = 0
+"""
+FEDERATION = Path(__file__).parents[1] / "pyproject-federation.toml"
+
+
+def alive(pids: str) -> list[psutil.Process]:
+    """Return which of the processes in "pid pid ..." still run."""
+    found = []
+    for pid in map(int, pids.split()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def wait_for(condition, seconds: float = 90.0):
+    """Return the first true value of a function, or fail."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+    return value
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Put stand-ins in the place of Flower's commands; FAKE_MODE says how they behave."""
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    for name, text in (("flower-superlink", SUPERLINK), ("flwr", FLWR)):
+        (scripts / name).write_text(f"#!{sys.executable}\n{text}")
+        (scripts / name).chmod(0o755)
+    monkeypatch.setattr(launch, "SCRIPTS", scripts)
+    monkeypatch.setattr(superlink, "SCRIPTS", scripts)
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    monkeypatch.setenv("FAKE_MODE", "works")
+    return tmp_path
+
+
+@pytest.fixture
+def app(tmp_path):
+    """Write the tiny app."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    for name, text in {
+        "server_app.py": SERVER_APP,
+        "client_app.py": CLIENT_APP,
+        "pyproject.toml": PYPROJECT,
+    }.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_overrides_go_over_the_recipe_and_keep_their_types(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[strategy]\nname = "floss"\nd-up = 0.25\n[run]\nrounds = 3\n')
+    merged = merged_config(
+        recipe, ["strategy.name=dense", "run.rounds=5", "lora.head=false", 'data.labels="a,b"']
+    )
+    assert merged == {
+        "strategy": {"name": "dense", "d-up": 0.25},
+        "run": {"rounds": 5},
+        "lora": {"head": False},
+        "data": {"labels": "a,b"},
+    }
+    assert merged_config(None, ["data.test=/a b/c=d.jsonl", "run.name="]) == {
+        "data": {"test": "/a b/c=d.jsonl"},
+        "run": {"name": ""},
+    }
+    assert merged_config(None, []) == {}
+
+
+@pytest.mark.parametrize("pair", ["rounds", "=3", "run..rounds=3", "run.rounds.x=1", "run=1"])
+def test_a_bad_override_is_named(tmp_path, pair):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[run]\nrounds = 3\n")
+    with pytest.raises(ConfigError, match=f"override '{pair}'"):
+        merged_config(recipe, [pair])
+
+
+@pytest.mark.parametrize("text", [None, "rounds = = 3", "\udc80"])
+def test_a_bad_recipe_is_named(tmp_path, text):
+    recipe = tmp_path / "recipe.toml"
+    if text is not None:
+        recipe.write_text(text, "utf-8", "surrogateescape")
+    with pytest.raises(ConfigError, match=r"recipe '.*recipe.toml' can't be read"):
+        merged_config(recipe, [])
+
+
+def test_flwr_gets_one_merged_file_and_a_loopback_superlink(fake, capfd):
+    recipe = fake / "recipe.toml"
+    recipe.write_text('[strategy]\nname = "floss"\n')
+    assert run_flower(fake, recipe=recipe, overrides=["run.rounds=2"], federation=FEDERATION) == 0
+    seen = tomllib.loads((fake / "seen.toml").read_text())
+    assert seen == {"strategy": {"name": "floss"}, "run": {"rounds": 2}}
+    connection = tomllib.loads((fake / "connection.toml").read_text())["superlink"]
+    assert connection[connection["default"]]["address"].startswith("127.0.0.1:")
+    assert f"run {fake} --stream --run-config" in capfd.readouterr().out
+    assert not alive((fake / "pids").read_text())
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("fails", "finished:failed: no luck"),
+        ("refuses", "`flwr run` exited with 2"),
+        ("sleeps", "stopped after 3 s"),
+    ],
+)
+def test_a_run_that_did_not_complete_is_a_failure(fake, monkeypatch, capfd, mode, said):
+    monkeypatch.setenv("FAKE_MODE", mode)
+    assert run_flower(fake, timeout_s=3 if mode == "sleeps" else 60) == 1
+    assert said in capfd.readouterr().err
+    assert not alive((fake / "pids").read_text())
+
+
+def test_a_superlink_that_does_not_start_shows_its_log(fake, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "broken")
+    with pytest.raises(FedllmError, match="no room at the inn"):
+        run_flower(fake)
+
+
+def test_sigterm_ends_a_run_like_ctrl_c(fake, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "sleeps")
+
+    def terminate() -> None:
+        wait_for((fake / "connection.toml").exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    assert run_flower(fake) == 130
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not alive((fake / "pids").read_text())
+
+
+@pytest.mark.flower
+def test_two_launches_at_once_do_not_meet(app, tmp_path, capfd):
+    codes = {}
+
+    def start(name: str) -> None:
+        pairs = [f"run.name={name}", f"run.out={tmp_path / name}"]
+        codes[name] = run_flower(app, overrides=pairs, federation=FEDERATION)
+
+    threads = [threading.Thread(target=start, args=(name,)) for name in ("good", "bad")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    said = capfd.readouterr()
+    assert codes == {"good": 0, "bad": 1}, said.out
+    assert "finished good" in said.out
+    assert "this run was asked to fail" in said.err
+    assert not alive((tmp_path / "good").read_text())
+
+
+@pytest.mark.flower
+def test_nothing_outlives_a_killed_launcher(app, tmp_path):
+    program = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from fedllm_app.launch import run_flower
+        pairs = ["run.seconds=600", {f"run.out={tmp_path / 'pids'}"!r}]
+        run_flower(Path({str(app)!r}), overrides=pairs, federation=Path({str(FEDERATION)!r}))
+        """
+    )
+    root = Path(launch.__file__).parents[1]
+    with (tmp_path / "log").open("wb") as log:
+        launcher = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=root, stdout=log, stderr=log
+        )
+    pids = tmp_path / "pids"
+    wait_for(lambda: pids.exists() and pids.read_text().endswith(" "))
+    below = psutil.Process(launcher.pid).children(recursive=True)
+    assert {int(pid) for pid in pids.read_text().split()} < {process.pid for process in below}
+    launcher.kill()
+    launcher.wait()
+    numbers = " ".join(str(process.pid) for process in below)
+    wait_for(lambda: not alive(numbers), 30)
