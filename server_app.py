@@ -17,7 +17,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation to its end."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logger = logging.getLogger("fedllm")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [logging.StreamHandler(sys.stdout)]
     config = RunConfig.parse(context.run_config)
     with opened_run(config) as (resolved, folder):
         parts = Parts(resolved, Place.of(resolved))

@@ -1,6 +1,6 @@
 """The `fedllm` command: what `flwr run` does not do.
 
-    fedllm run recipes/bench-s.toml strategy.name=dense
+fedllm run recipes/bench-s.toml strategy.name=dense
 """
 
 import sys
@@ -33,7 +33,9 @@ def user_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except FedllmError as error:
-            Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
+            Console(stderr=True).print(
+                f"{type(error).__name__}: {error}", style="red", markup=False
+            )
             raise typer.Exit(1) from None
 
     return shown

@@ -47,7 +47,15 @@ class Holdings:
     federation: int = 0
 
 
-ANSWERS = TypeAdapter(list[Answer])
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class ReplyWords:
+    """The words of a reply."""
+
+    version: int
+    answers: list[Answer]
+
+
+REPLY_WORDS = TypeAdapter(ReplyWords)
 HOLDINGS = TypeAdapter(Holdings)
 
 
@@ -72,8 +80,9 @@ def unpack_request(content: RecordDict) -> Request:
     WireError
         If it is not one of version 1.
     """
-    words, payload = _words(content), _payload(content)
+    payload = _payload(content)
     try:
+        words = json.loads(_words(content))
         if words["version"] != VERSION:
             raise WireError(f"message version is {words['version']!r}; expected {VERSION}")
         return Request(
@@ -84,7 +93,7 @@ def unpack_request(content: RecordDict) -> Request:
             layout=words["layout"],
             fingerprint=words["fingerprint"],
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a train message: {error!r}") from None
 
 
@@ -114,11 +123,14 @@ def unpack_replies(content: RecordDict) -> list[Reply]:
     WireError
         If the records, a number or a length is not as `pack_replies` writes it.
     """
-    words, packed = _words(content), _payload(content)
+    packed = _payload(content)
     try:
-        answers = ANSWERS.validate_python(words["answers"])
-    except (KeyError, TypeError, ValidationError) as error:
+        words = REPLY_WORDS.validate_json(_words(content))
+    except ValidationError as error:
         raise WireError(f"not a reply of version {VERSION}: {error}") from None
+    if words.version != VERSION:
+        raise WireError(f"reply version is {words.version}; expected {VERSION}")
+    answers = words.answers
     lengths = [max(answer.length, 0) for answer in answers]
     if sum(lengths) != packed.size:
         raise WireError(f"updates have {packed.size} bytes; their lengths sum to {sum(lengths)}")
@@ -152,7 +164,7 @@ def unpack_holdings(content: RecordDict) -> Holdings:
         If it is not one.
     """
     try:
-        return HOLDINGS.validate_python(_words(content))
+        return HOLDINGS.validate_json(_words(content))
     except ValidationError as error:
         raise WireError(f"not an answer to a query: {error}") from None
 
@@ -170,14 +182,11 @@ def _records(words: Any, payload: np.ndarray | None) -> RecordDict:
     return records
 
 
-def _words(content: RecordDict) -> dict[str, Any]:
+def _words(content: RecordDict) -> str:
     try:
-        words = json.loads(str(content.config_records["words"]["json"]))
-    except (KeyError, ValueError, RecursionError) as error:
-        raise WireError(f"no words in the message: {error!r}") from None
-    if not isinstance(words, dict):
-        raise WireError(f"words are {type(words).__name__}; expected an object")
-    return words
+        return str(content.config_records["words"]["json"])
+    except KeyError:
+        raise WireError("no words in the message") from None
 
 
 def _payload(content: RecordDict) -> np.ndarray:

@@ -7,16 +7,21 @@ versions of the packages and so different texts.
 
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from functools import cache as memoize
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.data.docstrings import STANDARD_LIBRARY, cached, documentation, submodules
+from fedllm_app.data.docstrings import (
+    MIN_WORDS,
+    STANDARD_LIBRARY,
+    cached,
+    documentation,
+    submodules,
+)
 
 MASK = "___"
 # Other names a package goes by in its own documentation.
@@ -39,9 +44,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
 TEXTS_PER_CLASS = 320
 TEXTS_PER_MODULE = 24  # in one class, so that no class is one long file
 USERS_PER_PACKAGE = 10
-TEXTS_PER_USER = (5, 40)  # a next-token user holds at least and at most so many
+FEWEST_PER_USER = 5  # texts of a module that becomes a next-token user
 COMMON_IN = 4  # a submodule's name that so many other packages use is a word like any other
 WORDS_KEPT = 150
+Rows = list[dict[str, Any]]
+Choose = Callable[[Rows], list[int]]  # which rows the task takes
+Write = Callable[[Rows, list[int]], Rows]  # as what text
 COLUMNS = {"text": "string", "label": "int64", "label_name": "string", "user": "string"}
 
 
@@ -63,13 +71,27 @@ def embedded_texts(task_name: str, cache: Path) -> datasets.Dataset:
     DataError
         If the task has no embedded text, or fewer than two packages have sources to read.
     """
-    views = {"sequence-classification": _classification, "next-token": _next_token}
-    if task_name not in views:
-        raise DataError(
-            f"data.train is 'embedded', which task.name={task_name!r} has not; expected one of "
-            f"{', '.join(views)}. Set data.train to a dataset for this task."
-        )
-    return cached(cache, task_name, lambda: (views[task_name](documentation(cache)), COLUMNS))
+    choose, write = _task(task_name)
+
+    def build() -> tuple[list[dict[str, Any]], dict[str, str]]:
+        rows = documentation(cache).to_list()
+        return _labelled(write(rows, choose(rows))), COLUMNS
+
+    return cached(cache, task_name, build)
+
+
+def unused_texts(task_name: str, cache: Path) -> list[str]:
+    """Return the documentation strings that are no rows of the task: what a backbone may see.
+
+    Raises
+    ------
+    DataError
+        If the task has no embedded text.
+    """
+    choose, _ = _task(task_name)
+    rows = documentation(cache).to_list()
+    chosen = set(choose(rows))
+    return [row["text"] for i, row in enumerate(rows) if i not in chosen]
 
 
 def mask_names(text: str, names: Iterable[str], anywhere: Iterable[str]) -> str:
@@ -114,39 +136,64 @@ def own_names(package: str, vocabulary: Mapping[str, set[str]]) -> tuple[set[str
     return names | own, {n for n in own if len(n) >= 4}
 
 
-def _classification(rows: datasets.Dataset) -> list[dict[str, Any]]:
+def _task(task_name: str) -> tuple[Choose, Write]:
+    tasks: dict[str, tuple[Choose, Write]] = {
+        "sequence-classification": (_balanced, _masked),
+        "next-token": (_whole_modules, _as_written),
+    }
+    if task_name not in tasks:
+        raise DataError(
+            f"data.train is 'embedded' and task.name is {task_name!r}; embedded text exists for "
+            f"{', '.join(tasks)}. Set data.train to a dataset for this task."
+        )
+    return tasks[task_name]
+
+
+def _balanced(rows: Rows) -> list[int]:
+    per_class: Counter[str] = Counter()
+    per_module: Counter[tuple[str, str]] = Counter()
+    chosen = []
+    for i in sorted(range(len(rows)), key=lambda i: _shuffled(rows[i])):
+        package, module = rows[i]["package"], rows[i]["module"]
+        full = per_class[package] == TEXTS_PER_CLASS
+        if not full and per_module[package, module] < TEXTS_PER_MODULE:
+            per_class[package] += 1
+            per_module[package, module] += 1
+            chosen.append(i)
+    return chosen
+
+
+def _masked(rows: Rows, chosen: list[int]) -> Rows:
     vocabulary: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         vocabulary[row["package"]].update(re.findall(r"\w+", row["text"].lower()))
-    names_of = memoize(lambda package: own_names(package, vocabulary))
-    grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    per_module: dict[str, int] = defaultdict(int)
-    for row in sorted(rows, key=_shuffled):
-        if len(grouped[row["package"]]) == TEXTS_PER_CLASS:
-            continue
-        if per_module[row["module"]] == TEXTS_PER_MODULE:
-            continue
-        per_module[row["module"]] += 1
-        names, anywhere = names_of(row["package"])
-        if row["package"] == STANDARD_LIBRARY:
+    names_of = {package: own_names(package, vocabulary) for package in vocabulary}
+    written = []
+    for row in (rows[i] for i in chosen):
+        names, anywhere = names_of[row["package"]]
+        if row["package"] == STANDARD_LIBRARY:  # each module there is a package of its own
             names = names | set(row["module"].lower().split("."))
-        text = mask_names(row["text"], names, anywhere)
-        grouped[row["package"]].append({**row, "text": " ".join(text.split()[:WORDS_KEPT])})
-    return _labelled([row for rows in grouped.values() for row in rows])
+        words = mask_names(row["text"], names, anywhere).split()
+        if len(words) >= MIN_WORDS:
+            written.append({**row, "text": " ".join(words[:WORDS_KEPT])})
+    return written
 
 
-def _next_token(rows: datasets.Dataset) -> list[dict[str, Any]]:
-    modules: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        modules[row["package"], row["module"]].append(row)
-    fewest, most = TEXTS_PER_USER
-    users: dict[str, int] = defaultdict(int)
-    chosen = []
-    for (package, _), texts in sorted(modules.items(), key=lambda m: _shuffled(m[1][0])):
-        if len(texts) >= fewest and users[package] < USERS_PER_PACKAGE:
+def _whole_modules(rows: Rows) -> list[int]:
+    modules: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        modules[row["package"], row["module"]].append(i)
+    users: Counter[str] = Counter()
+    chosen: list[int] = []
+    for (package, _), texts in sorted(modules.items(), key=lambda m: _shuffled(rows[m[1][0]])):
+        if len(texts) >= FEWEST_PER_USER and users[package] < USERS_PER_PACKAGE:
             users[package] += 1
-            chosen += texts[:most]
-    return _labelled(chosen)
+            chosen += texts
+    return chosen
+
+
+def _as_written(rows: Rows, chosen: list[int]) -> Rows:
+    return [rows[i] for i in chosen]
 
 
 def _shuffled(row: Mapping[str, Any]) -> bytes:
@@ -154,7 +201,7 @@ def _shuffled(row: Mapping[str, Any]) -> bytes:
     return hashlib.blake2b(f"{row['module']}\n{row['text']}".encode(), digest_size=16).digest()
 
 
-def _labelled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _labelled(rows: Rows) -> Rows:
     names = sorted({row["package"] for row in rows})
     if len(names) < 2:
         raise DataError(

@@ -5,6 +5,7 @@ Trainable tensors are float32 whatever the base is, and have the names that PEFT
 Shapes: R rank of an adapter.
 """
 
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -85,6 +86,11 @@ def _wrap_lora(
         )
     whole = [] if text else head_modules(backbone)
     whole += [m for m in getattr(backbone, "fresh_modules", ()) if not inside(m, whole)]
+    if text and whole and getattr(backbone.config, "tie_word_embeddings", False):
+        raise ConfigError(
+            f"model.train is 'lora', but the checkpoint lacks {', '.join(whole)}, which is tied to "
+            "the embeddings and cannot be trained apart from them; set model.train to 'full'"
+        )
     targets = lora_targets(backbone, lora.targets, whole)
     on_conv1d = any(
         isinstance(module, Conv1D) and any(f".{name}".endswith(f".{t}") for t in targets)
@@ -99,14 +105,18 @@ def _wrap_lora(
         fan_in_fan_out=on_conv1d,
         task_type=_peft_task(backbone, text),
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 reads a property that transformers 5 has renamed; users can do nothing about it.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         seed_torch("adapters", seed)
         model = get_peft_model(backbone, config)
     for module in whole:
         _take_float32(backbone.get_submodule(module))
     by_memory = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
     saved = get_peft_model_state_dict(model, save_embedding_layers=False)
-    tensors = {name: by_memory.pop(t.data_ptr()) for name, t in saved.items()}
+    tensors = {  # of tied names, the first
+        name: by_memory.pop(t.data_ptr()) for name, t in saved.items() if t.data_ptr() in by_memory
+    }
     if by_memory:
         raise RuntimeError(f"PEFT trains {len(by_memory)} tensors that it would not save")
     return model, tensors

@@ -20,7 +20,8 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.report.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.wire.codec import Update, decode, dense_bytes, size_of
+from fedllm_app.server.budget import upload_bound
+from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, size_of
 from fedllm_app.wire.select import kept
 
 log = logging.getLogger("fedllm")
@@ -33,7 +34,7 @@ class Intake:
     ----------
     plan, requests : of the round.
     layout, seed : to expand supports that cost no bytes.
-    value_type : of the uploads.
+    wire : value type and block of the uploads.
     mean : the running sum.
     ledger : counts the bytes of every reply that came, dropped ones too.
 
@@ -49,11 +50,11 @@ class Intake:
         requests: Sequence[Request],
         layout: ParamLayout,
         seed: int,
-        value_type: str,
+        wire: WireSettings,
         mean: Mean,
         ledger: Ledger,
     ) -> None:
-        self.plan, self.layout, self.seed, self.value_type = plan, layout, seed, value_type
+        self.plan, self.layout, self.seed, self.wire = plan, layout, seed, wire
         self.mean, self.ledger = mean, ledger
         self.fingerprint = requests[0].fingerprint if requests else ""
         self.open: dict[str, Job] = {job.client: job for r in requests for job in r.jobs}
@@ -95,27 +96,32 @@ class Intake:
     def _decode(self, job: Job, payload: np.ndarray, metrics: TrainMetrics) -> Update:
         if not (math.isfinite(metrics.loss_sum) and math.isfinite(metrics.train_s)):
             raise WireError(f"loss sum is {metrics.loss_sum!r}; expected a number", "non-finite")
-        up = self._plan_of(job).up
+        up = self.plan_of(job).up
         within = expand(
             up.within if isinstance(up, TopK) else up, self.layout, self.seed, job.id, job.client
         )
         inside = self.layout.size if within is None else len(within)
         count = kept(inside, up.density) if isinstance(up, TopK) else None
+        bound = upload_bound(self.plan_of(job), self.layout, job, self.seed, self.wire)
+        if payload.size > bound:
+            raise WireError(f"update has {payload.size} bytes; expected at most {bound}")
         update = decode(
             payload,
             P=self.layout.size,
             layout_hash=self.layout.hash,
             fingerprint=self.fingerprint,
+            expect="explicit" if isinstance(up, TopK) else "all" if within is None else "derived",
             derived=None if isinstance(up, TopK) else within,
             count=count,
-            value_type=self.value_type,
+            value_type=self.wire.up_values,
         )
         if count is not None and within is not None and update.positions is not None:
             if not np.isin(update.positions, within, assume_unique=True).all():
                 raise WireError("positions outside those that the plan allows")
         return update
 
-    def _plan_of(self, job: Job) -> ClientPlan:
+    def plan_of(self, job: Job) -> ClientPlan:
+        """Return the plan that a job follows."""
         return self.plan.groups[self.plan.group_of[job.client]]
 
     def _record(self, job: Job, payload: np.ndarray, accepted: bool) -> None:

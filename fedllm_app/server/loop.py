@@ -134,7 +134,7 @@ class Loop:
         clock.lap("encode")
         mean = Mean(self.layout.size, cohort=len(cohort), mean=plan.mean)
         intake = Intake(
-            plan, requests, self.layout, self.run.seed, self.wire.up_values, mean,
+            plan, requests, self.layout, self.run.seed, self.wire, mean,
             self.recorder.ledger,
         )  # fmt: skip
         return OpenRound(t, plan, method_state, requests, mean, intake, clock)

@@ -40,19 +40,23 @@ class Federation:
     folder: Path
     guards: Sequence[subprocess.Popen[bytes]]
 
-    def flwr(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-        """Run a `flwr` command against it and return its exit code and output, both streams."""
-        return subprocess.run(
-            [str(SCRIPTS / "flwr"), *arguments],
-            env=self.env,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+    def flwr(self, *arguments: str, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
+        """Run a `flwr` command against it; return its exit code and output, both streams."""
+        try:
+            return subprocess.run(
+                [str(SCRIPTS / "flwr"), *arguments],
+                env=self.env,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            output = (late.stdout or b"").decode(errors="replace")
+            raise AssertionError(f"{late}\n{output}\n{self.logs()}") from None
 
     def listeners(self) -> list[tuple[str, int]]:
         """Return the address and port of every TCP socket that its processes listen on."""

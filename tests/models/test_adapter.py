@@ -100,6 +100,9 @@ def test_settings_that_cannot_work_are_refused(trainable):
     trainable("llama", lora={"head": False})  # there is no such head
     with pytest.raises(ConfigError, match=r"model\.dtype is 'bfloat16'"):
         trainable("gpt2", train="head", dtype="bfloat16")
+    with pytest.raises(ConfigError, match=r"model\.train is 'lora'.*lacks cls"):
+        trainable("bert", "next-token")  # an encoder without its prediction head
+    assert trainable("bert", "next-token", train="full").layout.size > 0
 
 
 def test_backbone_dropout_off_leaves_lora_dropout_on(trainable, batch):
