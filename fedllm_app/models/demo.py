@@ -88,12 +88,16 @@ def demo_backbone(cache: Path, task_name: str) -> Path:
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".backbone-") as temporary:
                 built = Path(temporary) / "backbone"
-                pretrain(unused_texts(task_name, cache), task_name, built, STEPS[task_name])
+                texts = unused_texts(task_name, cache)
+                threads = int(os.environ.get("DEMO_T", "1"))
+                pretrain(texts, task_name, built, STEPS[task_name], threads)
                 built.rename(folder)
     return folder
 
 
-def pretrain(texts: list[str], task_name: str, folder: Path, steps: int) -> list[float]:
+def pretrain(
+    texts: list[str], task_name: str, folder: Path, steps: int, threads: int = 1
+) -> list[float]:
     """Train tokenizer and backbone on texts, write them to a folder, return the loss per step.
 
     Parameters
@@ -102,10 +106,11 @@ def pretrain(texts: list[str], task_name: str, folder: Path, steps: int) -> list
     task_name : "sequence-classification" or "next-token".
     folder : created.
     steps : optimizer steps.
+    threads : of torch, during the training; another number gives other last bits.
     """
     causal = task_name == "next-token"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng(devices=[]):
             seed_torch("demo", task_name)
@@ -119,7 +124,7 @@ def pretrain(texts: list[str], task_name: str, folder: Path, steps: int) -> list
             objective = _causal_loss if causal else _contrastive_loss
             losses = _train(model, pieces, objective, SPAN[task_name], steps)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return losses
