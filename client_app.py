@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from fedllm_app.client.train import Device, answer
 from fedllm_app.config import RunConfig
 from fedllm_app.message import Holdings, pack_holdings, pack_replies, reply_to, unpack_request
-from fedllm_app.runtime import Parts, Place
+from fedllm_app.parts import Parts, Place
 
 app = ClientApp()
 

@@ -50,7 +50,8 @@ def run(
     federation: Annotated[Path | None, typer.Option(help="Flat simulation settings.")] = None,
 ) -> None:
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
-    from fedllm_app.config import RunConfig, flatten
+    from fedllm_app.config import RunConfig
+    from fedllm_app.core.settings import flatten
     from fedllm_app.launch import merged_config, run_flower
 
     words = settings or []

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from fedllm_app.client.train import ClientSettings
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.settings import Settings, kebab
+from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.data.task import TaskSettings
@@ -27,7 +28,6 @@ from fedllm_app.server.optimizer import ServerSettings
 from fedllm_app.server.settings import RoundSettings, RunSettings
 from fedllm_app.wire.codec import WireSettings
 
-Scalar = bool | int | float | str
 METRICS = {
     "sequence-classification": ("accuracy", "macro-f1", "loss"),
     "image-classification": ("accuracy", "macro-f1", "loss"),
@@ -87,31 +87,55 @@ class RunConfig(Settings):
 
     def toml(self) -> str:
         """Return the configuration as a run-config file."""
-        lines: list[str] = []
-        for section, settings in self:
-            lines.append(f"\n[{kebab(section)}]")
-            for name, value in settings:
-                # TOML and JSON write these scalars alike.
-                lines.append(f"{kebab(name)} = {json.dumps(value)}")
-        return "\n".join(lines).lstrip() + "\n"
+        return tomli_w.dumps(
+            {
+                kebab(section): {kebab(name): value for name, value in settings}
+                for section, settings in self
+            }
+        )
 
     def resolved(self) -> "RunConfig":
         """Return the configuration with the server's automatic values filled in."""
-        defined_with = STRATEGIES[self.strategy.name].optimizer
+        method = STRATEGIES.get(self.strategy.name)
+        defined_with = method.optimizer if method else ""
         return self.model_copy(update={"server": self.server.resolved(defined_with)})
 
-    def summary(self) -> str:
-        """Return the resolved settings as a small tree; what was automatic says what it became."""
-        resolved, lines = self.resolved().flat(), [""]
-        before, section = self.flat(), ""
-        for key, value in resolved.items():
+    def summary(self, resolved: "RunConfig | None" = None) -> str:
+        """Return the resolved settings as a small tree; what was automatic says what it became.
+
+        Parameters
+        ----------
+        resolved : what the run goes by; None takes `resolved()`.
+        """
+        after = (resolved or self.resolved()).flat()
+        before, section, words = self.flat(), "", automatic(self)
+        lines = [""]
+        for key, value in after.items():
             head, _, name = key.partition(".")
             if head != section:
                 lines.append(f"├── {head}")
                 section = head
-            became = f" (automatic, was {before[key]!r})" if before[key] != value else ""
+            became = f" (automatic: {words[key]})" if not value and key in words else ""
+            became = f" (automatic, was {before[key]!r})" if before[key] != value else became
             lines.append(f"│   ├── {name} = {value!r}{became}")
         return "\n".join(lines)
+
+
+def automatic(c: RunConfig) -> dict[str, str]:
+    """Return what the keys become that other parts fill in where they are "" or 0."""
+    words = {
+        "run.name": f"{c.strategy.name} and the time",
+        "run.home": str(Path.home() / ".fedllm"),
+        "data.test": "the source's own, else data.holdout of data.train",
+        "data.labels": "those of the data",
+        "data.eval-examples": "all",
+        "model.tokenizer": c.model.source,
+        "client.threads": "the CPUs it was given",
+        "round.target-metric": METRICS[c.task.name][0],
+    }
+    if c.task.name == "image-classification":
+        return words | {"data.image-side": "the model's own", "model.tokenizer": "none"}
+    return words
 
 
 def read_recipe(path: Path) -> dict[str, Scalar]:
@@ -123,20 +147,9 @@ def read_recipe(path: Path) -> dict[str, Scalar]:
         If it is not TOML.
     """
     try:
-        return flatten(tomllib.loads(path.read_text()))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return flatten(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a run-config: {error}") from None
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """Return a nested table with dotted keys."""
-    flat: dict[str, Scalar] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def keys_toml() -> str:
@@ -166,9 +179,10 @@ def explain(details: ErrorDetails) -> str:
         section = str(details["loc"][0])
         known = RunConfig.model_fields.get(section)
         if known is None or known.annotation is None:
-            return f"{key}: unknown namespace; expected one of {sorted(RunConfig.model_fields)}"
+            given = ", ".join(f"{section}.{k}".rstrip(".") + f" is {v!r}" for k, v in value.items())
+            return f"{given}: unknown namespace; expected one of {sorted(RunConfig.model_fields)}"
         names = [kebab(name) for name in known.annotation.model_fields]
-        return f"{key}: unknown key; {section} has {', '.join(names)}"
+        return f"{key} is {value!r}: unknown key; {section} has {', '.join(names)}"
     expected = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     expected = expected.removeprefix("a valid ").replace("''", '"" (automatic)')
     return f"{key} is {value!r}; expected {expected}. {describe(key)}"
@@ -184,10 +198,16 @@ def cross_check(c: RunConfig) -> Iterator[str]:
             f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {c.strategy.name!r} "
             f"is defined with {own!r}; leave it automatic, or choose strategy.name = 'dense'"
         )
-    if c.server.nesterov and (c.server.optimizer != "sgd" or not c.server.momentum):
+    optimizer = c.resolved().server.optimizer
+    if c.server.nesterov and (optimizer != "sgd" or not c.server.momentum):
         yield (
-            f"server.nesterov is True with server.optimizer = {c.server.optimizer!r} and "
+            f"server.nesterov is True with server.optimizer = {optimizer!r} and "
             f"server.momentum = {c.server.momentum!r}; expected 'sgd' and a momentum above 0"
+        )
+    if c.client.keep_optimizer and not c.run.name:
+        yield (
+            "client.keep-optimizer is True with run.name = ''; expected a name, by which a device "
+            "finds what it kept"
         )
     if c.round.min_replies > c.round.clients:
         yield (

@@ -7,7 +7,7 @@ one JSON string, so that what is not a message of ours is refused in one place.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedllm_app.core.errors import WireError
-from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
+from fedllm_app.core.job import Job, Reason, Reply, Request, TrainMetrics
 
 VERSION = 1
+MOST_ERROR = 500  # characters of a client's error that reach the log, on one line
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -29,7 +30,7 @@ class Answer:
     client: str
     length: int
     error: str
-    reason: str
+    reason: Reason
     metrics: TrainMetrics
 
 
@@ -142,12 +143,34 @@ def unpack_replies(content: RecordDict) -> list[Reply]:
                 client=answer.client,
                 update=packed[start : start + length] if answer.length >= 0 else None,
                 metrics=answer.metrics,
-                error=answer.error,
+                error=" ".join(answer.error[:MOST_ERROR].split()),
                 reason=answer.reason,
             )
         )
         start += length
     return replies
+
+
+def read_replies(message: Message, jobs: Sequence[Job]) -> list[Reply]:
+    """Return one reply for each of `jobs`, whatever the message says: it is hostile."""
+    asked = {(job.id, job.client): Reply(job.id, job.client, error="no answer") for job in jobs}
+    if message.has_error():
+        why = last_line(message.error.reason)
+        return [replace(reply, error=why) for reply in asked.values()]
+    try:
+        answers = unpack_replies(message.content)
+        for answer in answers:
+            if (answer.job, answer.client) not in asked:
+                raise WireError(f"answer for client {answer.client!r}, which was not asked here")
+    except WireError as error:
+        return [replace(r, error=str(error), reason=error.reason) for r in asked.values()]
+    return list((asked | {(r.job, r.client): r for r in answers}).values())
+
+
+def last_line(text: str | None) -> str:
+    """Return the last line of a traceback that says something."""
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    return lines[-1][:MOST_ERROR] if lines else "no reason given"
 
 
 def pack_holdings(holdings: Holdings) -> RecordDict:

@@ -1,7 +1,8 @@
 """State that stays on the device from job to job: the local optimizer, saved under (client, job).
 
 The server names the client's last job that it accepted (`state_from`); a job whose reply was lost
-therefore starts from the state before it, not from its own. The last two are kept.
+therefore starts from the state before it, not from its own. It also names the last one that its
+newest checkpoint holds (`saved`): a server that was killed goes back to that.
 """
 
 import hashlib
@@ -13,17 +14,10 @@ from torch import Tensor
 
 from fedllm_app.core.job import Job
 
-KEPT = 2
-
-
-def _folder(root: Path, client: str) -> Path:
-    # A client's id is any string, so the folder is named by its digest.
-    return root / hashlib.blake2b(client.encode(), digest_size=12).hexdigest()
-
 
 def load_kept(root: Path, job: Job, optimizer: torch.optim.Optimizer, theta: Tensor) -> None:
     """Restore the optimizer's state after `job.state_from`; a fresh start where there is none."""
-    path = _folder(root, job.client) / f"job-{job.state_from:08d}.safetensors"
+    path = _file(root, job.client, job.state_from)
     if job.state_from < 0 or not path.exists():
         return
     state = load_file(path)
@@ -32,17 +26,21 @@ def load_kept(root: Path, job: Job, optimizer: torch.optim.Optimizer, theta: Ten
 
 
 def save_kept(root: Path, job: Job, optimizer: torch.optim.Optimizer, theta: Tensor) -> None:
-    """Save the optimizer's state as that after `job`, and drop all but the last two."""
-    folder = _folder(root, job.client)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Save the optimizer's state as that after `job`; drop those that cannot be asked for again."""
+    path = _file(root, job.client, job.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v for k, v in optimizer.state[theta].items() if isinstance(v, Tensor)}
-    path = folder / f"job-{job.id:08d}.safetensors"
     temporary = path.with_suffix(".tmp")
     save_file(state, temporary)
     temporary.rename(path)
-    # The accepted state must outlive jobs whose replies were lost.
-    others = [p for p in sorted(folder.glob("job-*.safetensors")) if p != path]
-    accepted = folder / f"job-{job.state_from:08d}.safetensors"
-    for old in others:
-        if old != accepted:
-            old.unlink()
+    needed = {_file(root, job.client, id_) for id_ in (job.state_from, job.saved)}
+    for old in path.parent.glob("job-*.safetensors"):
+        # A late job must not remove what a newer one has saved.
+        if old.name < path.name and old not in needed:
+            old.unlink(missing_ok=True)
+
+
+def _file(root: Path, client: str, job: int) -> Path:
+    # A client's id is any string, so the folder is named by its digest.
+    folder = hashlib.blake2b(client.encode(), digest_size=12).hexdigest()
+    return root / folder / f"job-{job:08d}.safetensors"

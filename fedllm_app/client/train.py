@@ -36,7 +36,7 @@ class ClientSettings(Settings):
     """Namespace `client`: local training."""
 
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Local optimizer.")
-    lr: float = Field(1e-3, gt=0, description="Local learning rate.")
+    lr: float = Field(0.05, gt=0, description="Local learning rate.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     weight_decay: float = Field(0.0, ge=0, description="Local weight decay.")
     batch: int = Field(16, ge=1, description="Examples in a batch.")

@@ -52,12 +52,13 @@ def expand(
 
 
 def lora_rank_axis(name: str) -> int | None:
-    """Return the axis of the rank in a LoRA tensor, or None for any other tensor."""
-    if ".lora_A." in name or ".lora_embedding_B" in name:
-        return 0 if ".lora_A." in name else 1
-    if ".lora_B." in name or ".lora_embedding_A" in name:
-        return 1 if ".lora_B." in name else 0
-    return None
+    """Return which axis of a LoRA tensor counts its R ranks, or None for any other tensor.
+
+    A is (R, inputs), B is (outputs, R), for embeddings too.
+    """
+    if ".lora_A." in name or ".lora_embedding_A" in name:
+        return 0
+    return 1 if ".lora_B." in name or ".lora_embedding_B" in name else None
 
 
 def _tensors(layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator) -> list[Slice]:

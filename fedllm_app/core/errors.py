@@ -3,6 +3,8 @@
 Every message says what was wrong, the value got, what was expected, and which key to change.
 """
 
+from typing import Literal
+
 
 class FedllmError(Exception):
     """Any failure that a user can act on."""
@@ -21,10 +23,15 @@ class WireError(FedllmError):
 
     Attributes
     ----------
-    reason : "malformed", "foreign" (another layout or base) or "non-finite": what is counted.
+    reason : "malformed", "foreign" (another layout or base), "non-finite" or "error" (anything
+        else): what is counted.
     """
 
-    def __init__(self, message: str, reason: str = "malformed") -> None:
+    def __init__(
+        self,
+        message: str,
+        reason: Literal["error", "malformed", "foreign", "non-finite"] = "malformed",
+    ) -> None:
         super().__init__(message)
         self.reason = reason
 

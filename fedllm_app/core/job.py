@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+Reason = Literal["error", "late", "malformed", "foreign", "non-finite"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,15 @@ class Job:
     clock : local steps that the run has asked of a client before this job (for schedules).
     state_from : id of that client's last job whose reply was accepted, -1 for none; state kept on
         the device starts from there.
+    saved : the same as of the server's newest checkpoint: a killed run goes back to it, so the
+        device keeps that state too.
     """
 
     id: int
     client: str
     clock: int = 0
     state_from: int = -1
+    saved: int = -1
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Reply:
     job, client : what it answers.
     update : the encoded upload, uint8, or None.
     error : empty, or what went wrong.
-    reason : what a drop is counted as: "error", "late", "malformed", "foreign", "non-finite".
+    reason : what a drop is counted as.
     """
 
     job: int
@@ -84,4 +89,4 @@ class Reply:
     update: np.ndarray | None = None
     metrics: TrainMetrics = field(default_factory=TrainMetrics)
     error: str = ""
-    reason: str = "error"
+    reason: Reason = "error"

@@ -8,7 +8,12 @@ A part declares its settings beside the code that reads them:
 `config.py` assembles the sections and turns every violation into one readable line.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
+
+Scalar = bool | int | float | str
 
 
 def kebab(name: str) -> str:
@@ -16,9 +21,25 @@ def kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Return a nested table with dotted keys."""
+    flat: dict[str, Scalar] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 class Settings(BaseModel):
     """One namespace of the run-config. Types are strict, save that a whole number is a float."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, alias_generator=kebab, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        alias_generator=kebab,
+        populate_by_name=True,
     )

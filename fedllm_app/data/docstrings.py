@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import sysconfig
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 import datasets
 from rich.console import Console
 from rich.progress import track
+
+from fedllm_app.data.cache import build_once
 
 STANDARD_LIBRARY = "standard-library"
 # Folder in site-packages -> distribution that installs it. Each comes with this project.
@@ -72,30 +73,21 @@ def cached(
 ) -> datasets.Dataset:
     """Return the rows that `build` gives, kept as Arrow for this installation and memory-mapped.
 
-    Two processes may build at once; the first to finish is kept.
-
     Parameters
     ----------
     cache : folder for all caches.
     name : of this table.
     build : returns rows and the type of each column.
     """
-    folder = cache / "embedded" / installation_digest() / name
-    if not folder.exists():
+
+    def write(folder: Path) -> None:
         rows, columns = build()
         features = datasets.Features({c: datasets.Value(t) for c, t in columns.items()})
-        table = datasets.Dataset.from_list(rows, features=features)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary:
-            built = Path(temporary) / name
-            datasets.disable_progress_bars()
-            table.save_to_disk(str(built))
-            datasets.enable_progress_bars()
-            try:
-                built.rename(folder)
-            except OSError:  # another process was faster, with the same rows
-                if not folder.exists():
-                    raise
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_list(rows, features=features).save_to_disk(str(folder))
+        datasets.enable_progress_bars()
+
+    folder = build_once(cache / "embedded" / installation_digest() / name, write)
     return datasets.load_from_disk(str(folder))
 
 

@@ -75,13 +75,11 @@ def prepare_images(
         features["user"] = datasets.Value("string")
 
     def convert(batch: "Batch", rows: list[int]) -> "Batch":
-        pairs = list(zip(batch[settings.label_column], rows, strict=True))
+        images = zip(batch[column], rows, strict=True)
+        labels = zip(batch[settings.label_column], rows, strict=True)
         made: Batch = {
-            "image": [
-                _encoded(image, column, source, row)
-                for image, row in zip(batch[column], rows, strict=True)
-            ],
-            "label": [number(value, row) for value, row in pairs],
+            "image": [_encoded(image, column, source, row) for image, row in images],
+            "label": [number(value, row) for value, row in labels],
             "source_row": rows,
         }
         if "user" in features:

@@ -34,7 +34,7 @@ class TaskSettings(Settings):
         description='"sequence-classification", "next-token" or "image-classification".',
     )
     max_tokens: int = Field(
-        128,
+        64,
         ge=2,
         description="Longest row in tokens; longer texts are truncated, or cut for next-token.",
     )
@@ -59,6 +59,9 @@ class Task(Protocol):
 
     def loss(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the mean loss over the units of the batch, float32, with its gradient."""
+
+    def units(self, batch: Mapping[str, Tensor]) -> int:
+        """Return how many units the loss of a batch is the mean over."""
 
     def tally(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tally:
         """Return the sums of one batch; `units` is the denominator of the others."""
@@ -98,6 +101,10 @@ class _Classification:
         """Return the mean cross-entropy over the examples."""
         return cross_entropy(logits.float(), batch["labels"])
 
+    def units(self, batch: Mapping[str, Tensor]) -> int:
+        """Return the number of examples."""
+        return batch["labels"].numel()
+
     def tally(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tally:
         """Return loss_sum, correct, units, and per label tp, fp, fn (int64, shape (C,))."""
         labels, predicted = batch["labels"], logits.argmax(-1)
@@ -109,7 +116,7 @@ class _Classification:
         return {
             "loss_sum": cross_entropy(logits.float(), labels, reduction="sum").item(),
             "correct": int(hit.sum()),
-            "units": labels.numel(),
+            "units": self.units(batch),
             "tp": tp,
             "fp": as_label - tp,
             "fn": of_label - tp,
@@ -157,6 +164,10 @@ class NextToken:
         """Return the mean cross-entropy over the predicted tokens, pads ignored."""
         return cross_entropy(logits.float().flatten(0, 1), self._targets(batch).flatten())
 
+    def units(self, batch: Mapping[str, Tensor]) -> int:
+        """Return the number of predicted tokens."""
+        return int((batch["labels"][:, 1:] != IGNORED).sum())
+
     def tally(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tally:
         """Return loss_sum, correct, units; a unit is a predicted token."""
         targets = self._targets(batch).flatten()
@@ -165,7 +176,7 @@ class NextToken:
             "loss_sum": cross_entropy(flat, targets, reduction="sum").item(),
             # A pad's target is negative: no prediction equals it.
             "correct": int((flat.argmax(-1) == targets).sum()),
-            "units": int((targets != IGNORED).sum()),
+            "units": self.units(batch),
         }
 
     def metrics(self, tally: Tally) -> dict[str, float]:

@@ -6,7 +6,7 @@ Shapes: R rank of an adapter.
 """
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
@@ -16,16 +16,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.seeds import seed_torch
 from fedllm_app.core.settings import Settings
 from fedllm_app.models.backbone import ModelSettings
 from fedllm_app.models.targets import head_modules, inside, is_language_model, lora_targets
 from fedllm_app.models.trainable import TrainableModel
-
-Kind = Literal["A", "B", "head", "other"]
-# Which axis of an adapter tensor counts its R ranks: A is (R, inputs), B is (outputs, R).
-RANK_AXIS: dict[Kind, int] = {"A": 0, "B": 1}
 
 
 class LoraSettings(Settings):
@@ -61,18 +56,6 @@ def wrap(
         wrapped, tensors = _choose_parameters(backbone, model)
     random_base = model.init == "random" and model.train == "lora"
     return TrainableModel(wrapped, tensors, model.train, random_base)
-
-
-def lora_kinds(layout: ParamLayout) -> dict[str, Kind]:
-    """Return what each tensor is: adapter "A" or "B", "head" beside adapters, or "other"."""
-    adapters: dict[str, Kind] = {}
-    for name in layout.names:
-        if ".lora_A." in name or ".lora_embedding_A" in name:
-            adapters[name] = "A"
-        elif ".lora_B." in name or ".lora_embedding_B" in name:
-            adapters[name] = "B"
-    rest: Kind = "head" if adapters else "other"
-    return {name: adapters.get(name, rest) for name in layout.names}
 
 
 def _wrap_lora(

@@ -80,12 +80,7 @@ def save_adapter(
     (work / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     text = readme_text(folder, about, model.train, tokenizer is not None, image)
     (work / "README.md").write_text(text)
-    old = run_folder / f".{folder.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    work.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _replace(folder, work)
     return folder
 
 
@@ -143,6 +138,16 @@ def load_base(about: Mapping[str, Any]) -> PreTrainedModel:
         **config_overrides(about["task"], about["labels"]),
         **more,
     )
+
+
+def _replace(folder: Path, by: Path) -> None:
+    """Give a finished folder the name of one that may be there."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    by.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _save_lora(model: TrainableModel, work: Path, base: str) -> None:

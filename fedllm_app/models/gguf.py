@@ -7,9 +7,6 @@ cache, so that the price is paid by the first process only.
 
 import hashlib
 import importlib.util
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -17,6 +14,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.data.cache import build_once
 
 
 def gguf_folder(file: Path, cache: Path) -> Path:
@@ -25,8 +23,7 @@ def gguf_folder(file: Path, cache: Path) -> Path:
     Parameters
     ----------
     file : an existing .gguf file; another size or modification time is another model.
-    cache : folder for converted models. Several processes may convert at once: each writes a folder
-        of its own, and the first to finish gives it the final name.
+    cache : folder for converted models.
 
     Raises
     ------
@@ -44,15 +41,7 @@ def gguf_folder(file: Path, cache: Path) -> Path:
     identity = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()
     key = hashlib.blake2b(identity, digest_size=8).hexdigest()
     folder = cache / "gguf" / f"{file.stem}-{key}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
-        try:
-            _convert(file, work)
-            _publish(work, folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    return folder
+    return build_once(folder, lambda temporary: _convert(file, temporary))
 
 
 def _convert(file: Path, folder: Path) -> None:
@@ -75,12 +64,3 @@ def _convert(file: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _publish(work: Path, folder: Path) -> None:
-    """Give the finished folder its name, unless another process was first."""
-    try:
-        os.rename(work, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise

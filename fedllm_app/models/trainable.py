@@ -9,7 +9,7 @@ Shapes: P trainable parameters, B batch, C classes, T tokens, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -68,16 +68,13 @@ class TrainableModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits over names, types and bytes of all frozen tensors.
+        """32 hexadecimal digits over names, types and bytes of all frozen tensors."""
+        return base_fingerprint((_plain(name), tensor) for name, tensor in self._frozen())
 
-        The head's untrained copy that PEFT keeps is no part of it: no forward pass reads it.
-        """
-        trained = {parameter.data_ptr() for parameter in self._tensors.values()}
-        return base_fingerprint(
-            (_plain(name), tensor)
-            for name, tensor in self.model.state_dict().items()
-            if tensor.data_ptr() not in trained and ".original_module." not in name
-        )
+    @cached_property
+    def base_bytes(self) -> int:
+        """Bytes of all frozen tensors in their own types: what a device downloads once."""
+        return sum({t.data_ptr(): t.numel() * t.element_size() for _, t in self._frozen()}.values())
 
     def load(self, values_P: np.ndarray | Tensor) -> None:
         """Set all trainable values; nothing else changes, gradients and modes included.
@@ -132,6 +129,13 @@ class TrainableModel:
         outputs = self.backbone(**inputs, **self._image_arguments(inputs))
         logits: Tensor = outputs.logits
         return logits.float()
+
+    def _frozen(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what is frozen, without the untrained head that PEFT keeps: nothing reads it."""
+        trained = {parameter.data_ptr() for parameter in self._tensors.values()}
+        for name, tensor in self.model.state_dict().items():
+            if tensor.data_ptr() not in trained and ".original_module." not in name:
+                yield name, tensor
 
     def _image_arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """ViT refuses another side than its own unless told to stretch its position table."""

@@ -19,7 +19,7 @@ from fedllm_app.core.errors import CheckpointError
 
 Record = dict[str, Any]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fedllm")
 
 PACKAGES = ("fedllm", "flwr", "torch", "transformers", "peft", "datasets", "numpy", "ray")
 

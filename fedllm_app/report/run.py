@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_app.core.errors import DataError
+from fedllm_app.core.settings import flatten
 from fedllm_app.report.ledger import Totals
 from fedllm_app.report.metrics import Record, iterate_lines, read_lines
 
@@ -197,16 +198,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return _flatten(tomllib.loads(path.read_text(encoding="utf-8")), "")
+        return flatten(tomllib.loads(path.read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path} is not TOML ({error}); expected the run's configuration") from None
-
-
-def _flatten(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -25,6 +25,7 @@ from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, siz
 from fedllm_app.wire.select import kept
 
 log = logging.getLogger("fedllm")
+MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float holds
 
 
 class Intake:
@@ -94,8 +95,7 @@ class Intake:
         return sum(m.loss_sum for m in metrics) / units if units else None
 
     def _decode(self, job: Job, payload: np.ndarray, metrics: TrainMetrics) -> Update:
-        if not (math.isfinite(metrics.loss_sum) and math.isfinite(metrics.train_s)):
-            raise WireError(f"loss sum is {metrics.loss_sum!r}; expected a number", "non-finite")
+        check_metrics(metrics)
         up = self.plan_of(job).up
         within = expand(
             up.within if isinstance(up, TopK) else up, self.layout, self.seed, job.id, job.client
@@ -143,3 +143,13 @@ class Intake:
     def _drop(self, job: Job, reason: str, why: str) -> None:
         self.dropped[reason] += 1
         log.warning("client %s, round %d: dropped (%s): %s", job.client, job.id, reason, why)
+
+
+def check_metrics(metrics: TrainMetrics) -> None:
+    """Raise WireError if a client's sums are such that no training gives them."""
+    for name in ("loss_sum", "train_s"):
+        if not math.isfinite(value := getattr(metrics, name)):
+            raise WireError(f"{name} is {value!r}; expected a number", "non-finite")
+    for name in ("units", "examples", "steps", "train_s"):
+        if not 0 <= getattr(metrics, name) < MOST_COUNT:
+            raise WireError(f"{name} is not in 0 to 2^48")

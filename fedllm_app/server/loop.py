@@ -32,6 +32,7 @@ from fedllm_app.server.settings import RoundSettings, RunSettings
 from fedllm_app.wire.codec import WireSettings, decode, dense_bytes, encode, size_of
 
 log = logging.getLogger("fedllm")
+SHORTEST_WAIT_S = 0.01  # a message that may live no time at all is refused
 
 
 class Transport(Protocol):
@@ -93,7 +94,9 @@ class Loop:
         """Play every round that is left and return why the run ended."""
         progress = self.recorder.progress
         if not self.recorder.resumed:
+            clock = Clock()
             evaluation = self.evaluation()
+            self.recorder.closing_s = clock.seconds()
             self.recorder.begin(next(iter(evaluation), ""), evaluation)
         self.recorder.begin_rounds()
         ended = ""
@@ -171,10 +174,10 @@ class Loop:
             clients = [c for c, g in plan.group_of.items() if g == group]
             if not clients:
                 continue
-            progress = self.recorder.progress
+            progress, saved = self.recorder.progress, self.recorder.saved
             jobs = tuple(
-                Job(t, client, progress.clock, progress.accepted.get(client, -1))
-                for client in clients
+                Job(t, c, progress.clock, progress.accepted.get(c, -1), saved.get(c, -1))
+                for c in clients
             )
             payload = self.download(t, group, client_plan)
             requests.append(
@@ -254,13 +257,18 @@ class Loop:
             for job in r.jobs
         )
         down = sum(r.payload.size * len(r.jobs) for r in requests)
-        return Cost(up, down, self.recorder.progress.slowest_s)
+        seconds = max(self.recorder.progress.slowest_s, self.recorder.closing_s)
+        return Cost(up, down, seconds)
 
     def timeout_s(self) -> float:
-        """Return the seconds that the round may wait: its time-out, or what is left of the run."""
+        """Return the seconds that the round may wait: its time-out, or what is left of the run.
+
+        What follows the wait (step, evaluation, checkpoint) has to fit into the run as well.
+        """
         if not self.round.max_seconds:
             return self.round.timeout_s
-        return min(self.round.timeout_s, self.round.max_seconds - self.recorder.seconds())
+        left = self.round.max_seconds - self.recorder.seconds() - self.recorder.closing_s
+        return min(self.round.timeout_s, max(left, SHORTEST_WAIT_S))
 
     def ended(self) -> str:
         """Return why no further round is due, or ""."""

@@ -24,7 +24,7 @@ class ServerSettings(Settings):
     optimizer: Literal["", "adam", "adamw", "sgd", "adagrad"] = Field(
         "", description="Optimizer; automatic is adam, or the one the method is defined with."
     )
-    lr: float = Field(0.0, ge=0, description="Learning rate; automatic: adam 1e-3, sgd 1, ...")
+    lr: float = Field(0.0, ge=0, description="Learning rate; automatic: 0.01, and 1 for sgd.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay rate.")
     eps: float = Field(1e-8, gt=0, description="Adam's and Adagrad's denominator term.")
@@ -42,7 +42,7 @@ class ServerSettings(Settings):
         return self.model_copy(update=update)
 
 
-DEFAULT_LR = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1.0, "adagrad": 1e-2}
+DEFAULT_LR = {"adam": 1e-2, "adamw": 1e-2, "sgd": 1.0, "adagrad": 1e-2}
 
 
 def torch_optimizer(settings: ServerSettings, params_P: Tensor) -> torch.optim.Optimizer:

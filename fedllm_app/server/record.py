@@ -16,6 +16,7 @@ import torch
 
 from fedllm_app.report.ledger import Ledger, Totals
 from fedllm_app.report.metrics import Board, JsonLines, read_lines, versions
+from fedllm_app.report.run import FALLING
 from fedllm_app.server.budget import Cost
 from fedllm_app.server.checkpoint import (
     Progress,
@@ -27,7 +28,6 @@ from fedllm_app.server.intake import Intake
 from fedllm_app.server.optimizer import ServerOptimizer
 
 log = logging.getLogger("fedllm")
-LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 class Clock:
@@ -42,6 +42,12 @@ class Clock:
         now = time.monotonic()
         self.parts[part] = self.parts.get(part, 0.0) + now - self._last
         self._last = now
+
+    def seconds(self, *parts: str) -> float:
+        """Return the seconds of some parts; of none named, all since the clock began."""
+        if not parts:
+            return time.monotonic() - self.began
+        return sum(self.parts.get(part, 0.0) for part in parts)
 
 
 class Recorder:
@@ -59,6 +65,8 @@ class Recorder:
     progress : all state that is not a tensor.
     method_state : the method's arrays.
     evaluation : the latest evaluation.
+    saved : `progress.accepted` as of the newest checkpoint.
+    closing_s : the longest that a round took after the wait for its replies.
     """
 
     def __init__(
@@ -74,10 +82,13 @@ class Recorder:
         self.progress = Progress()
         self.method_state: Mapping[str, np.ndarray] = {}
         self.evaluation: dict[str, float] = {}
+        self.closing_s = 0.0
         self._began = time.monotonic()
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
         self._restore(base_client_bytes)
+        self.saved = dict(self.progress.accepted)
+        self.begin_rounds()
 
     def _restore(self, base_client_bytes: int) -> None:
         path = latest_checkpoint(self.folder / "checkpoints")
@@ -150,8 +161,9 @@ class Recorder:
         if round_ % self.every == 0 or round_ >= self.rounds:
             self.checkpoint()
         clock.lap("checkpoint")
-        seconds = time.monotonic() - clock.began
+        seconds, closing_s = clock.seconds(), clock.seconds("step", "evaluate", "checkpoint")
         self.progress.slowest_s = max(self.progress.slowest_s, seconds)
+        self.closing_s = max(self.closing_s, closing_s)
         self.timing.append(
             {
                 "round": round_,
@@ -199,6 +211,7 @@ class Recorder:
         )
         method = {f"method.{k}": torch.from_numpy(v) for k, v in self.method_state.items()}
         save_checkpoint(self.folder / "checkpoints", self.optimizer.tensors() | method, progress)
+        self.saved = dict(progress.accepted)
 
     def finish(self, why: str, evaluation: dict[str, float]) -> None:
         """Write the end of the run: its reason and, where it is new, the last evaluation."""
@@ -220,7 +233,7 @@ class Recorder:
         if not target or name not in self.evaluation:
             return ""
         value = self.evaluation[name]
-        reached = value <= target if name in LOWER_IS_BETTER else value >= target
+        reached = value <= target if name in FALLING else value >= target
         return f"target {name} {target:g} reached ({value:.4f})" if reached else ""
 
 

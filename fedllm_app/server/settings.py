@@ -1,6 +1,8 @@
 """The settings of a run and of its rounds: namespaces `run` and `round`."""
 
-from pydantic import Field
+import re
+
+from pydantic import Field, field_validator
 
 from fedllm_app.core.settings import Settings
 
@@ -13,8 +15,15 @@ class RunSettings(Settings):
     )
     home: str = Field("", description="Absolute path of all that is kept; automatic is ~/.fedllm.")
     seed: int = Field(0, ge=0, description="All randomness of the run comes from it.")
-    rounds: int = Field(40, ge=1, description="Rounds to play.")
-    checkpoint_every: int = Field(5, ge=1, description="Rounds between checkpoints.")
+    rounds: int = Field(50, ge=1, description="Rounds to play.")
+    checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError("at most 100 letters, digits, dots, dashes, underscores")
+        return name
 
 
 class RoundSettings(Settings):
@@ -26,7 +35,7 @@ class RoundSettings(Settings):
         1, ge=1, description="Accepted replies below which the round takes no step."
     )
     evaluate_every: int = Field(
-        5, ge=0, description="Rounds between evaluations on the server; 0: only at the end."
+        10, ge=0, description="Rounds between evaluations on the server; 0: only at the end."
     )
     target: float = Field(
         0.0, ge=0, description="Stop once the metric reaches this value; 0 is never."

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request
-from fedllm_app.message import pack_request, unpack_holdings, unpack_replies
+from fedllm_app.message import last_line, pack_request, read_replies, unpack_holdings
 from fedllm_app.server.loop import Loop, OpenRound
 from fedllm_app.server.sampling import sample_cohort
 
@@ -34,12 +34,15 @@ class FlowerTransport:
     ----------
     grid : Flower's.
     wait_for : clients that must be there before the first round.
+    devices : nodes are devices with data of their own, one of which may fail and is left out; in a
+        simulation all nodes are alike, and a failure is everybody's.
     """
 
-    def __init__(self, grid: Grid, wait_for: int) -> None:
-        self._grid = grid
-        self._wait_for = wait_for
-        self._counts: dict[int, dict[str, int]] = {}
+    def __init__(self, grid: Grid, wait_for: int, devices: bool) -> None:
+        self._grid, self._wait_for, self._devices = grid, wait_for, devices
+        self._asked: dict[str, int] = {}  # question -> node
+        self._counts: dict[int, dict[str, int]] = {}  # in the order of answers
+        self._homes: dict[str, int] = {}
         self._simulated: dict[str, int] = {}
         self._federation = 0
         self._open: dict[str, tuple[int, tuple[Job, ...]]] = {}
@@ -51,9 +54,7 @@ class FlowerTransport:
         said = 0.0
         while True:
             nodes = self._learn()
-            found = self._simulated or {
-                c: n for node in nodes for c, n in self._counts[node].items()
-            }
+            found = self._simulated or {c: self._counts[n][c] for c, n in self._homes.items()}
             enough = len(nodes) >= self._federation and len(found) >= self._wait_for
             if enough:
                 self._wait_for = 1
@@ -78,15 +79,16 @@ class FlowerTransport:
                 group_id=str(request.jobs[0].id),
                 ttl=timeout_s,
             )
-            for message_id in self._grid.push_messages([message]):
-                self._open[message_id] = (node, request.jobs)
+            taken = [i for i in self._grid.push_messages([message]) if i]
+            self._open |= dict.fromkeys(taken, (node, request.jobs))
+            if not taken:  # the node has just gone, or the message is too large for Flower
+                why = "Flower did not take the message"
+                self._failed += [Reply(j.id, j.client, error=why) for j in request.jobs]
 
     def poll(self) -> list[Reply]:
         """Return what has come; sleep a little, and longer each time, when nothing has."""
         failed, self._failed = self._failed, []
-        replies = failed + [
-            r for m in self._grid.pull_messages(list(self._open)) for r in self.read(m)
-        ]
+        replies = failed + [r for m in self._pull(list(self._open)) for r in self.read(m)]
         if replies:
             self._wait_s = SHORTEST_WAIT_S
         else:
@@ -102,11 +104,10 @@ class FlowerTransport:
     def assign(self, requests: Sequence[Request]) -> Iterable[tuple[int, Request]]:
         """Yield (node, request) pairs, each with the jobs that the node is to do."""
         if not self._simulated:
-            home = {client: node for node, held in self._counts.items() for client in held}
             busy = {node for node, _ in self._open.values()}
             for request in requests:
                 for job in request.jobs:
-                    node = home[job.client]
+                    node = self._homes[job.client]
                     if node in busy:
                         why = "the device is still at an earlier job"
                         self._failed.append(Reply(job.id, job.client, error=why, reason="late"))
@@ -126,71 +127,71 @@ class FlowerTransport:
                 yield node, replace(request, jobs=tuple(jobs))
 
     def _learn(self) -> list[int]:
-        """Ask every new node once which clients it plays; return the nodes that have answered."""
+        """Ask every new node once which clients it plays; return the nodes that have answered.
+
+        Nobody waits for an answer, so that a device that gives none holds up no round.
+        """
         nodes = sorted(self._grid.get_node_ids())
         if self._simulated:
             return nodes
-        new = [node for node in nodes if node not in self._counts]
-        # In a simulation all nodes would give the same long answer: the first speaks for all.
-        for node in new[: None if self._counts else 1]:
-            question = Message(RecordDict(), dst_node_id=node, message_type="query")
-            for answer in self._grid.send_and_receive([question], timeout=QUERY_TIMEOUT_S):
-                if answer.has_error():
-                    raise_client_error(answer)
-                try:
-                    holdings = unpack_holdings(answer.content)
-                except WireError as error:
-                    log.warning("node %d is left out: %s", node, error)
-                    self._counts[node] = {}
-                    continue
-                if holdings.federation:
-                    self._simulated, self._federation = holdings.counts, holdings.federation
-                    return nodes
-                self._counts[node] = self._without_twins(node, holdings.counts)
-        return [node for node in nodes if node in self._counts]
+        known = {*self._counts, *self._asked.values()}
+        new = [node for node in nodes if node not in known]
+        if not self._devices:
+            # In a simulation all nodes would give the same long answer: the first speaks for all.
+            new = [] if known else new[:1]
+        for node in new:
+            question = Message(
+                RecordDict(), dst_node_id=node, message_type="query", ttl=QUERY_TIMEOUT_S
+            )
+            self._asked |= {i: node for i in self._grid.push_messages([question]) if i}
+        for answer in self._pull(list(self._asked)):
+            self._hear(self._asked.pop(answer.metadata.reply_to_message_id), answer)
+        there = [node for node in nodes if self._simulated or node in self._counts]
+        self._find_homes(set(there))
+        return there
 
-    def _without_twins(self, node: int, counts: dict[str, int]) -> dict[str, int]:
-        alive = set(self._grid.get_node_ids())
-        taken = {c for n, held in self._counts.items() if n in alive for c in held}
-        for client in sorted(taken & set(counts)):
-            log.warning("node %d is left out: client-id %r is taken by another", node, client)
-        return {c: n for c, n in counts.items() if c not in taken}
+    def _hear(self, node: int, answer: Message) -> None:
+        """Take in what a node says it holds."""
+        try:
+            if answer.has_error():
+                raise WireError(f"it failed: {last_line(answer.error.reason)}", "error")
+            holdings = unpack_holdings(answer.content)
+        except WireError as error:
+            if not self._devices:
+                raise
+            log.warning("node %d is left out: %s", node, error)
+            self._counts[node] = {}
+            return
+        if holdings.federation and not self._devices:
+            self._simulated, self._federation = holdings.counts, holdings.federation
+            return
+        for client in sorted(self._homes.keys() & holdings.counts.keys()):
+            log.warning("node %d: client-id %r is taken, until its node is gone", node, client)
+        self._counts[node] = holdings.counts
+
+    def _find_homes(self, there: set[int]) -> None:
+        """Give every client the node that was the first to hold it, of those that are there."""
+        self._homes = {}
+        for node, held in self._counts.items():
+            if node in there:
+                self._homes = dict.fromkeys(held, node) | self._homes
+
+    def _pull(self, message_ids: list[str]) -> list[Message]:
+        """Return the replies that have come; a device's bytes may be no message at all."""
+        if not message_ids:
+            return []
+        try:
+            return list(self._grid.pull_messages(message_ids))
+        except (ArithmeticError, LookupError, TypeError, UnicodeError, ValueError) as error:
+            log.warning("replies that came cannot be read and are lost: %r", error)
+            return []
 
     def _forget_answered(self) -> None:
         """Drop late answers, so that their nodes are free again."""
         alive = set(self._grid.get_node_ids())
-        for message in self._grid.pull_messages(list(self._open)):
+        for message in self._pull(list(self._open)):
             self._open.pop(message.metadata.reply_to_message_id, None)
         self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
-
-
-def read_replies(message: Message, jobs: Sequence[Job]) -> list[Reply]:
-    """Return one reply for each of `jobs`, whatever the message says: it is hostile."""
-    asked = {(job.id, job.client): Reply(job.id, job.client, error="no answer") for job in jobs}
-    if message.has_error():
-        why = last_line(message.error.reason)
-        return [replace(reply, error=why) for reply in asked.values()]
-    try:
-        answers = unpack_replies(message.content)
-        for answer in answers:
-            if (answer.job, answer.client) not in asked:
-                raise WireError(f"answer for client {answer.client!r}, which was not asked here")
-    except WireError as error:
-        return [replace(r, error=str(error), reason=error.reason) for r in asked.values()]
-    return list((asked | {(r.job, r.client): r for r in answers}).values())
-
-
-def last_line(text: str | None) -> str:
-    """Return the last line of a traceback that says something."""
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "no reason given"
-
-
-def raise_client_error(message: Message) -> None:
-    """Raise what a client answered to a query: the run cannot begin without it."""
-    raise WireError(
-        f"a node failed to say what it holds: {last_line(message.error.reason)}", "error"
-    )
 
 
 class FedSparse(Strategy):
@@ -199,14 +200,19 @@ class FedSparse(Strategy):
     Parameters
     ----------
     build : makes the loop over a transport.
-    wait_for : clients that must be there before the first round.
+    wait_for, devices : of the transport.
     summary_text : the resolved settings, printed before round 1.
     """
 
     def __init__(
-        self, build: Callable[[FlowerTransport], Loop], wait_for: int, summary_text: str
+        self,
+        build: Callable[[FlowerTransport], Loop],
+        wait_for: int,
+        devices: bool,
+        summary_text: str,
     ) -> None:
-        self._build, self._wait_for, self._summary = build, wait_for, summary_text
+        self._build, self._summary = build, summary_text
+        self._wait_for, self._devices = wait_for, devices
         self._loop: Loop | None = None
         self._opened: OpenRound | None = None
 
@@ -218,7 +224,7 @@ class FedSparse(Strategy):
     def loop(self, grid: Grid) -> Loop:
         """Return the loop over this grid, built at the first call."""
         if self._loop is None:
-            self._loop = self._build(FlowerTransport(grid, self._wait_for))
+            self._loop = self._build(FlowerTransport(grid, self._wait_for, self._devices))
         return self._loop
 
     def start(

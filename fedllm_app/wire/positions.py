@@ -39,11 +39,6 @@ def bitmap_bytes(P: int) -> int:
     return -(-P // 8)
 
 
-def rice_bytes(positions: np.ndarray, P: int) -> int:
-    """Return the exact length of the Rice code that `encode_rice` writes."""
-    return int(encode_rice(positions, P).data.size)
-
-
 def max_rice_bytes(K: int, P: int) -> int:
     """Return the length that no support of K among P coordinates exceeds in a Rice code."""
     if K == 0:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from fedllm_app.core.derive import lora_rank_axis
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.layout import ParamLayout
-from fedllm_app.models.adapter import RANK_AXIS, LoraSettings, lora_kinds
+from fedllm_app.models.adapter import LoraSettings
 
 BERT = "base_model.model.bert.encoder.layer.0.attention.self.query"
 
@@ -115,15 +115,11 @@ def test_backbone_dropout_off_leaves_lora_dropout_on(trainable, batch):
     assert torch.equal(model.logits(inputs), model.logits(inputs))
 
 
-def test_kinds_and_rank_axis(trainable):
-    model = trainable("gpt2")
-    kinds = lora_kinds(model.layout)
-    assert set(kinds.values()) == {"A", "B"}
-    for name, shape in zip(model.layout.names, model.layout.shapes, strict=True):
-        assert shape[RANK_AXIS[kinds[name]]] == 4
-    assert list(lora_kinds(trainable("bert").layout).values()).count("head") == 2
-    plain = ParamLayout(("wte.weight",), ((3, 2),))
-    assert lora_kinds(plain) == {"wte.weight": "other"}
+def test_the_rank_axis_of_every_adapter_tensor_counts_the_ranks(trainable):
+    layout = trainable("gpt2").layout
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        assert shape[lora_rank_axis(name)] == 4
+    assert [lora_rank_axis(n) for n in trainable("bert").layout.names].count(None) == 2
 
 
 def test_alpha_over_rank_scales(trainable, batch):

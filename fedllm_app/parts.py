@@ -1,0 +1,209 @@
+"""The parts of one process: data, task, model, each built once at first use.
+
+Here and nowhere else are they put together from a RunConfig; a device's own paths come from its
+node-config alone.
+
+Shapes: P trainable parameters.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedllm_app.client.train import Batch, Device
+from fedllm_app.config import RunConfig
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data
+from fedllm_app.data.image import ImageSpec
+from fedllm_app.data.labels import fixed_labels
+from fedllm_app.data.task import Task, add_tallies, make_task
+from fedllm_app.models.adapter import wrap
+from fedllm_app.models.backbone import image_spec, load_backbone, load_tokenizer, local_source
+from fedllm_app.models.trainable import TrainableModel
+
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one process may read and write.
+
+    Attributes
+    ----------
+    home : folder of caches and runs.
+    data, model, tokenizer : a device's own files, in place of the run-config's.
+    client : a device's own id.
+    """
+
+    home: Path
+    data: str = ""
+    model: str = ""
+    tokenizer: str = ""
+    client: str = ""
+
+    @classmethod
+    def of(cls, config: RunConfig, node_config: Mapping[str, Any] | None = None) -> "Place":
+        """Return the place of a server or simulated worker, or of a device by its node-config.
+
+        Raises
+        ------
+        ConfigError
+            If a device lacks its own data or id.
+        """
+        own = str(Path.home() / ".fedllm")
+        if config.data.train != "node" or node_config is None:
+            return cls(Path(config.run.home or own))
+        keys = ("home", "data-path", "model-path", "tokenizer-path")
+        home, data, model, tokenizer = (str(node_config.get(key, "")) for key in keys)
+        client = str(node_config.get("client-id", node_config.get("partition-id", "")))
+        missing = [k for k, v in (("client-id", client), ("data-path", data)) if not v]
+        relative = [v for v in (home, data, model, tokenizer) if v and not Path(v).is_absolute()]
+        if missing or relative:
+            raise ConfigError(
+                f"node-config lacks {missing}, and {relative} are not absolute paths; expected "
+                'for example --node-config \'client-id="alice" data-path="/data/alice.jsonl"\''
+            )
+        asked = config.model
+        for theirs, path, key in (
+            (asked.source, model, "model-path"),
+            (asked.tokenizer, tokenizer, "tokenizer-path"),
+        ):
+            if Path(theirs).is_absolute() and not path:
+                raise ConfigError(
+                    f"{theirs!r} is a path of the server's; a device opens only paths of its own: "
+                    f"set {key} in its node-config"
+                )
+        return cls(Path(home or own), data, model, tokenizer, client)
+
+
+class Parts:
+    """Tokenizer, task, data and model of one run in one process, each built at first use."""
+
+    def __init__(self, config: RunConfig, place: Place) -> None:
+        self.config, self.place = config, place
+        self.cache = place.home / "cache"
+        if config.client.threads:
+            torch.set_num_threads(config.client.threads)
+
+    @cached_property
+    def source(self) -> str:
+        """The backbone: a folder or a hub name."""
+        name = self.place.model or self.config.model.source
+        if name == "embedded":
+            from fedllm_app.models.demo import demo_backbone  # simulation only: not on devices
+
+            return str(demo_backbone(self.cache, self.config.task.name))
+        return local_source(name, self.cache)
+
+    @cached_property
+    def is_image(self) -> bool:
+        """Whether the task is about images."""
+        return self.config.task.name == "image-classification"
+
+    @cached_property
+    def image(self) -> ImageSpec | None:
+        """How images are scaled, None for text."""
+        return image_spec(self.source, self.config.data.image_side) if self.is_image else None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, None for images."""
+        if self.is_image:
+            return None
+        settings = self.config.model
+        if self.place.tokenizer:
+            settings = settings.model_copy(update={"tokenizer": self.place.tokenizer})
+        return load_tokenizer(settings, self.source, self.cache)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task."""
+        pad = self.tokenizer.pad_token_id if self.tokenizer is not None else 0
+        return make_task(self.config.task, pad, self.image)
+
+    @cached_property
+    def data(self) -> FederatedData:
+        """The data of a simulation, or what the server of real devices evaluates on."""
+        c = self.config
+        return federated_data(c.data, c.task, c.partition, self.tokenizer, c.run.seed, self.cache)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The label names, [] for next-token prediction."""
+        if self.place.client:
+            return fixed_labels(self.config.data) or []
+        return self.data.labels
+
+    @cached_property
+    def own_data(self) -> Any:
+        """A device's own examples."""
+        c = self.config
+        return node_data(self.place.data, c.data, c.task, self.tokenizer, self.cache, self.labels)
+
+    @cached_property
+    def model(self) -> TrainableModel:
+        """The one backbone of this process with its trainable tensors."""
+        c = self.config
+        backbone = load_backbone(
+            c.model,
+            self.source,
+            c.task.name,
+            self.labels,
+            self.cache,
+            seed=c.run.seed,
+            tokenizer=self.tokenizer,
+        )
+        return wrap(backbone, c.model, c.lora, c.run.seed)
+
+    @cached_property
+    def initial(self) -> np.ndarray:
+        """The flat values the model was built with; read first before any are loaded."""
+        return self.model.values()
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of examples of each client that this process can play."""
+        if self.place.client:
+            return {self.place.client: len(self.own_data)}
+        return dict(zip(self.data.clients, self.data.counts.tolist(), strict=True))
+
+    def device(self, run_folder: Path) -> Device:
+        """Return everything a job needs."""
+        task = self.task
+        return Device(
+            model=self.model,
+            initial=self.initial,
+            loss=lambda logits, batch: (task.loss(logits, batch), task.units(batch)),
+            batches=self._batches,
+            settings=self.config.client,
+            wire=self.config.wire,
+            seed=self.config.run.seed,
+            kept=run_folder / "clients",
+        )
+
+    def _batches(self, client: str, batch: int, rng: np.random.Generator) -> Iterator[Batch]:
+        if self.place.client:
+            rows = np.arange(len(self.own_data))
+            return batches(self.own_data, rows, batch, rng, self.task.collate)
+        rows = self.data.rows(self.data.number[client])
+        return batches(self.data.train, rows, batch, rng, self.task.collate)
+
+    def evaluate(self, values_P: np.ndarray) -> dict[str, float]:
+        """Return the metrics of flat values on the evaluation set, headline first."""
+        rows = np.arange(len(self.data.evaluation))
+        self.model.load(values_P)
+        self.model.model.eval()
+        with torch.inference_mode():
+            tally = add_tallies(
+                self.task.tally(self.model.logits(batch), batch)
+                for batch in batches(
+                    self.data.evaluation, rows, EVALUATION_BATCH, None, self.task.collate
+                )
+            )
+        metrics = self.task.metrics(tally)
+        first = self.task.headline
+        return {first: metrics[first]} | {k: v for k, v in metrics.items() if k != first}

@@ -1,0 +1,102 @@
+"""Supports that both sides expand alike, on a layout small enough to list (toys.LAYOUT)."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import LAYOUT, P
+
+from fedllm_app.core.derive import RULES, expand, lora_rank_axis
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.plan import All, Derived, Positions
+
+HEADS = {"rows": ["attention.q*"], "columns": ["attention.o*"], "heads": 1, "of": 2}
+
+
+def positions(rule, client="a", job=1, seed=0, **args):
+    return expand(Derived(rule, args), LAYOUT, seed, job, client).tolist()
+
+
+def test_all_is_none_and_positions_are_themselves():
+    idx = np.array([3, 5])
+    assert expand(All(), LAYOUT, 0, 1, "a") is None
+    assert expand(Positions(idx), LAYOUT, 0, 1, "a") is idx
+
+
+def test_tensors_leaves_out_what_matches():
+    assert positions("tensors", without=["*lora_A*"]) == list(range(6, 20))
+    assert positions("tensors", without=["*lora_?.*", "head*"]) == list(range(12, 20))
+    assert positions("tensors") == list(range(20))
+    assert positions("tensors", without=["*"]) == []
+
+
+def test_rank_slices_are_rows_of_a_and_columns_of_b():
+    others = list(range(10, 20))
+    assert positions("rank-slices", rank=1) == [0, 1, 2, 6, 8, *others]
+    assert positions("rank-slices", rank=2) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [
+        ("x.lora_A.weight", 0),
+        ("x.lora_B.weight", 1),
+        # PEFT's adapters of embeddings are (R, V) and (D, R), named without ".weight".
+        ("x.lora_embedding_A", 0),
+        ("x.lora_embedding_B", 1),
+        ("head.weight", None),
+    ],
+)
+def test_the_axis_of_the_rank(name, axis):
+    assert lora_rank_axis(name) == axis
+
+
+def test_head_slices_are_rows_of_q_and_columns_of_o():
+    head_0, head_1 = [12, 13, 16, 17], [14, 15, 18, 19]
+    drawn = [positions("head-slices", client=str(i), only=True, **HEADS) for i in range(20)]
+    assert {tuple(d) for d in drawn} == {tuple(head_0), tuple(head_1)}
+    both = positions("head-slices", **(HEADS | {"heads": 2}))
+    assert both == list(range(20))
+    rest = positions("head-slices", **HEADS)
+    assert rest[:12] == list(range(12))
+    assert rest[12:] in (head_0, head_1)
+
+
+def test_random_tensors_are_whole_and_within_the_share():
+    spans = [set(range(LAYOUT.span(n).start, LAYOUT.span(n).stop)) for n in LAYOUT.names]
+    drawn = [set(positions("random-tensors", client=str(i), share=0.5)) for i in range(30)]
+    for chosen in drawn:
+        assert all(span <= chosen or not span & chosen for span in spans)
+        assert 0 < len(chosen) <= P / 2
+    assert len({frozenset(chosen) for chosen in drawn}) > 5
+    # At least one tensor, and all of them.
+    assert set(positions("random-tensors", share=0.0)) in spans
+    assert positions("random-tensors", share=1.0) == list(range(20))
+
+
+@given(st.sampled_from(sorted(RULES)), st.integers(0, 99), st.integers(0, 99), st.text(max_size=3))
+def test_both_sides_expand_alike(rule, seed, job, client):
+    args = {"without": ["head*"], "rank": 1, "share": 0.4} | HEADS
+    support = Derived(rule, args)
+    mine = expand(support, LAYOUT, seed, job, client)
+    assert mine.dtype == np.int64
+    assert (np.diff(mine) > 0).all()
+    assert np.array_equal(mine, expand(support, LAYOUT, seed, job, client))
+
+
+def test_the_draw_depends_on_seed_job_and_client():
+    def drawn(**who):
+        return [
+            positions("random-tensors", share=0.5, **({"client": "a"} | who | {"job": j}))
+            for j in range(8)
+        ]
+
+    assert drawn() == drawn()
+    assert drawn() != drawn(seed=1)
+    assert drawn() != drawn(client="b")
+    assert len({str(d) for d in drawn()}) > 1
+
+
+def test_an_unknown_rule_lists_the_known():
+    with pytest.raises(ConfigError, match=r"'tensor'; expected one of .*'rank-slices'.*'tensors'"):
+        positions("tensor")

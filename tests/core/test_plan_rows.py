@@ -1,0 +1,324 @@
+"""Every method of the table "A method is a plan", walked through device, codec, mean and step.
+
+The real client code trains a toy model whose gradients are given, the real intake decodes and folds,
+the real optimizer steps. Local SGD takes one step of size 1, so a client's delta is its slope
+wherever its plan lets it train; with a server SGD of 1 a parameter then falls by the mean slope.
+
+Shapes: P = 20 trainable parameters, holding 1 to 20; see toys.LAYOUT for who lies where.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from toys import LAYOUT, PARAMS, P, Scripted, at, toy_device, toy_loop
+
+from fedllm_app.client.train import answer
+from fedllm_app.core.derive import expand
+from fedllm_app.core.plan import All, ClientPlan, Derived, Positions, RoundPlan, TopK
+from fedllm_app.server.methods import Method
+from fedllm_app.wire.codec import HEADER_BYTES, decode, dense_bytes, size_of
+from fedllm_app.wire.select import top_positions
+
+A, B, HEAD = range(6), range(6, 10), range(10, 12)
+SLOPES = {"a": np.full(P, 1, np.float32), "b": np.full(P, 3, np.float32)}
+
+
+class Walk:
+    """Rounds of one method; `play` returns what could be seen of a round."""
+
+    def __init__(self, tmp_path, plan, slopes=SLOPES, server=None, **client):
+        self.slopes = slopes
+        self.device = toy_device(slopes, tmp_path / "kept", **client)
+        self.loop = toy_loop(
+            tmp_path, Scripted(self.device, dict.fromkeys(slopes, 1)),
+            method=Method(plan, "", ""), server=server or {"lr": 1.0}, evaluate=None,
+        )  # fmt: skip
+        self.t = 0
+
+    def play(self):
+        self.t += 1
+        seen = SimpleNamespace(copies={}, trained={}, updates={}, down={}, up={}, before=self.params)
+        opened = self.loop.open_round(self.t, sorted(self.slopes))
+        for request in opened.requests:
+            for job in request.jobs:
+                (reply,) = answer(self.device, with_job(request, job))
+                assert reply.error == ""
+                model, client = self.device.model, job.client
+                seen.copies[client] = model.copies[-1]
+                seen.trained[client] = model.flat.numpy().copy()
+                seen.down[client], seen.up[client] = request.payload, size_of(reply.update)
+                seen.updates[client] = self.decoded(opened, job, reply)
+                opened.intake.take(reply)
+        assert not opened.intake.dropped
+        self.loop.close_round(opened)
+        seen.plan, seen.params, seen.momentum = opened.plan, self.params, self.momentum
+        return seen
+
+    def decoded(self, opened, job, reply):
+        plan = opened.plan.groups[opened.plan.group_of[job.client]]
+        derived = None
+        if not isinstance(plan.up, TopK):
+            derived = expand(plan.up, LAYOUT, 0, job.id, job.client)
+        model = self.device.model
+        update = decode(
+            reply.update, P=P, layout_hash=LAYOUT.hash, fingerprint=model.fingerprint,
+            derived=derived,
+        )  # fmt: skip
+        where = range(P) if update.positions is None else update.positions.tolist()
+        return dict(zip(where, update.values.tolist(), strict=True))
+
+    @property
+    def params(self):
+        return self.loop.optimizer.params.copy()
+
+    @property
+    def momentum(self):
+        tensors = self.loop.optimizer.tensors()
+        return {k: t.numpy().copy() for k, t in tensors.items() if t.ndim and k != "params"}
+
+
+def with_job(request, job):
+    return request.__class__(**(vars(request) | {"jobs": (job,)}))
+
+
+def everyone(plan, **how):
+    """Return the plan function of a method with one group and no state."""
+    return lambda inputs, state: (
+        RoundPlan({"all": plan}, dict.fromkeys(inputs.cohort, "all"), **how),
+        state,
+    )
+
+
+def moved(walk):
+    return np.flatnonzero(walk.params != walk.before).tolist()
+
+
+DENSE = {
+    "dense LoRA": ({"optimizer": "adam", "lr": 0.5}, {}),
+    "FedAvg": ({"lr": 1.0}, {}),
+    "Photon": ({"lr": 1.0, "momentum": 0.5, "nesterov": True}, {}),
+    "DiLoCo": ({"lr": 0.5, "momentum": 0.5, "nesterov": True}, {"keep_optimizer": True}),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_dense_methods_send_train_and_step_everything(tmp_path, name):
+    server, client = DENSE[name]
+    walk = Walk(tmp_path, everyone(ClientPlan()), server=server, momentum=0.5, **client)
+    one = walk.play()
+    for c in SLOPES:
+        assert one.copies[c].tolist() == PARAMS.tolist()
+        assert one.updates[c] == dict(enumerate(SLOPES[c].tolist()))
+        assert one.down[c].size == one.up[c].total == dense_bytes(P) == 64 + 4 * P
+    assert moved(one) == list(range(P))
+    # The mean slope is 2. Adam's first step is its learning rate; Nesterov's is lr * 1.5 * mean.
+    step = {"dense LoRA": 0.5, "FedAvg": 2, "Photon": 3, "DiLoCo": 1.5}[name]
+    np.testing.assert_allclose(one.params, PARAMS - step, rtol=0, atol=1e-6)
+    # The second delta of a kept momentum of 0.5 is 1.5 slopes; where it is not kept, 1.
+    two = walk.play()
+    assert two.updates["b"][0] == (4.5 if client else 3)
+
+
+def floss(inputs, state, d_down=0.25, d_up=0.25):
+    down = Positions(top_positions(inputs.params, d_down))
+    plan = ClientPlan(down=down, fill="zero", train=All(), up=TopK(d_up))
+    return RoundPlan({"all": plan}, dict.fromkeys(inputs.cohort, "all")), state
+
+
+def test_floss(tmp_path):
+    slopes = {
+        "a": at({0: -100, 1: 8, 2: 8, 3: 8, 4: 6, 5: 1}),
+        "b": at({4: 2, 5: 2, 6: 4, 7: 4, 8: 4, 9: 1}),
+    }
+    walk = Walk(tmp_path, floss, slopes)
+    one = walk.play()
+    # Sent down: the five largest; the rest of the copy is zero, and is trained all the same.
+    assert one.copies["a"].tolist() == [0] * 15 + [16, 17, 18, 19, 20]
+    assert one.trained["a"][1] == -8
+    # Each sends its own five largest changes, measured against the copy it started from.
+    assert one.updates["a"] == {0: -100, 1: 8, 2: 8, 3: 8, 4: 6}
+    assert one.updates["b"] == {4: 2, 5: 2, 6: 4, 7: 4, 8: 4}
+    # The mean is over the cohort of two, also where one sent.
+    change = one.before - one.params
+    assert change.tolist() == [-50, 4, 4, 4, 4, 1, 2, 2, 2, *[0] * 11]
+    # The mask is taken afresh: coordinate 0 is 51 now and pushes 16 out.
+    two = walk.play()
+    assert two.copies["b"].tolist() == [51, *[0] * 15, 17, 18, 19, 20]
+
+
+def test_floss_tiers(tmp_path):
+    def plan(inputs, state):
+        groups = {
+            name: ClientPlan(down=Positions(top_positions(inputs.params, d)), up=TopK(d))
+            for name, d in (("weak", 0.1), ("strong", 0.25))
+        }
+        return RoundPlan(
+            groups, {c: "weak" if c == "a" else "strong" for c in inputs.cohort}, served="strong"
+        ), state
+
+    slopes = {c: np.arange(P, 0, -1, dtype=np.float32) for c in "abc"}
+    walk = Walk(tmp_path, plan, slopes)
+    one = walk.play()
+    assert np.flatnonzero(one.copies["a"]).tolist() == [18, 19]
+    assert np.flatnonzero(one.copies["b"]).tolist() == [15, 16, 17, 18, 19]
+    assert one.updates["a"] == {0: 20, 1: 19}
+    assert one.updates["c"] == {0: 20, 1: 19, 2: 18, 3: 17, 4: 16}
+    # One payload per group, the same bytes for its clients.
+    assert one.down["b"] is one.down["c"]
+    assert one.down["a"].size < one.down["b"].size
+    np.testing.assert_allclose((one.before - one.params)[:6], [20, 19, 12, 34 / 3, 32 / 3, 0])
+    # What is evaluated is the strong group's next copy: 1 - 20 and 2 - 19 are among its largest.
+    served = dict(enumerate(walk.loop.served().tolist()))
+    assert {i: v for i, v in served.items() if v} == {0: -19, 1: -17, 17: 18, 18: 19, 19: 20}
+
+
+def masked(choose, outside):
+    """Return a method with one dense round, then a mask; its state holds the mask."""
+
+    def plan(inputs, state):
+        if inputs.job == 1:
+            return everyone(ClientPlan())(inputs, state)
+        mask = choose(inputs, state)
+        support = Positions(mask)
+        plan = ClientPlan(down=support, fill="zero", train=support, up=support)
+        both = RoundPlan(
+            {"all": plan}, dict.fromkeys(inputs.cohort, "all"), step=support, outside=outside
+        )
+        return both, {"mask": mask}
+
+    return plan
+
+
+MASKS = {
+    "FedSelect": (lambda i, s: top_positions(i.params, 0.25), "keep"),
+    "AdapterLTH": (lambda i, s: top_positions(i.params, 0.5, s.get("mask")), "zero"),
+    "SparseAdapter": (lambda i, s: s.get("mask", top_positions(i.params, 0.5)), "zero"),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_rule_what_is_sent_trained_and_stepped(tmp_path, name):
+    choose, outside = MASKS[name]
+    walk = Walk(tmp_path, masked(choose, outside), server={"optimizer": "adam", "lr": 0.5})
+    one = walk.play()
+    assert moved(one) == list(range(P))
+    first, second = walk.play(), walk.play()
+    for seen, before in ((first, one), (second, first)):
+        mask = seen.plan.step.idx
+        rest = np.setdiff1d(np.arange(P), mask)
+        for c in SLOPES:
+            assert np.flatnonzero(seen.copies[c]).tolist() == mask.tolist()
+            # Local training may not move what is outside, and the positions travel down only.
+            assert seen.trained[c][rest].tolist() == [0] * rest.size
+            assert seen.updates[c] == dict.fromkeys(mask.tolist(), SLOPES[c][0])
+            assert (seen.up[c].positions, seen.up[c].values) == (0, 4 * mask.size)
+        assert (seen.params[mask] == seen.before[mask]).sum() == 0
+        assert set(seen.momentum) == {"optimizer.exp_avg", "optimizer.exp_avg_sq"}
+        for now, old in [
+            (seen.params, before.params),
+            *((seen.momentum[k], before.momentum[k]) for k in seen.momentum),
+        ]:
+            expected = old[rest] if outside == "keep" else np.zeros(rest.size)
+            assert now[rest].tolist() == expected.tolist()
+    sizes = [first.plan.step.idx.size, second.plan.step.idx.size]
+    assert sizes == {"FedSelect": [5, 5], "AdapterLTH": [10, 5], "SparseAdapter": [10, 10]}[name]
+
+
+def test_fedselect_takes_its_mask_afresh(tmp_path):
+    # The dense round makes coordinate 0 the largest; it comes in, and 15 goes out.
+    slopes = {"a": at({0: -100})}
+    walk = Walk(tmp_path, masked(*MASKS["FedSelect"]), slopes)
+    walk.play()
+    assert walk.play().plan.step.idx.tolist() == [0, 16, 17, 18, 19]
+
+
+def test_ffa_lora(tmp_path):
+    no_a = Derived("tensors", {"without": ["*lora_A*"]})
+    plan = ClientPlan(down=no_a, fill="keep", train=no_a, up=no_a)
+    server = {"optimizer": "adamw", "lr": 0.5}
+    walk = Walk(tmp_path, everyone(plan, step=no_a), server=server)
+    one = walk.play()
+    # The device's A is the one it was built with (-1 to -6), whatever the server holds.
+    assert one.copies["a"].tolist() == [-1, -2, -3, -4, -5, -6, *range(7, 21)]
+    assert one.trained["a"][A].tolist() == [-1, -2, -3, -4, -5, -6]
+    assert sorted(one.updates["a"]) == list(range(6, 20))
+    # Nothing says where: both sides derive it.
+    assert one.down["a"].size == one.up["a"].total == HEADER_BYTES + 4 * 14
+    # Not even the weight decay of adamw moves A.
+    assert moved(one) == list(range(6, 20))
+    assert one.momentum["optimizer.exp_avg"][A].tolist() == [0] * 6
+
+
+def test_hetlora(tmp_path):
+    def plan(inputs, state):
+        groups = {}
+        for rank in (1, 2):
+            support = Derived("rank-slices", {"rank": rank})
+            groups[f"rank-{rank}"] = ClientPlan(support, "zero", support, support)
+        of = {c: "rank-1" if c == "a" else "rank-2" for c in inputs.cohort}
+        return RoundPlan(groups, of, mean="senders", served="rank-2"), state
+
+    walk = Walk(tmp_path, plan)
+    one = walk.play()
+    second = [3, 4, 5, 7, 9]
+    assert [i for i in range(10) if one.copies["a"][i] == 0] == second
+    assert one.copies["b"].tolist() == PARAMS.tolist()
+    assert one.trained["a"][second].tolist() == [0] * 5
+    assert sorted(one.updates["a"]) == [i for i in range(P) if i not in second]
+    assert one.down["a"].size == HEADER_BYTES + 4 * 15
+    # Rank 1 of the adapters is divided by b alone, the rest by both.
+    change = (one.before - one.params).tolist()
+    assert change == [3 if i in second else 2 for i in range(P)]
+
+
+def test_partial_training(tmp_path):
+    mine = Derived("random-tensors", {"share": 0.5})
+    plan = ClientPlan(train=mine, up=mine)
+    walk = Walk(tmp_path, everyone(plan, mean="senders"))
+    drawn = set()
+    for t in range(1, 5):
+        seen = walk.play()
+        sent = {c: expand(mine, LAYOUT, 0, t, c).tolist() for c in SLOPES}
+        drawn.add(str(sent))
+        for c in SLOPES:
+            assert seen.copies[c].tolist() == seen.before.tolist()
+            assert seen.updates[c] == dict.fromkeys(sent[c], SLOPES[c][0])
+            assert np.flatnonzero(seen.trained[c] != seen.copies[c]).tolist() == sent[c]
+            assert seen.up[c].positions == 0
+        for i, change in enumerate((seen.before - seen.params).tolist()):
+            who = [SLOPES[c][0] for c in SLOPES if i in sent[c]]
+            assert change == (sum(who) / len(who) if who else 0)
+    assert len(drawn) > 1
+
+
+def test_attention_heads(tmp_path):
+    args = {"rows": ["attention.q*"], "columns": ["attention.o*"], "heads": 1, "of": 2}
+    one_head = Derived("head-slices", args)
+    slopes = {c: np.full(P, 2, np.float32) for c in "abcdef"}
+    walk = Walk(tmp_path, everyone(ClientPlan(train=one_head, up=one_head), mean="senders"), slopes)
+    one = walk.play()
+    heads = [{12, 13, 16, 17}, {14, 15, 18, 19}]
+    chosen = [set(update) - set(range(12)) for update in one.updates.values()]
+    assert all(c in heads for c in chosen)
+    assert heads[0] in chosen
+    assert heads[1] in chosen
+    # Whoever sent, the mean of those that did is 2.
+    assert (one.before - one.params).tolist() == [2] * P
+
+
+def test_sent_a_zero_is_not_the_same_as_not_sent(tmp_path):
+    # Client a has no gradient in the head. Where it trains the head it sends zeros, which count.
+    slopes = {"a": at(dict.fromkeys([*A, *B], 1)), "b": np.full(P, 3, np.float32)}
+
+    def change(a_sends):
+        def plan(inputs, state):
+            groups = {"a": ClientPlan(train=a_sends, up=a_sends), "b": ClientPlan()}
+            return RoundPlan(groups, {c: c for c in inputs.cohort}, mean="senders"), state
+
+        seen = Walk(tmp_path / type(a_sends).__name__, plan, slopes).play()
+        assert (10 in seen.updates["a"]) == isinstance(a_sends, All)
+        return (seen.before - seen.params)[HEAD].tolist()
+
+    assert change(All()) == [1.5, 1.5]
+    assert change(Derived("tensors", {"without": ["head*"]})) == [3, 3]

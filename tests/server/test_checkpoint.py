@@ -1,0 +1,118 @@
+"""A checkpoint is whole or absent, holds every bit, and a folder has one run at a time."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from toys import bits
+
+from fedllm_app.core.errors import CheckpointError
+from fedllm_app.server.checkpoint import (
+    Progress,
+    latest_checkpoint,
+    load_checkpoint,
+    locked,
+    save_checkpoint,
+)
+
+TENSORS = {
+    "params": torch.tensor([1.0, -0.0, 1e-45]),
+    "optimizer.step": torch.tensor(3.0),
+    "method.mask": torch.tensor([1, 2**40]),
+}
+
+
+def progress(round_=1):
+    return Progress(
+        round=round_, clock=7, accepted={"ä/b": 1}, totals={"up_bytes": 2**40},
+        evaluation={"macro-f1": 0.1, "accuracy": 1 / 3}, seconds=0.1, finished="target",
+    )  # fmt: skip
+
+
+def test_there_and_back_bit_for_bit(tmp_path):
+    path = save_checkpoint(tmp_path, TENSORS, progress())
+    tensors, back = load_checkpoint(path)
+    assert back == progress()
+    # The first metric is the headline.
+    assert list(back.evaluation) == ["macro-f1", "accuracy"]
+    assert set(tensors) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert bits(tensors[name]) == bits(tensor)
+        assert tensors[name].dtype == tensor.dtype
+
+
+def test_the_last_two_are_kept(tmp_path):
+    for round_ in (8, 9, 10, 100):
+        save_checkpoint(tmp_path, TENSORS, progress(round_))
+    kept = sorted(p.name for p in tmp_path.iterdir())
+    assert kept == ["round-00000010.safetensors", "round-00000100.safetensors"]
+    assert latest_checkpoint(tmp_path) == tmp_path / "round-00000100.safetensors"
+
+
+def test_no_folder_has_no_checkpoint(tmp_path):
+    assert latest_checkpoint(tmp_path / "none") is None
+
+
+def test_a_kill_before_the_rename_leaves_the_old_one(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, TENSORS, progress(1))
+
+    def killed(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, TENSORS, progress(2))
+    monkeypatch.undo()
+    assert load_checkpoint(latest_checkpoint(tmp_path))[1].round == 1
+    # The half-written file is in nobody's way.
+    save_checkpoint(tmp_path, TENSORS, progress(2))
+    assert load_checkpoint(latest_checkpoint(tmp_path))[1].round == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign", "unknown field"])
+def test_what_is_damaged_or_foreign_is_named(tmp_path, damage):
+    path = save_checkpoint(tmp_path, TENSORS, progress())
+    whole = path.read_bytes()
+    if damage == "foreign":
+        save_file(TENSORS, path)
+    else:
+        path.write_bytes(
+            {
+                "cut": whole[:-1],
+                "empty": b"",
+                "text": b"no checkpoint at all",
+                "unknown field": whole.replace(b"finished", b"finashed"),
+            }[damage]
+        )
+    with pytest.raises(CheckpointError, match=r"round-00000001.safetensors is not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with locked(tmp_path / "run"):
+        with pytest.raises(CheckpointError, match="is in use by another run"):
+            with locked(tmp_path / "run"):
+                pass
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    hold = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(CheckpointError, match="in use"):
+            with locked(tmp_path):
+                pass
+        other.kill()
+        other.wait()
+    with locked(tmp_path):
+        pass

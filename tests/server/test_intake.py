@@ -1,0 +1,192 @@
+"""Bytes and numbers from clients are hostile: accepted as asked for, or dropped and named."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import BASE, LAYOUT, OTHER, P, at
+
+from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
+from fedllm_app.core.plan import All, ClientPlan, Derived, RoundPlan, TopK
+from fedllm_app.report.ledger import Ledger
+from fedllm_app.server.aggregate import Mean
+from fedllm_app.server.intake import Intake
+from fedllm_app.wire.codec import WireSettings, encode
+
+NO_A = Derived("tensors", {"without": ["*lora_A*"]})
+FINE = TrainMetrics(loss_sum=2.0, units=4, examples=4, steps=1)
+
+
+@pytest.fixture
+def intake(tmp_path):
+    """Return what takes the replies of clients a, b and c under a plan."""
+
+    def build(plan=ClientPlan(), wire=None, name="ledger"):
+        jobs = tuple(Job(3, c) for c in "abc")
+        request = Request("all", plan.words(), np.zeros(0, np.uint8), jobs, LAYOUT.hash, BASE)
+        return Intake(
+            RoundPlan({"all": plan}, dict.fromkeys("abc", "all")), [request], LAYOUT, 0,
+            wire or WireSettings(), Mean(P, cohort=3), Ledger(tmp_path / f"{name}.jsonl"),
+        )  # fmt: skip
+
+    return build
+
+
+def payload(values, positions=None, **how):
+    settings = {
+        "value_type": "fp32", "block": 256, "layout_hash": LAYOUT.hash, "fingerprint": BASE,
+    } | how  # fmt: skip
+    return encode(np.asarray(values, np.float32), positions, P, **settings)
+
+
+ONES = payload(np.ones(P))
+
+
+def reply(update=ONES, client="a", job=3, metrics=FINE):
+    return Reply(job, client, update, metrics)
+
+
+def test_what_was_asked_for_is_folded_in(intake):
+    taken = intake()
+    taken.take(reply())
+    taken.take(reply(payload(np.full(P, 3)), "c", metrics=TrainMetrics(4.0, 8, 8, 2)))
+    assert taken.mean.mean().tolist() == [2] * P
+    assert list(taken.open) == ["b"]
+    assert set(taken.accepted) == {"a", "c"}
+    assert taken.train_loss() == 0.5
+    assert taken.ledger.totals.up_bytes == 2 * (64 + 80)
+
+
+def nan_inside():
+    bad = ONES.copy()
+    bad[64:68] = np.array([np.nan], "<f4").view(np.uint8)
+    return bad
+
+
+TOP = ClientPlan(up=TopK(0.25))
+TOP_OF_REST = ClientPlan(up=TopK(0.5, NO_A))
+FIVE = np.arange(5)
+REFUSED = {
+    "no bytes": (ClientPlan(), np.zeros(0, np.uint8), "malformed"),
+    "noise": (ClientPlan(), np.full(144, 7, np.uint8), "malformed"),
+    "cut": (ClientPlan(), ONES[:-1], "malformed"),
+    "oversize": (ClientPlan(), np.append(ONES, np.uint8(0)), "malformed"),
+    "huge": (ClientPlan(), np.zeros(10**6, np.uint8), "malformed"),
+    "not finite": (ClientPlan(), nan_inside(), "non-finite"),
+    "too large a magnitude": (ClientPlan(), payload(at({3: 2**18})), "malformed"),
+    "another layout": (ClientPlan(), payload(np.ones(P), layout_hash=OTHER), "foreign"),
+    "another base": (ClientPlan(), payload(np.ones(P), fingerprint=OTHER), "foreign"),
+    "another type": (ClientPlan(), payload(np.ones(P), value_type="fp16"), "malformed"),
+    "positions where all was asked": (ClientPlan(), payload(np.ones(5), FIVE), "malformed"),
+    "all where the top was asked": (TOP, ONES, "malformed"),
+    "one too few": (TOP, payload(np.ones(4), FIVE[:4]), "malformed"),
+    "one too many": (TOP, payload(np.ones(6), np.arange(6)), "malformed"),
+    "derived where the top was asked": (
+        TOP, payload(np.ones(5), FIVE, derived=True), "malformed",
+    ),
+    "a top outside what was allowed": (TOP_OF_REST, payload(np.ones(7), np.arange(7)), "malformed"),
+    "positions where they are derived": (
+        ClientPlan(up=NO_A), payload(np.ones(14), np.arange(6, 20)), "malformed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_was_not_asked_for_is_dropped_and_leaves_the_mean(intake, said, case):
+    plan, update, reason = REFUSED[case]
+    taken = intake(plan)
+    taken.take(reply(update))
+    assert taken.dropped == {reason: 1}
+    assert (taken.mean.n, taken.accepted, set(taken.open)) == (0, {}, {"b", "c"})
+    assert f"client a, round 3: dropped ({reason})" in said.text
+    # It came, and so it cost its bytes.
+    assert taken.ledger.totals.up_bytes == update.size
+
+
+def test_the_top_inside_a_derived_support_is_accepted(intake):
+    taken = intake(TOP_OF_REST)
+    taken.take(reply(payload(np.ones(7), np.arange(13, 20))))
+    assert not taken.dropped
+
+
+HUGE = 10**400
+NUMBERS = {
+    "NaN loss": ({"loss_sum": math.nan}, "non-finite"),
+    "infinite loss": ({"loss_sum": -math.inf}, "non-finite"),
+    "NaN seconds": ({"train_s": math.nan}, "non-finite"),
+    "negative units": ({"units": -4}, "malformed"),
+    "units beyond any float": ({"units": HUGE}, "malformed"),
+    "steps beyond any clock": ({"steps": HUGE}, "malformed"),
+    "negative steps": ({"steps": -1}, "malformed"),
+    "negative examples": ({"examples": -1}, "malformed"),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_hostile_numbers_are_dropped(intake, case):
+    changes, reason = NUMBERS[case]
+    taken = intake()
+    taken.take(reply(metrics=dataclasses.replace(FINE, **changes)))
+    assert taken.dropped == {reason: 1}
+    assert taken.mean.n == 0
+
+
+def test_losses_that_overflow_together_do_not_end_the_run(intake):
+    taken = intake()
+    for client in "ab":
+        taken.take(reply(client=client, metrics=TrainMetrics(1.7e308, 1)))
+    assert taken.train_loss() == math.inf
+
+
+def test_a_reply_counts_once_and_only_if_it_is_awaited(intake, said):
+    taken = intake()
+    taken.take(reply())
+    taken.take(reply())
+    taken.take(reply(client="nobody"))
+    taken.take(reply(client="b", job=2))
+    assert (taken.mean.n, set(taken.open), taken.dropped) == (1, {"b", "c"}, {})
+    assert said.text.count("is not awaited") == 3
+
+
+def test_an_error_is_counted_by_its_reason(intake, said):
+    taken = intake()
+    taken.take(Reply(3, "a", error="ValueError: no"))
+    taken.take(Reply(3, "b", error="busy", reason="late"))
+    taken.give_up()
+    assert taken.dropped == {"error": 1, "late": 2}
+    assert "client a, round 3: dropped (error): ValueError: no" in said.text
+    assert "client c, round 3: dropped (late): no reply within round.timeout-s" in said.text
+    assert not taken.open
+
+
+def test_no_loss_of_no_replies(intake):
+    assert intake().train_loss() is None
+
+
+@given(
+    changes=st.dictionaries(st.integers(0, ONES.size - 1), st.integers(0, 255), max_size=4),
+    length=st.integers(0, ONES.size + 8),
+    plan=st.sampled_from([ClientPlan(), TOP, TOP_OF_REST, ClientPlan(up=NO_A)]),
+    number=st.integers(0, 10**9),
+)
+def test_changed_bytes_raise_nothing(tmp_path_factory, changes, length, plan, number):
+    update = np.resize(ONES, length)
+    for where, byte in changes.items():
+        if where < length:
+            update[where] = byte
+    folder = tmp_path_factory.getbasetemp() / "fuzz"
+    jobs = (Job(3, "a"),)
+    request = Request("all", plan.words(), np.zeros(0, np.uint8), jobs, LAYOUT.hash, BASE)
+    taken = Intake(
+        RoundPlan({"all": plan}, {"a": "all"}), [request], LAYOUT, 0, WireSettings(),
+        Mean(P, cohort=1), Ledger(folder / "ledger.jsonl"),
+    )  # fmt: skip
+    taken.take(reply(update))
+    assert taken.mean.n + sum(taken.dropped.values()) == 1
+    assert taken.ledger.totals.up_bytes >= update.size
+    if taken.mean.n:
+        assert plan.up == All()
+        assert np.isfinite(taken.mean.mean()).all()

@@ -1,0 +1,272 @@
+"""The real loop over a transport in memory: what spoils a round, what ends a run, what it writes.
+
+Clients take one step of size 1 along their slopes; see toys.py.
+"""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from toys import LAYOUT, PARAMS, P, Scripted, toy_device, toy_loop
+
+from fedllm_app.core.errors import FedllmError
+from fedllm_app.core.job import Reply
+from fedllm_app.report.metrics import read_lines
+from fedllm_app.wire.codec import WireSettings, dense_bytes, encode
+
+SLOPES = {name: np.full(P, i + 1, np.float32) for i, name in enumerate("abcdefghijkl")}
+REPLY = dense_bytes(P)
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Return a function that plays a run over scripted clients."""
+
+    def run(clients="abc", name="run", edits=None, order=list, slow_s=0.0, device=None, **how):
+        slopes = {c: SLOPES[c] for c in clients}
+        how = {"clients": len(clients), "server": {"lr": 0.25}} | how
+        made = toy_device(slopes, tmp_path / "kept", **(device or {}))
+        transport = Scripted(made, dict.fromkeys(slopes, 1), edits or {}, order, slow_s=slow_s)
+        loop = toy_loop(tmp_path / name, transport, **how)
+        loop.why = loop.play()
+        loop.rows = read_lines(tmp_path / name / "metrics.jsonl")
+        return loop
+
+    return run
+
+
+def test_rounds_by_hand(play):
+    loop = play("abc", rounds=3)
+    # The mean slope is 2 and the server's rate a quarter.
+    assert loop.optimizer.params.tolist() == (PARAMS - 1.5).tolist()
+    assert loop.why == "all 3 rounds"
+    assert [r["round"] for r in loop.rows] == [0, 1, 2, 3]
+    first = loop.rows[1]
+    assert first["clients"] == 3
+    assert first["dropped"] == {}
+    assert first["up-bytes"] == first["down-bytes"] == 3 * REPLY
+    assert first["update-norm"] == pytest.approx(np.sqrt(P * 4))
+    # One step's loss is slope . values = slope * 210, over one unit each.
+    assert first["train-loss"] == pytest.approx((1 + 2 + 3) * 210 / 3)
+    assert loop.rows[0]["headline"] == "accuracy"
+
+
+def test_a_round_is_submitted_once(play):
+    loop = play("abc", rounds=4)
+    rounds = [{job.id for r in requests for job in r.jobs} for requests in loop.transport.submitted]
+    assert rounds == [{1}, {2}, {3}, {4}]
+    assert all(len(requests) == 1 for requests in loop.transport.submitted)
+
+
+def test_jobs_carry_the_clock_and_the_last_accepted_job(play):
+    # Client c fails in every round; its state has never been accepted.
+    loop = play("abc", rounds=3, edits={"c": lambda r: [Reply(r.job, "c", error="no")]},
+                device={"steps": 2})  # fmt: skip
+    jobs = {j.client: j for j in loop.transport.submitted[2][0].jobs}
+    assert {c: j.state_from for c, j in jobs.items()} == {"a": 2, "b": 2, "c": -1}
+    assert {j.clock for j in jobs.values()} == {4}
+
+
+def patched(reply, **changes):
+    return [Reply(**(vars(reply) | changes))]
+
+
+def nan_inside(reply):
+    update = reply.update.copy()
+    update[64:68] = np.array([np.nan], "<f4").view(np.uint8)
+    return patched(reply, update=update)
+
+
+def encoded(values, positions=None, layout=LAYOUT.hash, base="ab" * 16):
+    return encode(
+        values.astype(np.float32), positions, P, value_type="fp32", block=256,
+        layout_hash=layout, fingerprint=base,
+    )  # fmt: skip
+
+
+EDITS = {
+    "c": lambda r: patched(r, update=None, error="CUDA went away"),
+    "d": lambda r: [],
+    "e": lambda r: patched(r, update=np.full(200, 9, np.uint8)),
+    "f": lambda r: patched(r, update=encoded(np.ones(P), layout="00" * 16)),
+    "g": lambda r: patched(r, update=encoded(np.ones(P), base="00" * 16)),
+    "h": nan_inside,
+    "i": lambda r: patched(r, update=encoded(np.ones(3), np.arange(3))),
+    "j": lambda r: patched(r, update=np.append(r.update, np.zeros(9, np.uint8))),
+    "k": lambda r: [*patched(r, client="nobody"), r, r],
+}
+
+
+def test_bad_replies_are_dropped_counted_and_named_and_the_round_goes_on(play, said):
+    loop = play("abcdefghijk", rounds=2, timeout_s=0.4, edits=EDITS)
+    for row in loop.rows[1:]:
+        assert row["clients"] == 3
+        assert row["dropped"] == {
+            "error": 1, "foreign": 2, "late": 1, "malformed": 3, "non-finite": 1,
+        }  # fmt: skip
+    # a, b and k are left, with slopes 1, 2 and 11.
+    np.testing.assert_allclose(loop.optimizer.params, PARAMS - 2 * 0.25 * 14 / 3, rtol=1e-6)
+    for client, reason in zip("cdefghij", [
+        "error): CUDA went away", "late", "malformed", "foreign", "foreign", "non-finite",
+        "malformed", "malformed",
+    ], strict=True):  # fmt: skip
+        assert f"client {client}, round 1: dropped ({reason}" in said.text
+    assert "client nobody: reply to job 1 is not awaited" in said.text
+    ledger = read_lines(loop.recorder.folder / "ledger.jsonl")
+    up = {r["client"]: r["accepted"] for r in ledger if r["direction"] == "up" and r["round"] == 1}
+    # What arrived is in the ledger, dropped or not; c and d sent nothing.
+    assert up == dict.fromkeys("abk", True) | dict.fromkeys("efghij", False)
+
+
+def test_below_min_replies_no_step_is_taken_and_that_is_said(play, said):
+    broken = {c: lambda r: patched(r, update=None, error="no") for c in "bc"}
+    loop = play("abc", rounds=2, min_replies=2, edits=broken)
+    assert loop.optimizer.params.tolist() == PARAMS.tolist()
+    assert [r["update-norm"] for r in loop.rows[1:]] == [None, None]
+    assert [r["clients"] for r in loop.rows[1:]] == [1, 1]
+    assert "round 2 takes no step: 1 replies accepted, round.min-replies is 2" in said.text
+    # Enough of them, and there is a step.
+    assert play("abc", "again", min_replies=1, edits=broken).optimizer.params[0] == 0.75
+
+
+def test_nobody_answers_and_the_run_goes_on(play):
+    loop = play("ab", rounds=2, timeout_s=0.05, edits=dict.fromkeys("ab", lambda r: []))
+    assert [r["dropped"] for r in loop.rows[1:]] == [{"late": 2}] * 2
+    assert loop.rows[2]["train-loss"] is None
+
+
+def test_a_round_lasts_no_longer_than_its_time_out(play):
+    began = time.monotonic()
+    play("abc", timeout_s=0.3, slow_s=0.2)
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("key", ["max_up_bytes", "max_down_bytes"])
+@pytest.mark.parametrize(("budget", "rounds"), [(9, 3), (8.99, 2), (3, 1), (2.99, 0)])
+def test_a_byte_budget_is_used_up_but_never_exceeded(play, key, budget, rounds):
+    loop = play("abc", rounds=5, evaluate_every=0, **{key: int(budget * REPLY)})
+    totals = loop.recorder.ledger.totals
+    spent = totals.up_bytes if key == "max_up_bytes" else totals.down_bytes
+    assert spent == rounds * 3 * REPLY
+    assert loop.recorder.progress.round == rounds
+    assert f"budget round.{key.replace('_', '-')}" in loop.why
+    # It ends with an evaluation all the same, and nothing was sent in vain.
+    assert loop.rows[-1]["round"] == rounds
+    assert "evaluation" in loop.rows[-1]
+    assert len(loop.transport.submitted) == rounds
+
+
+def test_a_byte_budget_holds_for_sparse_uploads(play):
+    # Their size is known only afterwards; the bound is what counts.
+    budget = 10 * (64 + 23)
+    loop = play("ab", rounds=50, method="floss", wire=WireSettings(), max_up_bytes=budget,
+                strategy={"d_up": 0.25})  # fmt: skip
+    assert budget - 2 * (64 + 23) < loop.recorder.ledger.totals.up_bytes <= budget
+
+
+def test_a_budget_of_seconds_is_never_exceeded(play):
+    began = time.monotonic()
+    loop = play("ab", rounds=1000, max_seconds=0.8, slow_s=0.05, evaluate=None)
+    assert time.monotonic() - began < 0.8 + 0.2  # the last checkpoint and its fsync come after
+    assert 2 <= loop.recorder.progress.round < 20
+    assert "budget round.max-seconds" in loop.why
+
+
+def test_a_hanging_client_cannot_exceed_the_seconds(play):
+    began = time.monotonic()
+    loop = play("ab", rounds=9, max_seconds=0.6, edits={"a": lambda r: []}, evaluate=None)
+    assert time.monotonic() - began < 0.6 + 0.2
+    assert loop.recorder.progress.round == 1
+
+
+# |values| sum to 210, 200, 190, 181 and 172: the smallest ones pass zero.
+@pytest.mark.parametrize(
+    ("target", "metric", "rounds"),
+    [
+        (181.0, "loss", 3),
+        (180.0, "loss", 4),
+        (1 / 191, "", 2),
+        (1 / 191, "accuracy", 2),
+        (0.9, "", 6),
+    ],
+)
+def test_stop_early_on_a_target(play, target, metric, rounds):
+    loop = play("abc", rounds=6, evaluate_every=1, target=target, target_metric=metric)
+    assert loop.recorder.progress.round == rounds
+    assert ("reached" in loop.why) == (rounds < 6)
+    assert len(loop.transport.submitted) == rounds
+
+
+def test_a_target_reached_before_round_1_trains_nobody(play):
+    loop = play("abc", rounds=6, target=500.0, target_metric="loss")
+    assert loop.recorder.progress.round == 0
+    assert loop.transport.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("every", "rounds", "evaluated"),
+    [(2, 5, [0, 2, 4, 5]), (1, 3, [0, 1, 2, 3]), (0, 3, [0, 3]), (9, 4, [0, 4]), (2, 4, [0, 2, 4])],
+)
+def test_when_the_server_evaluates(play, every, rounds, evaluated):
+    loop = play("abc", rounds=rounds, evaluate_every=every)
+    assert [r["round"] for r in loop.rows if r.get("evaluation")] == evaluated
+    assert len(loop.rows) == rounds + 1
+
+
+def test_evaluated_is_what_devices_would_receive_next(play):
+    seen = []
+
+    def evaluate(values):
+        seen.append(values.copy())
+        return {"accuracy": 0.5}
+
+    loop = play("abc", method="floss", strategy={"d_down": 0.25, "d_up": 1.0}, evaluate=evaluate)
+    assert seen[0].tolist() == [0] * 15 + [16, 17, 18, 19, 20]
+    assert seen[1].tolist() == [0] * 15 + [15.5, 16.5, 17.5, 18.5, 19.5]
+    assert seen[1].tolist() == loop.served().tolist()
+
+
+def test_without_test_data_there_is_no_evaluation(play):
+    loop = play("abc", rounds=2, evaluate=None)
+    assert all(not r.get("evaluation") for r in loop.rows)
+    assert loop.rows[0]["headline"] == ""
+
+
+ORDERS = {
+    "as asked": list,
+    "reversed": lambda replies: replies[::-1],
+    "shuffled": lambda replies: [replies[i] for i in np.random.permutation(len(replies))],
+}
+
+
+@pytest.mark.parametrize("mean", ["dense", "floss"])
+def test_the_order_of_replies_changes_no_byte(play, mean):
+    written = {}
+    for name, order in ORDERS.items():
+        loop = play(
+            "abcdefghijk", name, {k: v for k, v in EDITS.items() if k != "d"}, order,
+            rounds=4, method=mean, server={"optimizer": "adam", "lr": 0.1},
+            wire=WireSettings(up_values="int8", block=16),
+            device={"bend": 0.3, "wire": WireSettings(up_values="int8", block=16)},
+        )  # fmt: skip
+        files = [
+            (loop.recorder.folder / f"{n}.jsonl").read_bytes() for n in ("metrics", "ledger")
+        ]
+        written[name] = (*files, loop.optimizer.params.tobytes())
+    assert written["as asked"] == written["reversed"] == written["shuffled"]
+    assert json.loads(written["as asked"][0].splitlines()[1])["clients"] >= 3
+
+
+def test_clients_without_examples_are_never_asked(tmp_path):
+    device = toy_device({c: SLOPES[c] for c in "abcd"}, tmp_path / "kept")
+    transport = Scripted(device, {"a": 3, "b": 0, "c": 1, "d": 0})
+    toy_loop(tmp_path / "run", transport, rounds=20, clients=3).play()
+    asked = {j.client for requests in transport.submitted for r in requests for j in r.jobs}
+    assert asked == {"a", "c"}
+
+
+def test_nobody_has_examples(tmp_path):
+    transport = Scripted(toy_device({}, tmp_path), {"a": 0})
+    with pytest.raises(FedllmError, match="no client has any examples"):
+        toy_loop(tmp_path / "run", transport).play()

@@ -1,0 +1,154 @@
+"""Our step is torch's on the same pseudo-gradients, and a restored one goes on to the same bits."""
+
+import numpy as np
+import pytest
+import torch
+from toys import bits
+
+from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
+
+P = 7
+BETAS = {"betas": (0.8, 0.95), "eps": 1e-3}
+# Our settings, and the same thing said to torch.
+CASES = {
+    "adam": (
+        {"optimizer": "adam", "lr": 0.1, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3},
+        lambda p: torch.optim.Adam([p], lr=0.1, **BETAS),
+    ),
+    "adam, all automatic": (
+        {},
+        lambda p: torch.optim.Adam([p], lr=1e-3, betas=(0.9, 0.999), eps=1e-8),
+    ),
+    "adamw": (
+        {"optimizer": "adamw", "lr": 0.1, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3},
+        lambda p: torch.optim.AdamW([p], lr=0.1, weight_decay=0.01, **BETAS),
+    ),
+    "adamw without decay": (
+        {"optimizer": "adamw", "lr": 0.1, "weight_decay": 0.0},
+        lambda p: torch.optim.AdamW([p], lr=0.1, weight_decay=0.0),
+    ),
+    "sgd": ({"optimizer": "sgd"}, lambda p: torch.optim.SGD([p], lr=1.0)),
+    "sgd with Nesterov": (
+        {"optimizer": "sgd", "lr": 0.7, "momentum": 0.9, "nesterov": True},
+        lambda p: torch.optim.SGD([p], lr=0.7, momentum=0.9, nesterov=True),
+    ),
+    "sgd with momentum and decay": (
+        {"optimizer": "sgd", "lr": 0.7, "momentum": 0.9, "weight_decay": 0.1},
+        lambda p: torch.optim.SGD([p], lr=0.7, momentum=0.9, weight_decay=0.1),
+    ),
+    "adagrad": (
+        {"optimizer": "adagrad", "eps": 1e-3},
+        lambda p: torch.optim.Adagrad([p], lr=0.01, eps=1e-3),
+    ),
+}
+MOMENTA = {
+    "adam": ["exp_avg", "exp_avg_sq"],
+    "adamw": ["exp_avg", "exp_avg_sq"],
+    "sgd with Nesterov": ["momentum_buffer"],
+    "adagrad": ["sum"],
+}
+
+
+def gradients(n):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=P).astype(np.float32) for _ in range(n)]
+
+
+def ours(case, params=None):
+    start = np.linspace(-1, 1, P, dtype=np.float32) if params is None else params
+    return ServerOptimizer(ServerSettings(**CASES[case][0]).resolved(), start)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_five_steps_equal_torch_bit_for_bit(case):
+    mine = ours(case)
+    theirs = torch.nn.Parameter(torch.from_numpy(np.linspace(-1, 1, P, dtype=np.float32)))
+    optimizer = CASES[case][1](theirs)
+    for gradient in gradients(5):
+        before = mine.params.copy()
+        mine.step(gradient.copy())
+        theirs.grad = torch.from_numpy(gradient.copy())
+        optimizer.step()
+        assert bits(mine.params) == bits(theirs.detach().numpy())
+        assert (mine.params != before).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_restored_optimizer_goes_on_to_the_same_bits(case):
+    whole, first = ours(case), ours(case)
+    steps = gradients(6)
+    for gradient in steps[:3]:
+        whole.step(gradient)
+        first.step(gradient)
+    saved = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    second = ours(case, np.zeros(P, np.float32))
+    second.restore(saved)
+    for gradient in steps[3:]:
+        whole.step(gradient)
+        second.step(gradient)
+    assert set(whole.tensors()) == set(second.tensors())
+    for name, tensor in whole.tensors().items():
+        assert bits(tensor) == bits(second.tensors()[name]), name
+
+
+def test_what_is_restored_is_a_copy():
+    source, target = ours("adam"), ours("adam")
+    source.step(gradients(1)[0])
+    saved = source.tensors()
+    target.restore(saved)
+    target.step(gradients(1)[0])
+    assert saved["optimizer.step"] == 1
+    assert bits(saved["params"]) != bits(target.params)
+
+
+def test_initial_parameters_are_copied():
+    start = np.ones(P, np.float32)
+    ours("sgd", start).step(np.ones(P, np.float32))
+    assert start.tolist() == [1] * P
+
+
+@pytest.mark.parametrize("case", MOMENTA)
+@pytest.mark.parametrize("first_is_masked", [True, False])
+def test_within_and_outside(case, first_is_masked):
+    within, rest = np.array([1, 4, 5]), [0, 2, 3, 6]
+    full, kept, zeroed = ours(case), ours(case), ours(case)
+    steps = gradients(3)
+    masked = range(0 if first_is_masked else 1, 3)
+    before = {}
+    for i, gradient in enumerate(steps):
+        if i in masked and not before:
+            before = {n: t.numpy().copy() for n, t in kept.tensors().items() if t.ndim}
+        full.step(gradient)
+        kept.step(gradient, within if i in masked else None, "keep")
+        zeroed.step(gradient, within if i in masked else None, "zero")
+    for name in ["params", *(f"optimizer.{m}" for m in MOMENTA[case])]:
+        whole, keep, zero = (o.tensors()[name].numpy() for o in (full, kept, zeroed))
+        # Inside, as if there were no mask: every optimizer here is coordinate by coordinate.
+        assert bits(whole[within]) == bits(keep[within]) == bits(zero[within])
+        # A momentum that did not exist before the first masked step was zero.
+        old = before.get(name, np.zeros(P, np.float32))
+        assert bits(keep[rest]) == bits(old[rest])
+        assert zero[rest].tolist() == [0] * 4
+
+
+def test_an_empty_step_moves_nothing():
+    mine = ours("adam")
+    before = mine.params.copy()
+    mine.step(gradients(1)[0], np.empty(0, np.int64), "keep")
+    assert bits(mine.params) == bits(before)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "lr", "decay"),
+    [
+        ({}, "adam", 1e-3, 0),
+        ({"optimizer": "adamw"}, "adamw", 1e-3, 0.01),
+        ({"optimizer": "adamw", "weight_decay": 0.0}, "adamw", 1e-3, 0),
+        ({"optimizer": "sgd"}, "sgd", 1.0, 0),
+        ({"optimizer": "adagrad", "lr": 0.5}, "adagrad", 0.5, 0),
+    ],
+)
+def test_what_automatic_becomes(given, name, lr, decay):
+    settings = ServerSettings(**given).resolved()
+    assert (settings.optimizer, settings.lr, settings.weight_decay) == (name, lr, decay)
+    assert settings.resolved() == settings

@@ -1,0 +1,285 @@
+"""The run-config: every mistake at once and in words, and defaults in one place only."""
+
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedllm_app.config import RunConfig, automatic, cross_check, describe, keys_toml, read_recipe
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.settings import flatten
+from fedllm_app.server.methods import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+DEVICES = {"data.train": "node", "data.labels": "2", "model.source": "org/model"}
+IMAGES = {"task.name": "image-classification", "data.train": "org/set", "model.source": "org/vit"}
+
+
+def problems(**given):
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.parse(given)
+    return str(caught.value).splitlines()
+
+
+def test_pyproject_holds_every_key_with_its_default_and_meaning():
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert keys_toml().strip() in text
+    table = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+    assert flatten(table) == RunConfig().flat()
+    # Flower takes scalars only, and types decide what `k=v` may replace.
+    for key, value in RunConfig().flat().items():
+        assert type(flatten(table)[key]) is type(value)
+
+
+def test_defaults_are_legal():
+    assert RunConfig.parse({}) == RunConfig()
+    assert RunConfig.parse(RunConfig().flat()) == RunConfig()
+
+
+@pytest.mark.parametrize("key", RunConfig().flat())
+def test_every_key_says_what_it_means_in_a_sentence(key):
+    assert describe(key).endswith(".")
+    assert "\n" not in describe(key)
+
+
+# Key and value, and what the message must hold beside both.
+WRONG = [
+    ("strategy.d-up", 1.5, "less than or equal to 1"),
+    ("strategy.d-up", 1.5, "0.25 keeps a quarter"),
+    ("strategy.d-down", 0, "greater than 0"),
+    ("run.seed", True, "integer"),
+    ("run.seed", -1, "greater than or equal to 0"),
+    ("run.rounds", 2.0, "integer"),
+    ("run.rounds", "40", "integer"),
+    ("client.lr", "0.1", "number"),
+    ("client.lr", True, "number"),
+    ("client.lr", math.nan, "finite"),
+    ("round.timeout-s", math.inf, "finite"),
+    ("model.dropout", 1, "boolean"),
+    ("model.dropout", "true", "boolean"),
+    ("lora.targets", 3, "string"),
+    ("wire.block", 100, "power of two"),
+    ("run.name", "../elsewhere", "letters"),
+    ("run.name", "a/b", "letters"),
+    ("server.optimizer", "lion", "'adam', 'adamw', 'sgd' or 'adagrad'"),
+    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16' or 'int8'"),
+    ("client.optimizer", "adam", "'sgd' or 'adamw'"),
+    ("partition.name", "dirichlect", "'iid', 'dirichlet' or 'natural'"),
+    ("task.name", "translation", "'next-token'"),
+    ("model.train", "all", "'lora', 'head' or 'full'"),
+    ("data.train", "", "at least 1 character"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG)
+def test_one_mistake_is_one_line_with_key_value_and_what_is_legal(key, value, expected):
+    (line,) = problems(**{key: value})
+    assert line.startswith(f"{key} is {value!r}; expected ")
+    assert expected in line
+    assert line.endswith(describe(key))
+
+
+def test_all_mistakes_at_once():
+    lines = problems(
+        **{
+            "strategy.d-up": 1.5,
+            "run.seed": True,
+            "strategy.dup": 1,
+            "federation.name": "x",
+            "server.optimizer": "lion",
+            "round.clients": 30,
+            "run.home": "here",
+        }
+    )
+    starts = {line.split(" ")[0].rstrip(":;") for line in lines}
+    assert starts == {
+        "strategy.d-up", "run.seed", "strategy.dup", "federation.name", "server.optimizer",
+        "round.clients", "run.home",
+    }  # fmt: skip
+    assert len(lines) == 7
+
+
+def test_unknown_keys_and_namespaces_list_the_known():
+    (key,) = problems(**{"strategy.density": 0.5})
+    assert key == "strategy.density is 0.5: unknown key; strategy has name, d-down, d-up"
+    (namespace,) = problems(**{"optimiser.lr": 0.5})
+    assert namespace.startswith(
+        "optimiser.lr is 0.5: unknown namespace; expected one of ['client', "
+    )
+    (bare,) = problems(seed=3)
+    assert bare.startswith("seed is 3: unknown namespace")
+
+
+def test_a_whole_number_is_a_float():
+    config = RunConfig.parse({"client.lr": 1, "lora.alpha": 32})
+    assert config.client.lr == 1.0
+    assert type(config.lora.alpha) is float
+
+
+# What must be refused together, and a change that makes it legal.
+AT_ODDS = {
+    "an unknown method": (
+        {"strategy.name": "flos"},
+        f"strategy.name is 'flos'; expected one of {', '.join(sorted(STRATEGIES))}",
+        {"strategy.name": "floss"},
+    ),
+    "fedavg with adam": (
+        {"strategy.name": "fedavg", "server.optimizer": "adam"},
+        "server.optimizer is 'adam', but strategy.name = 'fedavg' is defined with 'sgd'",
+        {"server.optimizer": "sgd"},
+    ),
+    "nesterov of adam": (
+        {"server.nesterov": True, "server.momentum": 0.9},
+        "server.nesterov is True with server.optimizer = 'adam'",
+        {"strategy.name": "fedavg"},
+    ),
+    "nesterov without momentum": (
+        {"server.nesterov": True, "server.optimizer": "sgd"},
+        "server.momentum = 0.0; expected 'sgd' and a momentum above 0",
+        {"server.momentum": 0.9},
+    ),
+    "more replies than clients": (
+        {"round.min-replies": 6},
+        "round.min-replies is 6; expected at most round.clients = 5",
+        {"round.clients": 6},
+    ),
+    "a larger cohort than there are clients": (
+        {"partition.clients": 4},
+        "round.clients is 5; expected at most partition.clients = 4",
+        {"partition.name": "natural"},
+    ),
+    "a metric of another task": (
+        {"round.target-metric": "perplexity"},
+        "round.target-metric is 'perplexity'; expected one of ('accuracy', ",
+        {"task.name": "next-token"},
+    ),
+    "dirichlet without labels": (
+        {"task.name": "next-token", "partition.name": "dirichlet"},
+        "partition.name is 'dirichlet', which needs labels",
+        {"task.name": "sequence-classification"},
+    ),
+    "a head that does not exist": (
+        {"task.name": "next-token", "model.train": "head"},
+        "model.train is 'head'; task.name 'next-token' has no head",
+        {"model.train": "full"},
+    ),
+    "images from text": (
+        IMAGES | {"data.train": "embedded"},
+        "data.train is 'embedded', which is text",
+        {"data.train": "org/set"},
+    ),
+    "images on a text model": (
+        IMAGES | {"model.source": "embedded"},
+        "model.source is 'embedded', which is text",
+        {"model.source": "org/vit"},
+    ),
+    "devices without a label set": (
+        DEVICES | {"data.labels": ""},
+        "data.labels is '' with data.train = 'node'",
+        {"data.labels": "no,yes"},
+    ),
+    "the demonstration on devices": (
+        DEVICES | {"model.source": "embedded"},
+        "model.source is 'embedded', which is for simulation only",
+        {"model.source": "/models/x"},
+    ),
+    "a relative home": ({"run.home": "runs"}, "run.home is 'runs'; expected an absolute path", {"run.home": "/runs"}),
+    "a relative file": (
+        {"data.train": "rows.jsonl"},
+        "data.train is 'rows.jsonl'; expected an absolute path",
+        {"data.train": "/rows.jsonl"},
+    ),
+    "a relative folder": (
+        {"data.test": "./rows"},
+        "data.test is './rows'; expected an absolute path",
+        {"data.test": "org/rows"},
+    ),
+    "somebody's home": (
+        {"model.source": "~/x.gguf"},
+        "model.source is '~/x.gguf'; expected an absolute path",
+        {"model.source": "/x.gguf"},
+    ),
+    "a relative tokenizer": (
+        {"model.tokenizer": "../tok"},
+        "model.tokenizer is '../tok'; expected an absolute path",
+        {"model.tokenizer": "/tok"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AT_ODDS)
+def test_keys_at_odds(case):
+    given, message, cure = AT_ODDS[case]
+    (line,) = problems(**given)
+    assert message in line
+    RunConfig.parse(given | cure)
+
+
+def test_a_cross_check_does_not_repeat_what_is_wrong_by_itself():
+    (line,) = problems(**{"round.clients": 0, "round.min-replies": 3})
+    assert line.startswith("round.clients is 0; expected greater than or equal to 1")
+
+
+def test_no_cross_check_complains_about_the_defaults():
+    assert list(cross_check(RunConfig())) == []
+
+
+def test_the_summary_says_what_automatic_became():
+    config = RunConfig.parse({"strategy.name": "fedavg", "run.seed": 3, "model.source": "org/m"})
+    text = config.summary()
+    assert "├── optimizer = 'sgd' (automatic, was '')" in text
+    assert "├── lr = 1.0 (automatic, was 0.0)" in text
+    assert "├── weight-decay = 0.0 (automatic, was -1.0)" in text
+    assert "├── tokenizer = '' (automatic: org/m)" in text
+    assert f"├── home = '' (automatic: {Path.home() / '.fedllm'})" in text
+    assert "├── target-metric = '' (automatic: accuracy)" in text
+    assert "├── threads = 0 (automatic: the CPUs it was given)" in text
+    assert "├── seed = 3\n" in text
+    # Every key of every namespace is there, once.
+    assert text.count("│   ├── ") == len(RunConfig().flat())
+    assert [line[4:] for line in text.splitlines() if line.startswith("├──")] == list(
+        RunConfig.model_fields
+    )
+
+
+def test_the_summary_shows_the_name_that_the_run_was_given():
+    config = RunConfig()
+    named = config.resolved().model_copy(
+        update={"run": config.run.model_copy(update={"name": "floss-1"})}
+    )
+    assert "├── name = 'floss-1' (automatic, was '')" in config.summary(named)
+
+
+def test_automatic_words_are_of_keys_that_exist():
+    assert set(automatic(RunConfig.parse(IMAGES))) <= set(RunConfig().flat())
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), st.floats(1e-9, 1e9))
+def test_a_run_config_file_there_and_back(text, number):
+    given = {"data.text-column": text, "data.user-column": f'"{text}"\\', "client.lr": number}
+    config = RunConfig.parse(given)
+    assert RunConfig.parse(flatten(tomllib.loads(config.toml()))) == config
+
+
+def test_resolving_twice_changes_nothing():
+    config = RunConfig.parse({"server.optimizer": "adamw"}).resolved()
+    assert config.server.weight_decay == 0.01
+    assert config.resolved() == config
+
+
+def test_a_recipe_that_is_no_toml(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text("[run\n")
+    with pytest.raises(ConfigError, match=r"r.toml is not a run-config"):
+        read_recipe(path)
+    with pytest.raises(ConfigError, match=r"none.toml is not a run-config"):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_a_recipe_is_flattened(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('strategy.name = "dense"\n[client]\nlr = 0.5\n')
+    assert read_recipe(path) == {"strategy.name": "dense", "client.lr": 0.5}
