@@ -62,6 +62,7 @@ def play_trial(job: tuple[str, dict[str, Any]]) -> None:
 def tune(common: dict[str, Any]) -> None:
     """Play all trials, two at a time, and write what each reached."""
     jobs = [(name, settings | common) for name, settings in trials()]
+    write_tuning(Path(common["run.home"]))
     with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
         for _ in pool.imap_unordered(play_trial, jobs, chunksize=1):
             write_tuning(Path(common["run.home"]))
@@ -77,9 +78,11 @@ def write_tuning(home: Path) -> None:
 
 
 def best_rates(method: str) -> dict[str, float]:
-    """Return the learning rates of a method's best trial at its last round."""
+    """Return the rates of a method's best trial at its last round, {} before all are played."""
     rows = json.loads((RESULTS / "bench-s-tuning.json").read_text())["rows"]
     own = [row for row in rows if row["trial"].startswith(f"tune-{method}-")]
+    if len(own) < len(CLIENT_LRS) * len(SERVER_LRS):
+        return {}
     best = max(own, key=lambda row: row["accuracy"][str(TRIAL_ROUNDS)])
     return {key: best["settings"][key] for key in ("client.lr", "server.lr")}
 
@@ -92,7 +95,7 @@ def cells() -> list[tuple[str, dict[str, Any]]]:
         for down, up in DENSITIES:
             settings = {"strategy.d-down": down, "strategy.d-up": up, "wire.up-values": values}
             rows.append((f"floss-{round(1 / up)}-{values}", settings | kept))
-    if own != kept:
+    if own and own != kept:
         settings = {"strategy.d-down": 1 / 4, "strategy.d-up": 1 / 16}
         rows.append(("floss-16-fp32-own-rates", settings | own))
     return rows

@@ -31,16 +31,12 @@ class Whole:
     Attributes
     ----------
     run : its folder. seconds : how long it took.
-    moments : the file that was at work at each moment.
+    moments : the function that was at work at each moment.
     """
 
     run: Path
     seconds: float
     moments: list[str]
-
-    def at(self, file: str) -> list[int]:
-        """Return the moments at which a file was at work."""
-        return [i for i, name in enumerate(self.moments, 1) if name == file]
 
 
 def settings(folder: Path, name: str, every: int = 2, **more: dict[str, Any]) -> dict[str, Any]:
@@ -52,9 +48,11 @@ def folder_of(flat: dict[str, Any]) -> Path:
     return Path(flat["run.home"]) / "runs" / flat["run.name"]
 
 
-def play(flat: dict[str, Any], moment: int = 0, log: Path | None = None) -> int:
+def play(
+    flat: dict[str, Any], moment: int = 0, within: str = "", log: Path | None = None
+) -> int:
     """Play a run in a process of its own and return its exit code."""
-    process = victim.start(flat, moment, log)
+    process = victim.start(flat, moment, within, log)
     process.join()
     assert process.exitcode is not None
     return process.exitcode
@@ -62,7 +60,6 @@ def play(flat: dict[str, Any], moment: int = 0, log: Path | None = None) -> int:
 
 def play_whole(flat: dict[str, Any]) -> Whole:
     log, watched = Path(flat["run.home"]) / "moments", flat | {"run.name": "watched"}
-    watched["run.name"] = f"{flat['run.name']}-watched"
     assert play(watched, log=log) == 0
     began = time.monotonic()
     assert play(flat) == 0
@@ -97,13 +94,18 @@ def test_killed_by_the_clock(folder, whole, seed):
     assert_same(folder_of(flat), whole.run)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_killed_while_a_checkpoint_is_written(folder, whole, seed):
-    rng, flat = random.Random(seed), settings(folder, f"checkpoint-{seed}")
-    writing = whole.at("checkpoint")
-    # What is left gets shorter with every restart, and so do the moments to choose from.
-    for share in (0.8, 0.4):
-        assert play(flat, rng.choice(writing[: int(len(writing) * share)])) == KILLED
+@pytest.mark.parametrize(
+    ("function", "calls", "kills"),
+    [("save_checkpoint", 7, 99), ("end_round", 12, 8), ("finish", 1, 3), ("save_adapter", 1, 5)],
+)
+def test_killed_at_every_step_of_writing(folder, whole, function, calls, kills):
+    """Die once at each moment of the function's first call, or at as many, evenly spread."""
+    flat = settings(folder, f"in-{function}")
+    rounds = random.Random(function).randrange(1, len(whole.moments) // 2)
+    assert play(flat, rounds) == KILLED
+    moments = whole.moments.count(function) // calls
+    for i in range(min(kills, moments)):
+        assert play(flat, 1 + i * moments // min(kills, moments), function) == KILLED
     assert play(flat) == 0
     assert_same(folder_of(flat), whole.run)
 
@@ -117,10 +119,10 @@ def test_killed_again_and_again_before_the_next_checkpoint(folder, whole):
 
 
 def test_devices_that_keep_their_optimizer_go_back_too(folder):
-    whole = play_whole(settings(folder, "keeping", every=5, **KEEPING))
-    flat, saving = settings(folder, "kept", every=5, **KEEPING), whole.at("keep")
-    # In round 10: most devices have trained more than once since the checkpoint after round 5.
-    assert play(flat, saving[int(len(saving) * 0.78)]) == KILLED
+    whole, flat = (settings(folder, name, every=5, **KEEPING) for name in ("keeping", "kept"))
+    assert play(whole) == 0
+    # In round 10, when most devices have trained more than once since the checkpoint at round 5.
+    assert play(flat, 10, "end_round") == KILLED
     assert len(small.lines(folder_of(flat), "metrics.jsonl")) == 10
     assert play(flat) == 0
     assert_same(folder_of(flat), whole.run)

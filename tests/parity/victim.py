@@ -1,7 +1,7 @@
 """A process that plays a run until it is killed, by whoever started it or at a chosen moment.
 
-A moment is a number: of calls made so far by the code that writes a run's folder. A kill at any of
-them falls between two writes, or between a write and its fsync or rename, as no clock could aim.
+A moment is a number: of calls into and out of, or made by, the code that writes a run's folder. A
+kill falls between two writes, or between a write and its fsync or rename, as no clock could aim.
 """
 
 import os
@@ -29,28 +29,32 @@ WRITERS = {
 }
 
 
-def start(flat: dict[str, Any], moment: int = 0, log: Path | None = None) -> BaseProcess:
+def start(
+    flat: dict[str, Any], moment: int = 0, within: str = "", log: Path | None = None
+) -> BaseProcess:
     """Start a process that plays a run; see `play`."""
     # Each begins as a fork of a process that has imported everything: one second, not ten.
     context = get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
-    process = context.Process(target=play, args=(flat, moment, log))
+    process = context.Process(target=play, args=(flat, moment, within, log))
     process.start()
     return process
 
 
-def play(flat: dict[str, Any], moment: int, log: Path | None) -> None:
+def play(flat: dict[str, Any], moment: int, within: str, log: Path | None) -> None:
     """Play a run, and die of SIGKILL at a moment; 0 is never.
 
     Parameters
     ----------
-    log : gets the name of the file that was at work at each moment, one a line.
+    within : count only the moments in which this function was at work.
+    log : gets the name of the function that was at work at each moment, one a line.
     """
     passed: list[str] = []
 
     def look(frame: FrameType, event: str, _: Any) -> None:
-        if (file := frame.f_code.co_filename) in WRITERS:
-            passed.append(file)
+        code = frame.f_code
+        if code.co_filename in WRITERS and within in ("", code.co_name):
+            passed.append(code.co_name)
             if len(passed) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -59,4 +63,4 @@ def play(flat: dict[str, Any], moment: int, log: Path | None) -> None:
     runtime.run_local(RunConfig.parse(flat))
     sys.setprofile(None)
     if log:
-        log.write_text("\n".join(Path(file).stem for file in passed))
+        log.write_text("\n".join(passed))
