@@ -14,15 +14,16 @@ from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
 from fedllm_app.core.plan import ClientPlan, TopK, Work
 from fedllm_app.message import (
     Holdings,
+    last_line,
     pack_holdings,
     pack_replies,
     pack_request,
+    read_replies,
     reply_to,
     unpack_holdings,
     unpack_replies,
     unpack_request,
 )
-from fedllm_app.server.strategy import last_line, read_replies
 
 PLAN = ClientPlan(up=TopK(0.25), work=Work(steps=3)).words()
 REQUEST = Request(

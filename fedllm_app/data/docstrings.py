@@ -12,14 +12,13 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-from rich.console import Console
-from rich.progress import track
 
+from fedllm_app.core.progress import watched
 from fedllm_app.data.cache import build_once
 
 STANDARD_LIBRARY = "standard-library"
@@ -172,7 +171,7 @@ def _scan() -> list[dict[str, Any]]:
         for module, path in _sources(folder) if folder else []:
             files.append((package, ".".join(filter(None, (prefix, module))), path))
     rows, seen = [], set()
-    for package, module, path in _watched(files):
+    for package, module, path in watched(files, "reading documentation strings"):
         for text in texts_of(path.read_bytes()):
             words = text.split()
             # Copies differ in a version number or a name near the end: the opening decides.
@@ -181,8 +180,3 @@ def _scan() -> list[dict[str, Any]]:
                 seen.add(opening)
                 rows.append({"package": package, "module": module, "text": text})
     return rows
-
-
-def _watched(files: list[tuple[str, str, Path]]) -> Iterable[tuple[str, str, Path]]:
-    console = Console(stderr=True)
-    return track(files, "reading documentation strings", console=console, transient=True)

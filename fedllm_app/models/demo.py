@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
@@ -31,6 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from fedllm_app.core.errors import DataError
+from fedllm_app.core.progress import watched
 from fedllm_app.core.seeds import generator, seed_torch
 from fedllm_app.data.cache import build_once
 from fedllm_app.data.docstrings import installation_digest
@@ -98,8 +97,8 @@ def pretrain(texts: list[str], task_name: str, folder: Path, steps: int) -> list
     """
     causal = task_name == "next-token"
     threads = torch.get_num_threads()
-    # Tensors this small gain an eighth from a second thread, and lose fourfold where another
-    # process wants the core. One thread also gives the same bits on any number of cores.
+    # Tensors this small gain little from a second thread, and lose much where another process
+    # wants the core. One thread also gives the same bits on any number of cores.
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -211,19 +210,15 @@ def _train(
     )
     model.train()
     losses = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)
-    ) as progress:
-        for _ in progress.track(range(steps), description="pre-training the demo backbone (once)"):
-            chosen = rng.choice(len(pieces), batch, replace=False)
-            loss = loss_of(model, [pieces[i] for i in chosen], SPAN[task_name], rng)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
+    for _ in watched(range(steps), "pre-training the demonstration backbone, once"):
+        chosen = rng.choice(len(pieces), batch, replace=False)
+        loss = loss_of(model, [pieces[i] for i in chosen], SPAN[task_name], rng)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
     return losses
 
 

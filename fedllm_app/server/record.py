@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fedllm_app.core.progress import duration
 from fedllm_app.report.ledger import Ledger, Totals
 from fedllm_app.report.metrics import Board, JsonLines, read_lines, versions
 from fedllm_app.report.run import FALLING
@@ -187,7 +188,7 @@ class Recorder:
         totals = self.ledger.totals
         words.append(f"up {totals.up_bytes / 1e6:.2f} MB, down {totals.down_bytes / 1e6:.2f} MB")
         words.append(
-            f"{seconds:.1f} s, about {_duration(rest)} left" if left else f"{seconds:.1f} s"
+            f"{seconds:.1f} s, about {duration(rest)} left" if left else f"{seconds:.1f} s"
         )
         log.info(", ".join(words))
 
@@ -235,9 +236,3 @@ class Recorder:
         value = self.evaluation[name]
         reached = value <= target if name in FALLING else value >= target
         return f"target {name} {target:g} reached ({value:.4f})" if reached else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

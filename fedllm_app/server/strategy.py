@@ -8,7 +8,7 @@ a client lives on its own node.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -144,11 +144,11 @@ class FlowerTransport:
                 RecordDict(), dst_node_id=node, message_type="query", ttl=QUERY_TIMEOUT_S
             )
             self._asked |= {i: node for i in self._grid.push_messages([question]) if i}
+        self._find_homes(nodes)
         for answer in self._pull(list(self._asked)):
             self._hear(self._asked.pop(answer.metadata.reply_to_message_id), answer)
-        there = [node for node in nodes if self._simulated or node in self._counts]
-        self._find_homes(set(there))
-        return there
+            self._find_homes(nodes)  # of two that come together, too, one is the first
+        return [node for node in nodes if self._simulated or node in self._counts]
 
     def _hear(self, node: int, answer: Message) -> None:
         """Take in what a node says it holds."""
@@ -169,7 +169,7 @@ class FlowerTransport:
             log.warning("node %d: client-id %r is taken, until its node is gone", node, client)
         self._counts[node] = holdings.counts
 
-    def _find_homes(self, there: set[int]) -> None:
+    def _find_homes(self, there: Collection[int]) -> None:
         """Give every client the node that was the first to hold it, of those that are there."""
         self._homes = {}
         for node, held in self._counts.items():

@@ -5,20 +5,11 @@ from pathlib import Path
 
 import pytest
 import small
-import torch
 
 from fedllm_app.launch import run_flower
 from fedllm_app.runtime import run_local
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -66,9 +66,9 @@ def write(folder: Path) -> None:
     rng = random.Random(3)
     owners = [owner for owner, size in SIZES.items() for _ in range(size)]
     rng.shuffle(owners)
-    rows = [_row(rng, owner) for owner in owners]
-    rows.insert(4, {"text": " ".join(["wave"] * 40), "label": "sea", "user": BROKEN})
-    for name, content in (("train", rows), ("test", [_row(rng, "") for _ in range(30)])):
+    train = [_row(rng, owner) for owner in owners]
+    train.insert(4, {"text": " ".join(["wave"] * 40), "label": "sea", "user": BROKEN})
+    for name, content in (("train", train), ("test", [_row(rng, "") for _ in range(30)])):
         lines = (json.dumps(row) for row in content)
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -121,9 +121,14 @@ def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     }
 
 
+def rows(file: Path) -> list[dict[str, Any]]:
+    """Return the records of a .jsonl file."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def lines(run: Path, name: str) -> list[dict[str, Any]]:
     """Return the records of one of a run's .jsonl files."""
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+    return rows(run / name)
 
 
 def loaded(adapter: Path) -> dict[str, Any]:

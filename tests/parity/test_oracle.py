@@ -4,7 +4,6 @@ The script below knows torch, transformers, peft and the run's seeds, and nothin
 plan, loop, mean or flat vector: tensors have their names, a mask is a product, a mean is a mean.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -63,9 +62,9 @@ class Script:
         self.model = get_peft_model(base, lora)
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "model")
         self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+        rows = small.rows(folder / "train.jsonl")
         self.data = {c: [r for r in rows if r["user"] == c] for c in (*small.SIZES, small.BROKEN)}
-        self.test = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+        self.test = small.rows(folder / "test.jsonl")
         self.losses, self.norms, self.evaluations = [], [], []
 
         # P = trainable parameters; server optimizer Adam over P, dense, never masked itself

@@ -15,13 +15,7 @@ from fedllm_app.client.train import answer
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.plan import ClientPlan
-from fedllm_app.message import (
-    Holdings,
-    pack_holdings,
-    pack_replies,
-    reply_to,
-    unpack_request,
-)
+from fedllm_app.message import Holdings, pack_holdings, pack_replies, reply_to, unpack_request
 from fedllm_app.server.strategy import FedSparse, FlowerTransport
 
 PAYLOAD = np.arange(8, dtype=np.uint8)
@@ -42,7 +36,7 @@ class FakeGrid:
 
     Attributes
     ----------
-    holds : by node, what it answers to a query: holdings, an error text, or odd records.
+    holds : by node, what it answers to a query: holdings, an error text, odd records, or never.
     train : what a node answers to a train message; None is not yet.
     lost : nodes to which nothing can be sent.
     """
@@ -54,30 +48,32 @@ class FakeGrid:
     def get_node_ids(self):
         return list(self.holds)
 
-    def send_and_receive(self, messages, *, timeout=None):
-        for message in messages:
-            node = message.metadata.dst_node_id
-            assert message.metadata.message_type == "query"
-            self.queries.append(node)
-            said = self.holds[node]
-            if isinstance(said, str):
-                yield Message(Error(0, said), reply_to=message)
-            elif said is not None:
-                content = pack_holdings(said) if isinstance(said, Holdings) else said
-                yield reply_to(message, content)
-
     def push_messages(self, messages):
         ids = []
         for message in messages:
-            if message.metadata.dst_node_id in self.lost:
+            node = message.metadata.dst_node_id
+            if node in self.lost:
                 ids.append(None)
                 continue
             message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
             ids.append(message.metadata.message_id)
-            self.pushed[message.metadata.message_id] = message
-            if (reply := self.train(message)) is not None:
+            if message.metadata.message_type == "query":
+                self.queries.append(node)
+                reply = self.held(message)
+            else:
+                self.pushed[message.metadata.message_id] = message
+                reply = self.train(message)
+            if reply is not None:
                 self.ready[message.metadata.message_id] = reply
         return ids
+
+    def held(self, question):
+        said = self.holds[question.metadata.dst_node_id]
+        if isinstance(said, str):
+            return Message(Error(0, said), reply_to=question)
+        if said is None:
+            return None
+        return reply_to(question, pack_holdings(said) if isinstance(said, Holdings) else said)
 
     def pull_messages(self, message_ids):
         assert None not in message_ids
@@ -205,9 +201,13 @@ def test_the_first_round_waits_for_the_clients_asked_for(monkeypatch):
 
 
 def test_a_client_id_that_is_taken_is_left_out(said):
-    transport, _ = devices({1: one("ann"), 2: one("ann", 99)})
+    transport, grid = devices({1: one("ann"), 2: one("ann", 99)})
     assert transport.clients() == {"ann": 5}
-    assert "node 2 is left out: client-id 'ann' is taken by another" in said.text
+    assert "node 2: client-id 'ann' is taken, until its node is gone" in said.text
+    # Once it is gone, the other one plays it.
+    del grid.holds[1]
+    assert transport.clients() == {"ann": 99}
+    assert [node for node, _ in transport.assign([request("ann")])] == [2]
 
 
 def test_a_client_that_comes_back_on_a_new_node_is_served_there():
@@ -216,6 +216,26 @@ def test_a_client_that_comes_back_on_a_new_node_is_served_there():
     grid.holds = {2: one("ann", 6)}
     assert transport.clients() == {"ann": 6}
     assert [node for node, _ in transport.assign([request("ann")])] == [2]
+
+
+def test_a_device_that_gives_no_answer_holds_up_no_round():
+    transport, grid = devices({1: None, 2: one("bob")})
+    assert transport.clients() == {"bob": 5}
+    assert transport.clients() == {"bob": 5}
+    assert sorted(grid.queries) == [1, 2]
+
+
+def test_replies_that_flower_cannot_read_end_no_run(said):
+    transport, grid = devices({1: one("ann")})
+    transport.clients()
+    transport.submit([request("ann")], 9.0)
+
+    def unreadable(message_ids):
+        raise ValueError("no such dtype")
+
+    grid.pull_messages = unreadable
+    assert transport.poll() == []
+    assert "cannot be read and are lost" in said.text
 
 
 @pytest.mark.parametrize(
@@ -302,7 +322,7 @@ def test_a_message_that_cannot_be_sent_fails_its_jobs_at_once():
     transport.submit([request("ann", "bob")], 9.0)
     replies = {r.client: r for r in transport.poll()}
     assert replies["ann"].reason == "error"
-    assert "could not be sent" in replies["ann"].error
+    assert "did not take the message" in replies["ann"].error
     assert replies["bob"].update is not None
 
 
