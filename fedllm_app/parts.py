@@ -158,6 +158,12 @@ class Parts:
             seed=c.run.seed,
             tokenizer=self.tokenizer,
         )
+        positions = getattr(backbone.config, "max_position_embeddings", None)
+        if not self.is_image and positions and c.task.max_tokens > positions:
+            raise ConfigError(
+                f"task.max-tokens is {c.task.max_tokens}; expected at most {positions}, the "
+                f"positions of model.source {self.source!r}"
+            )
         return wrap(backbone, c.model, c.lora, c.run.seed)
 
     @cached_property

@@ -1,5 +1,6 @@
 """A run from its folder to its result: opened under a lock, played by the loop, written down."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -8,7 +9,7 @@ from time import strftime
 
 from fedllm_app.client.train import Device, answer
 from fedllm_app.config import RunConfig, read_recipe
-from fedllm_app.core.errors import CheckpointError
+from fedllm_app.core.errors import CheckpointError, ConfigError
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
@@ -18,6 +19,8 @@ from fedllm_app.server.loop import Loop, Transport
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.record import Recorder
+
+log = logging.getLogger("fedllm")
 
 CHANGEABLE = ("run.rounds", "run.checkpoint-every", "round.evaluate-every")
 
@@ -89,7 +92,10 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
         image=parts.image,
         metrics=loop.recorder.evaluation,
     )
-    write_report(folder)
+    try:
+        write_report(folder)
+    except ConfigError as error:  # the run is whole without the packages that draw its page
+        log.warning("no report.html: %s", error)
 
 
 class LocalTransport:

@@ -43,7 +43,7 @@ class Tiny:
     def keys(self, task: str = "sequence-classification") -> dict[str, Any]:
         """Return the run-config keys that put a tiny model and data in the place of any other."""
         images = task == "image-classification"
-        model = {"sequence-classification": "bert", "next-token": "llama"}.get(task, "vit")
+        model = {"sequence-classification": "bert", "next-token": "llama"}.get(task, "dinov2")
         data = self.root / ("images" if images else "text")
         return {
             "run.home": str(self.home),
@@ -79,11 +79,11 @@ def _write_models(root: Path) -> None:
     from transformers import (
         BertConfig,
         BertModel,
+        Dinov2Config,
+        Dinov2Model,
         LlamaConfig,
         LlamaForCausalLM,
         PreTrainedTokenizerFast,
-        ViTConfig,
-        ViTModel,
     )
 
     width = {
@@ -96,7 +96,7 @@ def _write_models(root: Path) -> None:
         made: dict[str, Any] = {
             "bert": BertModel(BertConfig(**text)),
             "llama": LlamaForCausalLM(LlamaConfig(**text, num_key_value_heads=1)),
-            "vit": ViTModel(ViTConfig(**width, image_size=8, patch_size=4)),
+            "dinov2": Dinov2Model(Dinov2Config(**width, image_size=8, patch_size=4)),
         }
     inner = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
@@ -107,7 +107,7 @@ def _write_models(root: Path) -> None:
     )
     for name, model in made.items():
         model.save_pretrained(root / name)
-        if name != "vit":
+        if name != "dinov2":
             tokenizer.save_pretrained(root / name)
 
 

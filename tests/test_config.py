@@ -186,7 +186,11 @@ AT_ODDS = {
         "model.source is 'embedded', which is for simulation only",
         {"model.source": "/models/x"},
     ),
-    "a relative home": ({"run.home": "runs"}, "run.home is 'runs'; expected an absolute path", {"run.home": "/runs"}),
+    "a relative home": (
+        {"run.home": "runs"},
+        "run.home is 'runs'; expected an absolute path",
+        {"run.home": "/runs"},
+    ),
     "a relative file": (
         {"data.train": "rows.jsonl"},
         "data.train is 'rows.jsonl'; expected an absolute path",
@@ -257,7 +261,9 @@ def test_automatic_words_are_of_keys_that_exist():
     assert set(automatic(RunConfig.parse(IMAGES))) <= set(RunConfig().flat())
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), st.floats(1e-9, 1e9))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), st.floats(1e-9, 1e9)
+)
 def test_a_run_config_file_there_and_back(text, number):
     given = {"data.text-column": text, "data.user-column": f'"{text}"\\', "client.lr": number}
     config = RunConfig.parse(given)

@@ -83,11 +83,7 @@ def test_every_part_has_a_place():
 
 
 def test_flower_is_imported_in_four_files():
-    using = {
-        name_of(p)
-        for p in sources()
-        if any(i.split(".")[0] == "flwr" for i in imports(p))
-    }
+    using = {name_of(p) for p in sources() if any(i.split(".")[0] == "flwr" for i in imports(p))}
     assert using == FLOWER
 
 

@@ -46,7 +46,7 @@ PARAMS = np.arange(1, P + 1, dtype=np.float32)
 
 
 class ToyModel:
-    """Train on loss = slope . values + bend / 2 * |values|^2: the gradient is slope + bend * values."""
+    """Train on slope . values + bend / 2 * |values|^2: the gradient is slope + bend * values."""
 
     def __init__(self, layout: ParamLayout = LAYOUT, bend: float = 0.0) -> None:
         self.layout, self.fingerprint, self.bend = layout, BASE, bend
@@ -72,7 +72,7 @@ def toy_device(
     slopes: Mapping[str, np.ndarray], kept: Path, *, bend: float = 0.0, seed: int = 0,
     wire: WireSettings | None = None, **client: Any,
 ) -> Device:  # fmt: skip
-    """Return a device that plays every client of `slopes`; one step moves a client by lr * slope."""
+    """Return a device that plays every client of `slopes`; a step moves one by lr * slope."""
     model = ToyModel(bend=bend)
     return Device(
         model=model,

@@ -6,6 +6,7 @@ newest checkpoint holds (`saved`): a server that was killed goes back to that.
 """
 
 import hashlib
+import logging
 from pathlib import Path
 
 import torch
@@ -14,15 +15,21 @@ from torch import Tensor
 
 from fedllm_app.core.job import Job
 
+log = logging.getLogger("fedllm")
+
 
 def load_kept(root: Path, job: Job, optimizer: torch.optim.Optimizer, theta: Tensor) -> None:
     """Restore the optimizer's state after `job.state_from`; a fresh start where there is none."""
     path = _file(root, job.client, job.state_from)
-    if job.state_from < 0 or not path.exists():
+    if job.state_from < 0:
         return
-    state = load_file(path)
-    if all(t.ndim == 0 or t.shape == theta.shape for t in state.values()):
-        optimizer.state[theta] = state
+    state = load_file(path) if path.exists() else None
+    if state is None or any(t.ndim and t.shape != theta.shape for t in state.values()):
+        log.warning(
+            "client %s: no optimizer state of job %d; it starts fresh", job.client, job.state_from
+        )
+        return
+    optimizer.state[theta] = state
 
 
 def save_kept(root: Path, job: Job, optimizer: torch.optim.Optimizer, theta: Tensor) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fedllm_app.client.keep import load_kept, save_kept
 from fedllm_app.core.derive import expand
-from fedllm_app.core.errors import FedllmError, WireError
+from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Positions, TopK, Work
@@ -105,7 +105,7 @@ def answer(device: Device, request: Request) -> list[Reply]:
             replies.append(do_job(device, request, job))
         except WireError as error:
             replies.append(Reply(job.id, job.client, error=str(error), reason=error.reason))
-        except (FedllmError, RuntimeError, MemoryError, OSError) as error:
+        except Exception as error:  # whatever data, model or torch raise, the others go on
             why = f"{type(error).__name__}: {error}"
             replies.append(Reply(job.id, job.client, error=why))
     return replies

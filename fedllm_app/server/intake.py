@@ -58,15 +58,18 @@ class Intake:
         self.plan, self.layout, self.seed, self.wire = plan, layout, seed, wire
         self.mean, self.ledger = mean, ledger
         self.fingerprint = requests[0].fingerprint if requests else ""
+        self.round = requests[0].jobs[0].id if requests else 0
         self.open: dict[str, Job] = {job.client: job for r in requests for job in r.jobs}
         self.accepted: dict[str, TrainMetrics] = {}
         self.dropped: Counter[str] = Counter()
 
     def take(self, reply: Reply) -> None:
-        """Fold one reply in, or drop it; a reply that nobody waits for is only logged."""
+        """Fold one reply in, or drop it; one that nobody waits for any more costs its bytes."""
         job = self.open.get(reply.client)
         if job is None or job.id != reply.job:
             log.info("client %s: reply to job %s is not awaited", reply.client, reply.job)
+            if reply.update is not None:
+                self._record(reply.client, reply.update, accepted=False)
             return
         del self.open[reply.client]
         if reply.update is None:
@@ -76,10 +79,10 @@ class Intake:
             update = self._decode(job, reply.update, reply.metrics)
             self.mean.fold(update.positions, update.values)
         except WireError as error:
-            self._record(job, reply.update, accepted=False)
+            self._record(job.client, reply.update, accepted=False)
             self._drop(job, error.reason, str(error))
             return
-        self._record(job, reply.update, accepted=True)
+        self._record(job.client, reply.update, accepted=True)
         self.accepted[job.client] = reply.metrics
 
     def give_up(self) -> None:
@@ -124,16 +127,16 @@ class Intake:
         """Return the plan that a job follows."""
         return self.plan.groups[self.plan.group_of[job.client]]
 
-    def _record(self, job: Job, payload: np.ndarray, accepted: bool) -> None:
+    def _record(self, client: str, payload: np.ndarray, accepted: bool) -> None:
         try:
             size = size_of(payload)
             parts = (size.header, size.positions, size.values)
         except WireError:
             parts = (0, 0, int(payload.size))
         self.ledger.record(
-            job.id,
-            job.client,
-            self.plan.group_of[job.client],
+            self.round,
+            client,
+            self.plan.group_of.get(client, ""),
             "up",
             *parts,
             dense_bytes=dense_bytes(self.layout.size),

@@ -66,11 +66,11 @@ class FlowerTransport:
 
     def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
         """Send requests; a device that is still at an earlier job is not given another."""
-        self._failed, self._wait_s = [], SHORTEST_WAIT_S
-        if self._simulated:
-            self._open.clear()
-        else:
-            self._forget_answered()
+        self._wait_s = SHORTEST_WAIT_S
+        # Answers to earlier rounds: their nodes are free again, and their bytes have travelled.
+        self._failed = self._replies()
+        alive = set(self._grid.get_node_ids())
+        self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
         for node, request in self.assign(requests):
             message = Message(
                 content=pack_request(request),
@@ -88,7 +88,7 @@ class FlowerTransport:
     def poll(self) -> list[Reply]:
         """Return what has come; sleep a little, and longer each time, when nothing has."""
         failed, self._failed = self._failed, []
-        replies = failed + [r for m in self._pull(list(self._open)) for r in self.read(m)]
+        replies = failed + self._replies()
         if replies:
             self._wait_s = SHORTEST_WAIT_S
         else:
@@ -96,10 +96,13 @@ class FlowerTransport:
             self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S if not self._simulated else 0.05)
         return replies
 
-    def read(self, message: Message) -> list[Reply]:
-        """Return the replies in one message, one for each job that it was asked for."""
-        _, jobs = self._open.pop(message.metadata.reply_to_message_id, (0, ()))
-        return read_replies(message, jobs)
+    def _replies(self) -> list[Reply]:
+        """Return what has come, one reply for each job that a message asked for."""
+        replies = []
+        for message in self._pull(list(self._open)):
+            _, jobs = self._open.pop(message.metadata.reply_to_message_id, (0, ()))
+            replies += read_replies(message, jobs)
+        return replies
 
     def assign(self, requests: Sequence[Request]) -> Iterable[tuple[int, Request]]:
         """Yield (node, request) pairs, each with the jobs that the node is to do."""
@@ -185,13 +188,6 @@ class FlowerTransport:
         except (ArithmeticError, LookupError, TypeError, UnicodeError, ValueError) as error:
             log.warning("replies that came cannot be read and are lost: %r", error)
             return []
-
-    def _forget_answered(self) -> None:
-        """Drop late answers, so that their nodes are free again."""
-        alive = set(self._grid.get_node_ids())
-        for message in self._pull(list(self._open)):
-            self._open.pop(message.metadata.reply_to_message_id, None)
-        self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
 
 
 class FedSparse(Strategy):

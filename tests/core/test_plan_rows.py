@@ -1,85 +1,24 @@
 """Every method of the table "A method is a plan", walked through device, codec, mean and step.
 
-The real client code trains a toy model whose gradients are given, the real intake decodes and folds,
-the real optimizer steps. Local SGD takes one step of size 1, so a client's delta is its slope
-wherever its plan lets it train; with a server SGD of 1 a parameter then falls by the mean slope.
+The real client code trains a toy model whose gradients are given, the real intake decodes and
+folds, the real optimizer steps. Local SGD takes one step of size 1, so that a client's delta is
+its slope wherever its plan lets it train; with a server SGD of 1 a parameter falls by the mean.
 
 Shapes: P = 20 trainable parameters, holding 1 to 20; see toys.LAYOUT for who lies where.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-from toys import LAYOUT, PARAMS, P, Scripted, at, toy_device, toy_loop
+from toys import LAYOUT, PARAMS, P, at
+from walk import Walk
 
-from fedllm_app.client.train import answer
 from fedllm_app.core.derive import expand
 from fedllm_app.core.plan import All, ClientPlan, Derived, Positions, RoundPlan, TopK
-from fedllm_app.server.methods import Method
-from fedllm_app.wire.codec import HEADER_BYTES, decode, dense_bytes, size_of
+from fedllm_app.wire.codec import HEADER_BYTES, dense_bytes
 from fedllm_app.wire.select import top_positions
 
 A, B, HEAD = range(6), range(6, 10), range(10, 12)
 SLOPES = {"a": np.full(P, 1, np.float32), "b": np.full(P, 3, np.float32)}
-
-
-class Walk:
-    """Rounds of one method; `play` returns what could be seen of a round."""
-
-    def __init__(self, tmp_path, plan, slopes=SLOPES, server=None, **client):
-        self.slopes = slopes
-        self.device = toy_device(slopes, tmp_path / "kept", **client)
-        self.loop = toy_loop(
-            tmp_path, Scripted(self.device, dict.fromkeys(slopes, 1)),
-            method=Method(plan, "", ""), server=server or {"lr": 1.0}, evaluate=None,
-        )  # fmt: skip
-        self.t = 0
-
-    def play(self):
-        self.t += 1
-        seen = SimpleNamespace(copies={}, trained={}, updates={}, down={}, up={}, before=self.params)
-        opened = self.loop.open_round(self.t, sorted(self.slopes))
-        for request in opened.requests:
-            for job in request.jobs:
-                (reply,) = answer(self.device, with_job(request, job))
-                assert reply.error == ""
-                model, client = self.device.model, job.client
-                seen.copies[client] = model.copies[-1]
-                seen.trained[client] = model.flat.numpy().copy()
-                seen.down[client], seen.up[client] = request.payload, size_of(reply.update)
-                seen.updates[client] = self.decoded(opened, job, reply)
-                opened.intake.take(reply)
-        assert not opened.intake.dropped
-        self.loop.close_round(opened)
-        seen.plan, seen.params, seen.momentum = opened.plan, self.params, self.momentum
-        return seen
-
-    def decoded(self, opened, job, reply):
-        plan = opened.plan.groups[opened.plan.group_of[job.client]]
-        derived = None
-        if not isinstance(plan.up, TopK):
-            derived = expand(plan.up, LAYOUT, 0, job.id, job.client)
-        model = self.device.model
-        update = decode(
-            reply.update, P=P, layout_hash=LAYOUT.hash, fingerprint=model.fingerprint,
-            derived=derived,
-        )  # fmt: skip
-        where = range(P) if update.positions is None else update.positions.tolist()
-        return dict(zip(where, update.values.tolist(), strict=True))
-
-    @property
-    def params(self):
-        return self.loop.optimizer.params.copy()
-
-    @property
-    def momentum(self):
-        tensors = self.loop.optimizer.tensors()
-        return {k: t.numpy().copy() for k, t in tensors.items() if t.ndim and k != "params"}
-
-
-def with_job(request, job):
-    return request.__class__(**(vars(request) | {"jobs": (job,)}))
 
 
 def everyone(plan, **how):
@@ -105,7 +44,7 @@ DENSE = {
 @pytest.mark.parametrize("name", DENSE)
 def test_dense_methods_send_train_and_step_everything(tmp_path, name):
     server, client = DENSE[name]
-    walk = Walk(tmp_path, everyone(ClientPlan()), server=server, momentum=0.5, **client)
+    walk = Walk(tmp_path, everyone(ClientPlan()), SLOPES, server=server, momentum=0.5, **client)
     one = walk.play()
     for c in SLOPES:
         assert one.copies[c].tolist() == PARAMS.tolist()
@@ -200,7 +139,7 @@ MASKS = {
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_rule_what_is_sent_trained_and_stepped(tmp_path, name):
     choose, outside = MASKS[name]
-    walk = Walk(tmp_path, masked(choose, outside), server={"optimizer": "adam", "lr": 0.5})
+    walk = Walk(tmp_path, masked(choose, outside), SLOPES, server={"optimizer": "adam", "lr": 0.5})
     one = walk.play()
     assert moved(one) == list(range(P))
     first, second = walk.play(), walk.play()
@@ -237,7 +176,7 @@ def test_ffa_lora(tmp_path):
     no_a = Derived("tensors", {"without": ["*lora_A*"]})
     plan = ClientPlan(down=no_a, fill="keep", train=no_a, up=no_a)
     server = {"optimizer": "adamw", "lr": 0.5}
-    walk = Walk(tmp_path, everyone(plan, step=no_a), server=server)
+    walk = Walk(tmp_path, everyone(plan, step=no_a), SLOPES, server=server)
     one = walk.play()
     # The device's A is the one it was built with (-1 to -6), whatever the server holds.
     assert one.copies["a"].tolist() == [-1, -2, -3, -4, -5, -6, *range(7, 21)]
@@ -259,7 +198,7 @@ def test_hetlora(tmp_path):
         of = {c: "rank-1" if c == "a" else "rank-2" for c in inputs.cohort}
         return RoundPlan(groups, of, mean="senders", served="rank-2"), state
 
-    walk = Walk(tmp_path, plan)
+    walk = Walk(tmp_path, plan, SLOPES)
     one = walk.play()
     second = [3, 4, 5, 7, 9]
     assert [i for i in range(10) if one.copies["a"][i] == 0] == second
@@ -275,7 +214,7 @@ def test_hetlora(tmp_path):
 def test_partial_training(tmp_path):
     mine = Derived("random-tensors", {"share": 0.5})
     plan = ClientPlan(train=mine, up=mine)
-    walk = Walk(tmp_path, everyone(plan, mean="senders"))
+    walk = Walk(tmp_path, everyone(plan, mean="senders"), SLOPES)
     drawn = set()
     for t in range(1, 5):
         seen = walk.play()

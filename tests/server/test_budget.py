@@ -15,7 +15,11 @@ from fedllm_app.server.settings import RoundSettings
 from fedllm_app.wire.codec import WireSettings, size_of
 
 SUPPORTS = st.sampled_from(
-    [All(), Derived("tensors", {"without": ["*lora_A*"]}), Derived("random-tensors", {"share": 0.4})]
+    [
+        All(),
+        Derived("tensors", {"without": ["*lora_A*"]}),
+        Derived("random-tensors", {"share": 0.4}),
+    ]
 )
 JOB = Job(3, "a")
 

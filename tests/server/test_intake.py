@@ -16,6 +16,7 @@ from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.intake import Intake
 from fedllm_app.wire.codec import WireSettings, encode
 
+DENSE = ClientPlan()
 NO_A = Derived("tensors", {"without": ["*lora_A*"]})
 FINE = TrainMetrics(loss_sum=2.0, units=4, examples=4, steps=1)
 
@@ -24,7 +25,7 @@ FINE = TrainMetrics(loss_sum=2.0, units=4, examples=4, steps=1)
 def intake(tmp_path):
     """Return what takes the replies of clients a, b and c under a plan."""
 
-    def build(plan=ClientPlan(), wire=None, name="ledger"):
+    def build(plan=DENSE, wire=None, name="ledger"):
         jobs = tuple(Job(3, c) for c in "abc")
         request = Request("all", plan.words(), np.zeros(0, np.uint8), jobs, LAYOUT.hash, BASE)
         return Intake(
@@ -112,6 +113,11 @@ def test_the_top_inside_a_derived_support_is_accepted(intake):
     assert not taken.dropped
 
 
+def test_too_many_bytes_are_refused_before_they_are_looked_at(intake, said):
+    intake().take(reply(np.zeros(10**6, np.uint8)))
+    assert "update has 1000000 bytes; expected at most 144" in said.text
+
+
 HUGE = 10**400
 NUMBERS = {
     "NaN loss": ({"loss_sum": math.nan}, "non-finite"),
@@ -134,6 +140,18 @@ def test_hostile_numbers_are_dropped(intake, case):
     assert taken.mean.n == 0
 
 
+def test_the_loss_does_not_depend_on_who_came_first(intake):
+    # 1e16 + 1 is 1e16 in a float: only one order of summing can be meant.
+    losses = {"a": 1e16, "b": -1e16, "c": 1.0}
+    found = []
+    for i, order in enumerate(("abc", "cab", "bca")):
+        taken = intake(name=f"ledger-{i}")
+        for client in order:
+            taken.take(reply(client=client, metrics=TrainMetrics(losses[client], 1)))
+        found.append(taken.train_loss())
+    assert found == [1 / 3] * 3
+
+
 def test_losses_that_overflow_together_do_not_end_the_run(intake):
     taken = intake()
     for client in "ab":
@@ -149,6 +167,8 @@ def test_a_reply_counts_once_and_only_if_it_is_awaited(intake, said):
     taken.take(reply(client="b", job=2))
     assert (taken.mean.n, set(taken.open), taken.dropped) == (1, {"b", "c"}, {})
     assert said.text.count("is not awaited") == 3
+    # What nobody waits for has travelled all the same.
+    assert taken.ledger.totals.up_bytes == 4 * reply().update.size
 
 
 def test_an_error_is_counted_by_its_reason(intake, said):

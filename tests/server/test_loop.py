@@ -250,9 +250,7 @@ def test_the_order_of_replies_changes_no_byte(play, mean):
             wire=WireSettings(up_values="int8", block=16),
             device={"bend": 0.3, "wire": WireSettings(up_values="int8", block=16)},
         )  # fmt: skip
-        files = [
-            (loop.recorder.folder / f"{n}.jsonl").read_bytes() for n in ("metrics", "ledger")
-        ]
+        files = [(loop.recorder.folder / f"{n}.jsonl").read_bytes() for n in ("metrics", "ledger")]
         written[name] = (*files, loop.optimizer.params.tobytes())
     assert written["as asked"] == written["reversed"] == written["shuffled"]
     assert json.loads(written["as asked"][0].splitlines()[1])["clients"] >= 3

@@ -17,7 +17,7 @@ CASES = {
     ),
     "adam, all automatic": (
         {},
-        lambda p: torch.optim.Adam([p], lr=1e-3, betas=(0.9, 0.999), eps=1e-8),
+        lambda p: torch.optim.Adam([p], lr=1e-2, betas=(0.9, 0.999), eps=1e-8),
     ),
     "adamw": (
         {"optimizer": "adamw", "lr": 0.1, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3},
@@ -141,9 +141,9 @@ def test_an_empty_step_moves_nothing():
 @pytest.mark.parametrize(
     ("given", "name", "lr", "decay"),
     [
-        ({}, "adam", 1e-3, 0),
-        ({"optimizer": "adamw"}, "adamw", 1e-3, 0.01),
-        ({"optimizer": "adamw", "weight_decay": 0.0}, "adamw", 1e-3, 0),
+        ({}, "adam", 1e-2, 0),
+        ({"optimizer": "adamw"}, "adamw", 1e-2, 0.01),
+        ({"optimizer": "adamw", "weight_decay": 0.0}, "adamw", 1e-2, 0),
         ({"optimizer": "sgd"}, "sgd", 1.0, 0),
         ({"optimizer": "adagrad", "lr": 0.5}, "adagrad", 0.5, 0),
     ],

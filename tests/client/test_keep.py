@@ -1,0 +1,146 @@
+"""State kept on a device: what the server accepted, and nothing of what it never saw.
+
+SGD with momentum 1/2 along a slope of 1: the first delta is 1, the next 1.5, then 1.75.
+"""
+
+import numpy as np
+import pytest
+import torch
+from toys import BASE, LAYOUT, PARAMS, P, bits, toy_device
+
+from fedllm_app.client.keep import load_kept, save_kept
+from fedllm_app.client.train import answer
+from fedllm_app.core.job import Job, Request
+from fedllm_app.core.plan import ClientPlan, Positions
+from fedllm_app.wire.codec import decode, encode
+
+SLOPES = {"a": np.ones(P, np.float32), "b": np.full(P, 8, np.float32)}
+
+
+@pytest.fixture
+def device(tmp_path):
+    return toy_device(SLOPES, tmp_path, momentum=0.5, keep_optimizer=True)
+
+
+DENSE = ClientPlan()
+
+
+def delta(device, job, plan=DENSE, params=PARAMS):
+    """Return what a job sends up."""
+    sent = plan.down.idx if isinstance(plan.down, Positions) else None
+    how = {"layout_hash": LAYOUT.hash, "fingerprint": BASE}
+    payload = encode(params if sent is None else params[sent], sent, P,
+                     value_type="fp32", block=256, **how)  # fmt: skip
+    request = Request("all", plan.words(), payload, (job,), LAYOUT.hash, BASE)
+    (reply,) = answer(device, request)
+    assert reply.error == ""
+    return decode(reply.update, P=P, derived=sent, **how).values
+
+
+def test_an_accepted_job_is_gone_on_from(device):
+    assert set(delta(device, Job(1, "a"))) == {1}
+    assert set(delta(device, Job(2, "a", state_from=1))) == {1.5}
+    assert set(delta(device, Job(5, "a", state_from=2))) == {1.75}
+
+
+def test_a_dropped_job_leaves_no_trace(device):
+    delta(device, Job(1, "a"))
+    delta(device, Job(2, "a", state_from=1))  # its reply was lost
+    assert set(delta(device, Job(3, "a", state_from=1))) == {1.5}
+    # Not even when several were lost one after the other.
+    delta(device, Job(4, "a", state_from=1))
+    assert set(delta(device, Job(5, "a", state_from=1))) == {1.5}
+
+
+def test_a_first_job_that_was_dropped_leaves_none_either(device):
+    delta(device, Job(1, "a"))
+    assert set(delta(device, Job(2, "a", state_from=-1))) == {1}
+
+
+def test_a_repeated_job_gives_the_same_bytes(device):
+    delta(device, Job(1, "a"))
+    first = delta(device, Job(2, "a", state_from=1))
+    assert bits(delta(device, Job(2, "a", state_from=1))) == bits(first)
+    assert set(delta(device, Job(3, "a", state_from=2))) == {1.75}
+
+
+def test_a_server_that_goes_back_to_its_checkpoint_finds_the_state(device):
+    # The checkpoint holds job 1; jobs 2 and 3 were accepted and then lost with the server.
+    delta(device, Job(1, "a"))
+    delta(device, Job(2, "a", state_from=1, saved=1))
+    delta(device, Job(3, "a", state_from=2, saved=1))
+    assert set(delta(device, Job(2, "a", state_from=1, saved=1))) == {1.5}
+    assert set(delta(device, Job(3, "a", state_from=2, saved=1))) == {1.75}
+
+
+def test_clients_do_not_share_state(device):
+    delta(device, Job(1, "a"))
+    assert set(delta(device, Job(2, "b", state_from=1))) == {8}
+    assert set(delta(device, Job(2, "a", state_from=1))) == {1.5}
+
+
+def test_a_device_without_the_state_starts_afresh(device):
+    assert set(delta(device, Job(7, "a", state_from=3))) == {1}
+
+
+def test_state_of_another_support_is_not_used(device):
+    delta(device, Job(1, "a"))
+    masked = Positions(np.array([0, 3]))
+    plan = ClientPlan(down=masked, train=masked, up=masked)
+    assert delta(device, Job(2, "a", state_from=1), plan).tolist() == [1, 1]
+    assert delta(device, Job(3, "a", state_from=2), plan).tolist() == [1.5, 1.5]
+
+
+def test_nothing_is_kept_unless_asked_for(tmp_path):
+    device = toy_device(SLOPES, tmp_path / "kept", momentum=0.5)
+    delta(device, Job(1, "a"))
+    assert set(delta(device, Job(2, "a", state_from=1))) == {1}
+    assert not (tmp_path / "kept").exists()
+
+
+def test_only_what_can_be_asked_for_again_is_kept(device, tmp_path):
+    delta(device, Job(1, "a"))
+    for t in range(2, 9):
+        delta(device, Job(t, "a", state_from=t - 1, saved=1))
+    assert sorted(p.name for p in tmp_path.rglob("job-*")) == [
+        f"job-{t:08d}.safetensors" for t in (1, 7, 8)
+    ]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("client", ["../../x", "/etc/passwd", "a/b", "", "ä" * 300])
+def test_any_client_id_stays_inside_the_folder(tmp_path, client):
+    device = toy_device({client: SLOPES["a"]}, tmp_path / "kept", keep_optimizer=True, momentum=0.5)
+    delta(device, Job(1, client))
+    assert set(delta(device, Job(2, client, state_from=1))) == {1.5}
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_every_tensor_of_the_optimizer_is_kept_bit_for_bit(tmp_path, name):
+    more = {"momentum": 0.9} if name == "SGD" else {}
+
+    def fresh():
+        theta = torch.linspace(-1, 1, 7)
+        return theta, getattr(torch.optim, name)([theta], lr=0.1, weight_decay=0.1, **more)
+
+    gradients = torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
+    theta, optimizer = fresh()
+    for gradient in gradients[:3]:
+        theta.grad = gradient.clone()
+        optimizer.step()
+    save_kept(tmp_path, Job(4, "a"), optimizer, theta)
+    other, restored = fresh()
+    other.copy_(theta)
+    load_kept(tmp_path, Job(9, "a", state_from=4), restored, other)
+    for gradient in gradients[3:]:
+        for values, stepped in ((theta, optimizer), (other, restored)):
+            values.grad = gradient.clone()
+            stepped.step()
+    assert bits(theta) == bits(other)
+
+
+def test_sgd_without_momentum_keeps_nothing_and_loads_it(tmp_path):
+    device = toy_device(SLOPES, tmp_path, keep_optimizer=True, momentum=0.0)
+    delta(device, Job(1, "a"))
+    assert set(delta(device, Job(2, "a", state_from=1))) == {1}

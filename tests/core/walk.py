@@ -1,0 +1,75 @@
+"""One method walked by hand through the real client code, intake and optimizer of a toy loop."""
+
+from types import SimpleNamespace
+
+from toys import LAYOUT, P, Scripted, toy_device, toy_loop
+
+from fedllm_app.client.train import answer
+from fedllm_app.core.derive import expand
+from fedllm_app.core.plan import TopK
+from fedllm_app.server.methods import Method
+from fedllm_app.wire.codec import decode, size_of
+
+
+class Walk:
+    """Rounds of one method; `play` returns what could be seen of a round.
+
+    Seen are, by client: copies (what it started from), trained, updates (position to value, as
+    decoded), down (its payload), up (the sizes of its update); and before, params, momentum, plan.
+    """
+
+    def __init__(self, tmp_path, plan, slopes, server=None, **client):
+        self.slopes = slopes
+        self.device = toy_device(slopes, tmp_path / "kept", **client)
+        self.loop = toy_loop(
+            tmp_path, Scripted(self.device, dict.fromkeys(slopes, 1)),
+            method=Method(plan, "", ""), server=server or {"lr": 1.0}, evaluate=None,
+        )  # fmt: skip
+        self.t = 0
+
+    def play(self):
+        self.t += 1
+        seen = SimpleNamespace(
+            copies={}, trained={}, updates={}, down={}, up={}, before=self.params
+        )
+        opened = self.loop.open_round(self.t, sorted(self.slopes))
+        for request in opened.requests:
+            for job in request.jobs:
+                (reply,) = answer(self.device, with_job(request, job))
+                assert reply.error == ""
+                model, client = self.device.model, job.client
+                seen.copies[client] = model.copies[-1]
+                seen.trained[client] = model.flat.numpy().copy()
+                seen.down[client], seen.up[client] = request.payload, size_of(reply.update)
+                seen.updates[client] = self.decoded(opened, job, reply)
+                opened.intake.take(reply)
+        assert not opened.intake.dropped
+        self.loop.close_round(opened)
+        seen.plan, seen.params, seen.momentum = opened.plan, self.params, self.momentum
+        return seen
+
+    def decoded(self, opened, job, reply):
+        plan = opened.plan.groups[opened.plan.group_of[job.client]]
+        derived = None
+        if not isinstance(plan.up, TopK):
+            derived = expand(plan.up, LAYOUT, 0, job.id, job.client)
+        model = self.device.model
+        update = decode(
+            reply.update, P=P, layout_hash=LAYOUT.hash, fingerprint=model.fingerprint,
+            derived=derived,
+        )  # fmt: skip
+        where = range(P) if update.positions is None else update.positions.tolist()
+        return dict(zip(where, update.values.tolist(), strict=True))
+
+    @property
+    def params(self):
+        return self.loop.optimizer.params.copy()
+
+    @property
+    def momentum(self):
+        tensors = self.loop.optimizer.tensors()
+        return {k: t.numpy().copy() for k, t in tensors.items() if t.ndim and k != "params"}
+
+
+def with_job(request, job):
+    return request.__class__(**(vars(request) | {"jobs": (job,)}))

@@ -1,0 +1,148 @@
+"""Jobs to devices, each on a node of its own: who is asked, who is busy, who is left out."""
+
+import pytest
+from fake_grid import PAYLOAD, devices, fine, request
+from flwr.app import RecordDict
+
+from fedllm_app.core.job import Reply
+from fedllm_app.message import Holdings, pack_replies
+
+pytestmark = pytest.mark.usefixtures("identity")
+
+
+def one(client, n=5):
+    return Holdings({client: n})
+
+
+def test_every_device_is_asked_once():
+    transport, grid = devices({1: one("ann"), 2: one("bob", 3)})
+    assert transport.clients() == {"ann": 5, "bob": 3}
+    grid.holds[3] = one("cid")
+    assert transport.clients() == {"ann": 5, "bob": 3, "cid": 5}
+    transport.clients()
+    assert grid.queries == [1, 2, 3]
+
+
+def test_a_device_that_left_is_no_client():
+    transport, grid = devices({1: one("ann"), 2: one("bob")})
+    transport.clients()
+    del grid.holds[2]
+    assert transport.clients() == {"ann": 5}
+
+
+def test_the_first_round_waits_for_the_clients_asked_for(monkeypatch):
+    transport, grid = devices({1: one("ann")}, wait_for=2)
+    monkeypatch.setattr(
+        "fedllm_app.server.strategy.time.sleep", lambda s: grid.holds.update({2: one("bob")})
+    )
+    assert set(transport.clients()) == {"ann", "bob"}
+    # Later rounds take who is there.
+    del grid.holds[1]
+    assert set(transport.clients()) == {"bob"}
+
+
+def test_a_client_id_that_is_taken_is_left_out(said):
+    transport, grid = devices({1: one("ann"), 2: one("ann", 99)})
+    assert transport.clients() == {"ann": 5}
+    assert "node 2: client-id 'ann' is taken, until its node is gone" in said.text
+    # Once it is gone, the other one plays it.
+    del grid.holds[1]
+    assert transport.clients() == {"ann": 99}
+    assert [node for node, _ in transport.assign([request("ann")])] == [2]
+
+
+def test_a_client_that_comes_back_on_a_new_node_is_served_there():
+    transport, grid = devices({1: one("ann")}, train=fine)
+    transport.clients()
+    grid.holds = {2: one("ann", 6)}
+    assert transport.clients() == {"ann": 6}
+    assert [node for node, _ in transport.assign([request("ann")])] == [2]
+
+
+def test_a_device_that_gives_no_answer_holds_up_no_round():
+    transport, grid = devices({1: None, 2: one("bob")})
+    assert transport.clients() == {"bob": 5}
+    assert transport.clients() == {"bob": 5}
+    assert sorted(grid.queries) == [1, 2]
+
+
+def test_replies_that_flower_cannot_read_end_no_run(said):
+    transport, grid = devices({1: one("ann")})
+    transport.clients()
+    transport.submit([request("ann")], 9.0)
+
+    def unreadable(message_ids):
+        raise ValueError("no such dtype")
+
+    grid.pull_messages = unreadable
+    assert transport.poll() == []
+    assert "cannot be read and are lost" in said.text
+
+
+@pytest.mark.parametrize(
+    "odd", ["ValueError: no data", RecordDict(), Holdings({"x": 3}, 99)],
+    ids=["error", "no words", "says it is a simulation"],
+)  # fmt: skip
+def test_a_device_with_an_odd_answer_does_not_end_the_run(said, odd):
+    transport, _ = devices({1: one("ann"), 2: odd})
+    found = transport.clients()
+    assert found["ann"] == 5
+    if not isinstance(odd, Holdings):
+        assert set(found) == {"ann"}
+        assert "node 2 is left out" in said.text
+
+
+def test_a_busy_device_is_not_given_another_job():
+    transport, grid = devices({1: one("ann"), 2: one("bob")})
+    transport.clients()
+    transport.submit([request("ann", "bob")], 9.0)
+    grid.answer_later(2, pack_replies([Reply(1, "bob", PAYLOAD)]))
+    assert [r.client for r in transport.poll()] == ["bob"]
+    transport.submit([request("ann", "bob", t=2)], 9.0)
+    (refused,) = transport.poll()
+    assert (refused.job, refused.client, refused.reason) == (2, "ann", "late")
+    assert "still at an earlier job" in refused.error
+    assert [m.metadata.dst_node_id for m in grid.pushed.values()] == [1, 2, 2]
+
+
+def test_a_late_answer_frees_its_device_and_is_told_as_of_its_own_job():
+    transport, grid = devices({1: one("ann")})
+    transport.clients()
+    transport.submit([request("ann")], 9.0)
+    grid.answer_later(1, pack_replies([Reply(1, "ann", PAYLOAD)]))
+    transport.submit([request("ann", t=2)], 9.0)
+    assert len(grid.pushed) == 2
+    (late,) = transport.poll()
+    assert (late.job, late.client) == (1, "ann")
+
+
+def test_a_late_answer_during_the_next_round_is_read_as_of_its_own_job():
+    transport, grid = devices({1: one("ann"), 2: one("bob")})
+    transport.clients()
+    transport.submit([request("ann", "bob")], 9.0)
+    transport.submit([request("ann", "bob", t=2)], 9.0)
+    assert len(transport.poll()) == 2  # both are busy
+    grid.answer_later(1, pack_replies([Reply(1, "ann", PAYLOAD)]))
+    (late,) = transport.poll()
+    assert (late.job, late.client) == (1, "ann")
+
+
+def test_a_device_that_left_with_an_open_job_is_forgotten():
+    transport, grid = devices({1: one("ann")})
+    transport.clients()
+    transport.submit([request("ann")], 9.0)
+    grid.holds = {2: one("ann")}
+    transport.clients()
+    transport.submit([request("ann", t=2)], 9.0)
+    assert [m.metadata.dst_node_id for m in grid.pushed.values()] == [1, 2]
+
+
+def test_a_message_that_cannot_be_sent_fails_its_jobs_at_once():
+    transport, grid = devices({1: one("ann"), 2: one("bob")}, train=fine)
+    transport.clients()
+    grid.lost = {1}
+    transport.submit([request("ann", "bob")], 9.0)
+    replies = {r.client: r for r in transport.poll()}
+    assert replies["ann"].reason == "error"
+    assert "did not take the message" in replies["ann"].error
+    assert replies["bob"].update is not None

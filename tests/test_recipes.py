@@ -1,0 +1,76 @@
+"""Every recipe parses and runs: two rounds of it, with tiny models and data in place of its own.
+
+What a recipe says of the method, the wire, the optimizers and the rounds stays as it is.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.report.metrics import read_lines
+from fedllm_app.runtime import run_local
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+
+
+def named(path):
+    return path.relative_to(ROOT / "recipes").with_suffix("").as_posix()
+
+
+def placed(recipe):
+    """Return a recipe's keys with the places that it leaves to its user."""
+    return {"data.train": "org/data", "model.source": "org/model"} | recipe
+
+
+def shrunk(recipe, tiny):
+    """Return a recipe's keys with everything large, and every place, replaced."""
+    own = RunConfig.parse(placed(recipe))
+    keys = recipe | tiny.keys(own.task.name)
+    clients = min(own.round.clients, 3)
+    return keys | {
+        "run.rounds": 2,
+        "data.strip": "none",
+        "data.labels": "",
+        "data.image-side": 0,
+        "data.eval-examples": 6,
+        "partition.clients": 6,
+        "lora.rank": min(own.lora.rank, 2),
+        "client.epochs": 1,
+        "client.steps": min(own.client.steps or 2, 2),
+        "client.batch": min(own.client.batch, 4),
+        "round.clients": clients,
+        "round.min-replies": min(own.round.min_replies, clients),
+        "round.evaluate-every": 1,
+        "round.target": 0.0,
+    }
+
+
+def test_there_are_recipes():
+    assert {"bench-s", "shakespeare", "cifar10"} <= {named(p) for p in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_parses_and_says_what_it_is_for(path):
+    RunConfig.parse(placed(read_recipe(path)))
+    assert path.read_text("utf-8").startswith("# ")
+    # Places are the user's: nobody else has that folder.
+    assert not any(str(v).startswith("/") for v in read_recipe(path).values())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_runs(path, tiny):
+    name = named(path).replace("/", "-")
+    keys = shrunk(read_recipe(path), tiny) | {"run.name": f"recipe-{name}"}
+    folder = run_local(RunConfig.parse(keys))
+    rows = read_lines(folder / "metrics.jsonl")
+    assert [r["round"] for r in rows] == [0, 1, 2]
+    assert all(r["clients"] > 0 and not r["dropped"] for r in rows[1:])
+    assert all(r["update-norm"] > 0 for r in rows[1:])
+    assert rows[0]["headline"] in rows[2]["evaluation"]
+    assert (folder / "report.html").exists()
+    result = folder / ("adapter" if RunConfig.parse(keys).model.train == "lora" else "model")
+    said = json.loads((result / "fedllm.json").read_text("utf-8"))
+    assert said["metrics"] == pytest.approx(rows[2]["evaluation"])
