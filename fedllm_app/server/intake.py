@@ -68,7 +68,7 @@ class Intake:
         job = self.open.get(reply.client)
         if job is None or job.id != reply.job:
             log.info("client %s: reply to job %s is not awaited", reply.client, reply.job)
-            if reply.update is not None:
+            if reply.update is not None and reply.job < self.round:  # late, and it has travelled
                 self._record(reply.client, reply.update, accepted=False)
             return
         del self.open[reply.client]
