@@ -4,7 +4,8 @@
         --model shakespeare=SmolLM2.gguf cifar10=VIT_FOLDER
 
 Next token by user (SmolLM2-135M on Shakespeare by role) and images (a ViT-S/14 on CIFAR-10), each
-with its recipe. The merged model of each run is loaded with plain transformers at the end.
+with its recipe; a run that is there already is not played again. The merged model of each run is
+loaded with plain transformers at the end.
 """
 
 import argparse
@@ -26,8 +27,9 @@ def play(name: str, data: Path, model: Path, home: Path) -> dict[str, Any]:
     settings = {"data.train": data, "model.source": model, "run.home": home, "run.name": name}
     words = [f"{key}={json.dumps(str(value))}" for key, value in settings.items()]
     command = [sys.executable, "-m", "fedllm_app.cli", "run", str(recipe), *words]
-    subprocess.run(command, check=True, cwd=ROOT)
     folder = home / "runs" / name
+    if not (folder / "report.html").exists():
+        subprocess.run(command, check=True, cwd=ROOT)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     evaluated = {r["round"]: r["evaluation"] for r in records if "evaluation" in r}
     timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
