@@ -6,6 +6,7 @@ node-config alone.
 Shapes: P trainable parameters.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from fedllm_app.models.adapter import wrap
 from fedllm_app.models.backbone import image_spec, load_backbone, load_tokenizer, local_source
 from fedllm_app.models.trainable import TrainableModel
 
+log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
 
 
@@ -160,9 +162,11 @@ class Parts:
         )
         positions = getattr(backbone.config, "max_position_embeddings", None)
         if not self.is_image and positions and c.task.max_tokens > positions:
-            raise ConfigError(
-                f"task.max-tokens is {c.task.max_tokens}; expected at most {positions}, the "
-                f"positions of model.source {self.source!r}"
+            log.warning(
+                "task.max-tokens is %d, but model.source has %d positions: clients with longer "
+                "texts will fail and be dropped",
+                c.task.max_tokens,
+                positions,
             )
         return wrap(backbone, c.model, c.lora, c.run.seed)
 
