@@ -100,7 +100,7 @@ def read_lines(path: Path) -> list[Record]:
 
 
 class Board:
-    """TensorBoard scalars, if the extra `report` is installed; otherwise nothing, and said once.
+    """TensorBoard scalars, if it is installed; otherwise nothing, and said once.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class Board:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
-            log.info("TensorBoard is off: pip install 'fedllm[report]' turns it on")
+            log.info("TensorBoard is off: pip install tensorboard turns it on")
             return
         purge = None if resumed_after is None else resumed_after + 1
         writer: Any = SummaryWriter

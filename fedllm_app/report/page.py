@@ -108,7 +108,7 @@ def _render(**values: Any) -> str:
         from markupsafe import Markup
     except ImportError:
         raise ConfigError(
-            "report.html needs jinja2, which is not installed: pip install 'fedllm[report]'"
+            "report.html needs jinja2, which is not installed: pip install jinja2"
         ) from None
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -23,7 +23,7 @@ Curve = tuple[Sequence[float], Sequence[float]]
 def all_plots(runs: Sequence[Run], looks: Sequence[Series]) -> list[Plot]:
     """Return the figures of a page, for one run or for a comparison."""
     if find_spec("matplotlib") is None:
-        return [Plot("Plots", "matplotlib is not installed: pip install 'fedllm[report]'")]
+        return [Plot("Plots", "matplotlib is not installed: pip install matplotlib")]
     quality = []
     for metric in dict.fromkeys(run.headline for run in runs if run.headline):
         quality += [
