@@ -2,7 +2,7 @@
 
 Text, axes and grid take the colour of the page around them (`currentColor`), text stays text, and
 nothing is loaded from anywhere. Series colours are those of Okabe and Ito, told apart by people
-with any colour vision; markers differ as well. A device has no matplotlib, so it is imported inside.
+with any colour vision; markers differ as well. Devices have no matplotlib: it is imported inside.
 """
 
 import html

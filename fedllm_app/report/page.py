@@ -95,11 +95,14 @@ def print_summary(run_folder: Path) -> None:
 
     shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     shown.add_column(style="dim", no_wrap=True)
-    shown.add_column(overflow="fold")
-    for name, value in summary_rows(run_folder):
+    shown.add_column(no_wrap=True)
+    rows = summary_rows(run_folder)
+    for name, value in rows:
         # As text: what stands in square brackets would be taken for markup.
         shown.add_row(Text(name), Text(value))
-    Console().print(shown)
+    # A path cut in two can't be copied: let the terminal wrap it.
+    width = max(len(name) for name, _ in rows) + max(len(value) for _, value in rows) + 4
+    Console(width=max(width, Console().width)).print(shown)
 
 
 def _render(**values: Any) -> str:

@@ -116,7 +116,7 @@ def test_without_tensorboard_the_board_is_off_and_says_so(
         board.scalars(2, {"accuracy": 0.5})
         board.close()
     assert [record.message for record in caplog.records] == [
-        "TensorBoard is off: pip install 'fedllm[report]' turns it on"
+        "TensorBoard is off: pip install tensorboard turns it on"
     ]
     assert not (tmp_path / "tensorboard").exists()
 
