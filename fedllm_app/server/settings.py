@@ -15,7 +15,7 @@ class RunSettings(Settings):
     )
     home: str = Field("", description="Absolute path of all that is kept; automatic is ~/.fedllm.")
     seed: int = Field(0, ge=0, description="All randomness of the run comes from it.")
-    rounds: int = Field(50, ge=1, description="Rounds to play.")
+    rounds: int = Field(40, ge=1, description="Rounds to play.")
     checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints.")
 
     @field_validator("name")
