@@ -137,6 +137,7 @@ class FlowerTransport:
         nodes = sorted(self._grid.get_node_ids())
         if self._simulated:
             return nodes
+        self._asked = {i: node for i, node in self._asked.items() if node in nodes}
         known = {*self._counts, *self._asked.values()}
         new = [node for node in nodes if node not in known]
         if not self._devices:
