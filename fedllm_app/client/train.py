@@ -172,7 +172,7 @@ def train(device: Device, job: Job, work: Work, within: np.ndarray | None) -> Tr
     for batch in local_batches(device, job, work):
         model.grad.zero_()
         loss, count = device.loss(model.logits(batch), batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         gradient = model.grad if index is None else model.grad[index]
         if settings.clip_norm:
             gradient *= torch.clamp(settings.clip_norm / (gradient.norm() + 1e-6), max=1.0)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedllm_app.core.derive import expand
 from fedllm_app.core.job import Job
 from fedllm_app.core.layout import ParamLayout
@@ -21,14 +23,21 @@ class Cost:
     seconds: float
 
 
+def upload_support(
+    plan: ClientPlan, layout: ParamLayout, job: Job, seed: int
+) -> tuple[np.ndarray | None, int]:
+    """Return the coordinates that an update may hold (None: all), and how many it holds."""
+    support = plan.up.within if isinstance(plan.up, TopK) else plan.up
+    within = expand(support, layout, seed, job.id, job.client)
+    inside = layout.size if within is None else len(within)
+    return within, kept(inside, plan.up.density) if isinstance(plan.up, TopK) else inside
+
+
 def upload_bound(
     plan: ClientPlan, layout: ParamLayout, job: Job, seed: int, wire: WireSettings
 ) -> int:
     """Return the most bytes that one client's update can have under its plan."""
-    support = plan.up.within if isinstance(plan.up, TopK) else plan.up
-    positions = expand(support, layout, seed, job.id, job.client)
-    inside = layout.size if positions is None else len(positions)
-    count = kept(inside, plan.up.density) if isinstance(plan.up, TopK) else inside
+    _, count = upload_support(plan, layout, job, seed)
     explicit = isinstance(plan.up, TopK)
     return max_bytes(count, layout.size, wire.up_values, wire.block, explicit=explicit)
 

@@ -13,16 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedllm_app.core.derive import expand
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.report.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.server.budget import upload_bound
-from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, size_of
-from fedllm_app.wire.select import kept
+from fedllm_app.server.budget import upload_support
+from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, max_bytes, size_of
 
 log = logging.getLogger("fedllm")
 MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float holds
@@ -99,26 +97,23 @@ class Intake:
 
     def _decode(self, job: Job, payload: np.ndarray, metrics: TrainMetrics) -> Update:
         check_metrics(metrics)
-        up = self.plan_of(job).up
-        within = expand(
-            up.within if isinstance(up, TopK) else up, self.layout, self.seed, job.id, job.client
-        )
-        inside = self.layout.size if within is None else len(within)
-        count = kept(inside, up.density) if isinstance(up, TopK) else None
-        bound = upload_bound(self.plan_of(job), self.layout, job, self.seed, self.wire)
+        plan, P = self.plan_of(job), self.layout.size
+        chosen = isinstance(plan.up, TopK)
+        within, count = upload_support(plan, self.layout, job, self.seed)
+        bound = max_bytes(count, P, self.wire.up_values, self.wire.block, explicit=chosen)
         if payload.size > bound:
             raise WireError(f"update has {payload.size} bytes; expected at most {bound}")
         update = decode(
             payload,
-            P=self.layout.size,
+            P=P,
             layout_hash=self.layout.hash,
             fingerprint=self.fingerprint,
-            expect="explicit" if isinstance(up, TopK) else "all" if within is None else "derived",
-            derived=None if isinstance(up, TopK) else within,
-            count=count,
+            expect="explicit" if chosen else "all" if within is None else "derived",
+            derived=None if chosen else within,
+            count=count if chosen else None,
             value_type=self.wire.up_values,
         )
-        if count is not None and within is not None and update.positions is not None:
+        if chosen and within is not None and update.positions is not None:
             if not np.isin(update.positions, within, assume_unique=True).all():
                 raise WireError("positions outside those that the plan allows")
         return update
