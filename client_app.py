@@ -10,7 +10,8 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedllm_app.client.train import Device, answer
+from fedllm_app.client.answer import answer
+from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.message import Holdings, pack_holdings, pack_replies, reply_to, unpack_request
 from fedllm_app.parts import Parts, Place

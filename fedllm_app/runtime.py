@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from time import strftime
 
-from fedllm_app.client.train import Device, answer
+from fedllm_app.client.answer import answer
+from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import CheckpointError, ConfigError
 from fedllm_app.core.job import Reply, Request
@@ -16,7 +17,7 @@ from fedllm_app.parts import Parts, Place
 from fedllm_app.report.page import write_report
 from fedllm_app.server.checkpoint import locked
 from fedllm_app.server.loop import Loop, Transport
-from fedllm_app.server.methods import STRATEGIES
+from fedllm_app.server.methods import method_of
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.record import Recorder
 
@@ -68,7 +69,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         round=c.round,
         strategy=c.strategy,
         wire=c.wire,
-        method=STRATEGIES[c.strategy.name],
+        method=method_of(c.strategy.name),
         layout=model.layout,
         fingerprint=model.fingerprint,
         initial=parts.initial,

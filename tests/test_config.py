@@ -103,8 +103,8 @@ def test_all_mistakes_at_once():
 
 
 def test_unknown_keys_and_namespaces_list_the_known():
-    (key,) = problems(**{"strategy.density": 0.5})
-    assert key == "strategy.density is 0.5: unknown key; strategy has name, d-down, d-up"
+    (key,) = problems(**{"strategy.sparsity": 0.5})
+    assert key.startswith("strategy.sparsity is 0.5: unknown key; strategy has name, d-down, d-up,")
     (namespace,) = problems(**{"optimiser.lr": 0.5})
     assert namespace.startswith(
         "optimiser.lr is 0.5: unknown namespace; expected one of ['client', "
@@ -185,6 +185,49 @@ AT_ODDS = {
         DEVICES | {"model.source": "embedded"},
         "model.source is 'embedded', which is for simulation only",
         {"model.source": "/models/x"},
+    ),
+    "tiers for a method without tiers": (
+        {"strategy.tier-densities": "1/4,1"},
+        "strategy.tier-densities is '1/4,1', which strategy.name = 'floss' does not read; "
+        "expected '', or one of floss-tiers",
+        {"strategy.name": "floss-tiers"},
+    ),
+    "a mean over senders where all send alike": (
+        {"strategy.name": "fed-select", "strategy.mean": "senders"},
+        "strategy.mean is 'senders', which strategy.name = 'fed-select' does not read",
+        {"strategy.name": "floss"},
+    ),
+    "error feedback of an upload that is not sparse": (
+        {"strategy.name": "dense", "strategy.error-feedback": True, "run.name": "x"},
+        "strategy.error-feedback is True, which strategy.name = 'dense' does not read",
+        {"strategy.name": "floss-tiers"},
+    ),
+    "error feedback in a run without a name": (
+        {"strategy.error-feedback": True},
+        "strategy.error-feedback is True with run.name = ''; expected a name",
+        {"run.name": "x"},
+    ),
+    "a rank above the bank's": (
+        {"strategy.name": "hetlora", "lora.rank": 8},
+        "strategy.tier-ranks is '1,4,16'; expected ranks of at most that of the bank, "
+        "lora.rank = 8",
+        {"strategy.tier-ranks": "1,8"},
+    ),
+    "adapters where there are none": (
+        {"strategy.name": "ffa-lora", "model.train": "full"},
+        "model.train is 'full'; strategy.name = 'ffa-lora' needs 'lora'",
+        {"model.train": "lora"},
+    ),
+    "a whole head of a whole model": (
+        {"strategy.head": "whole", "model.train": "full"},
+        "strategy.head is 'whole'; expected 'competes' with model.train = 'full'",
+        {"model.train": "lora"},
+    ),
+    "an exponent without rounds": (
+        {"strategy.name": "adapter-lth", "strategy.decay": 0, "run.rounds": 4},
+        "strategy.decay is 0 (automatic) with strategy.density = 0.25 and run.rounds = 4; "
+        "expected a density above 1 / 4 rounds",
+        {"run.rounds": 5},
     ),
     "a relative home": (
         {"run.home": "runs"},
@@ -289,3 +332,32 @@ def test_a_recipe_is_flattened(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('strategy.name = "dense"\n[client]\nlr = 0.5\n')
     assert read_recipe(path) == {"strategy.name": "dense", "client.lr": 0.5}
+
+
+def test_what_a_strategy_leaves_automatic():
+    def resolved(**strategy):
+        pairs = {f"strategy.{k.replace('_', '-')}": v for k, v in strategy.items()}
+        return RunConfig.parse({"run.rounds": 200} | pairs).resolved().strategy
+
+    assert resolved(name="floss").mean == "cohort"
+    assert resolved(name="hetlora").mean == "senders"
+    assert resolved(name="hetlora", mean="cohort").mean == "cohort"
+    # The thesis: 0.98 over 200 rounds averages 0.246.
+    assert resolved(name="adapter-lth").decay == 0.98
+    assert resolved(name="adapter-lth", decay=0, density=0.2455).decay == pytest.approx(
+        0.98, abs=1e-4
+    )
+    # What a method does not read stays as it is, so that another may be put in its place.
+    assert resolved(name="dense", d_up=0.1).mean == ""
+
+
+@pytest.mark.parametrize("text", ["1/4,2", "0", "a", "1/0", "1/4,,1"])
+def test_tier_densities_are_fractions(text):
+    (problem,) = problems(**{"strategy.name": "floss-tiers", "strategy.tier-densities": text})
+    assert problem.startswith(f"strategy.tier-densities is {text!r}; expected fractions in (0, 1]")
+
+
+@pytest.mark.parametrize("text", ["0,1", "1.5", "-1", "one"])
+def test_tier_ranks_are_whole_numbers(text):
+    (problem,) = problems(**{"strategy.name": "hetlora", "strategy.tier-ranks": text})
+    assert problem.startswith(f"strategy.tier-ranks is {text!r}; expected whole numbers from 1")

@@ -16,11 +16,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedllm_app.client.train import ClientSettings, Device, answer
+from fedllm_app.client.answer import answer
+from fedllm_app.client.train import ClientSettings, Device
+from fedllm_app.core.derive import expand
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import Derived
 from fedllm_app.server.loop import Loop
-from fedllm_app.server.methods import STRATEGIES, Method, StrategySettings
+from fedllm_app.server.methods import STRATEGIES
+from fedllm_app.server.methods.base import Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
 from fedllm_app.server.record import Recorder
 from fedllm_app.server.settings import RoundSettings, RunSettings
@@ -56,13 +60,22 @@ class ToyModel:
         self.model = nn.Identity()
         self.copies: list[np.ndarray] = []
 
-    def load(self, values_P: np.ndarray) -> None:
-        self.copies.append(np.array(values_P))
-        self.flat.copy_(torch.tensor(values_P))
+    def load(self, values: np.ndarray, rank: int = 0) -> None:
+        self.held = expand(Derived("rank-slices", {"rank": rank or 2}), self.layout, 0, 0, "")
+        self.flat, self.grad = torch.tensor(values), torch.zeros(len(values))
+        self._weights = nn.Parameter(self.flat)
+        self._weights.grad = self.grad
+        self.copies.append(self.whole())
+
+    def whole(self) -> np.ndarray:
+        """Return what the model holds, with zeros where it holds nothing."""
+        values_P = np.zeros(self.layout.size, np.float32)
+        values_P[self.held] = self.flat.numpy()
+        return values_P
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = self._weights
-        return batch["slope"] * weights + self.bend / 2 * weights * weights
+        return batch["slope"][..., self.held] * weights + self.bend / 2 * weights * weights
 
     def freeze_outside(self, positions: np.ndarray | None) -> None:
         pass

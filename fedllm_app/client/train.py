@@ -1,14 +1,13 @@
-"""One client's work: decode what came, train on own data, return the largest changes.
+"""Local training: a client's batches through the model, and one optimizer over a flat tensor.
 
-The lines of Algorithm 1 (Raje 2024) that run on a device, for any plan. The model's trainable
-values lie in one flat tensor, so one optimizer steps them all and only they are swapped from
-client to client.
+The model's trainable values lie in one flat tensor, so one optimizer steps them all and only they
+are swapped from client to client.
 
 Shapes: P trainable parameters, K coordinates that may move.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,16 +17,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedllm_app.client.keep import load_kept, save_kept
-from fedllm_app.core.derive import expand
-from fedllm_app.core.errors import WireError
-from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
+from fedllm_app.client.keep import of_optimizer, restore
+from fedllm_app.core.job import Job, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, Positions, TopK, Work
+from fedllm_app.core.plan import Work
 from fedllm_app.core.seeds import generator, seed_torch
 from fedllm_app.core.settings import Settings
-from fedllm_app.wire.codec import WireSettings, decode, encode
-from fedllm_app.wire.select import top_positions
+from fedllm_app.wire.codec import WireSettings
 
 Batch = dict[str, Tensor]
 
@@ -63,8 +59,8 @@ class Trainable(Protocol):
     def fingerprint(self) -> str:
         """Name of the frozen base."""
 
-    def load(self, values_P: np.ndarray) -> None:
-        """Put in flat values."""
+    def load(self, values: np.ndarray, rank: int = 0) -> None:
+        """Hold adapters of this rank (0: the layout's) with these flat values."""
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the model's output for a batch."""
@@ -97,65 +93,19 @@ class Device:
     kept: Path
 
 
-def answer(device: Device, request: Request) -> list[Reply]:
-    """Do every job of a request; one that fails does not touch the others."""
-    replies = []
-    for job in request.jobs:
-        try:
-            replies.append(do_job(device, request, job))
-        except WireError as error:
-            replies.append(Reply(job.id, job.client, error=str(error), reason=error.reason))
-        except Exception as error:  # whatever data, model or torch raise, the others go on
-            why = f"{type(error).__name__}: {error}"
-            replies.append(Reply(job.id, job.client, error=why))
-    return replies
-
-
-def do_job(device: Device, request: Request, job: Job) -> Reply:
-    """Train one client from the request's payload and return its encoded update.
-
-    Raises
-    ------
-    WireError
-        If the payload is of another layout or base, or the trained values are not finite.
-    """
-    model = device.model
-    layout, seed = model.layout, device.seed
-    if request.layout != layout.hash:
-        raise WireError(
-            f"layout is {request.layout}; this device has {layout.hash} with {layout.size} "
-            "parameters: model, lora and data.labels must be the run's",
-            "foreign",
-        )
-    draft = ClientPlan.from_words(request.plan, np.empty(0, np.int64))
-    derived = None
-    if not isinstance(draft.down, Positions):
-        derived = expand(draft.down, layout, seed, job.id, request.group)
-    got = decode(
-        request.payload,
-        P=layout.size,
-        layout_hash=layout.hash,
-        fingerprint=model.fingerprint,
-        derived=derived,
-    )
-    plan = ClientPlan.from_words(request.plan, got.positions)
-
-    start_P = got.values
-    if got.positions is not None:
-        start_P = device.initial.copy() if plan.fill == "keep" else np.zeros(layout.size, "f4")
-        start_P[got.positions] = got.values
-    model.load(start_P)
-    metrics = train(device, job, plan.work, expand(plan.train, layout, seed, job.id, job.client))
-    delta_P = start_P - model.flat.numpy()
-    return Reply(job.id, job.client, encode_update(device, plan, job, delta_P), metrics)
-
-
-def train(device: Device, job: Job, work: Work, within: np.ndarray | None) -> TrainMetrics:
-    """Run local training in place.
+def train(
+    device: Device,
+    job: Job,
+    work: Work,
+    within: np.ndarray | None,
+    kept: Mapping[str, Tensor],
+) -> tuple[TrainMetrics, dict[str, Tensor]]:
+    """Run local training in place; return its sums, and the optimizer's state if it is kept.
 
     Parameters
     ----------
-    within : positions (K,) that may move, or None for all of them.
+    within : positions (K,) that may move, or None for all that the device holds.
+    kept : state from an earlier job.
     """
     model, settings = device.model, device.settings
     began = time.monotonic()
@@ -165,9 +115,8 @@ def train(device: Device, job: Job, work: Work, within: np.ndarray | None) -> Tr
     index = None if within is None else torch.from_numpy(within)
     theta = model.flat if index is None else model.flat[index]
     optimizer = local_optimizer(settings, theta)
-    keeps = settings.keep_optimizer
-    if keeps:
-        load_kept(device.kept, job, optimizer, theta)
+    if settings.keep_optimizer:
+        restore(optimizer, theta, kept, job.client)
     loss_sum, units, examples, steps = torch.zeros(()), 0, 0, 0
     for batch in local_batches(device, job, work):
         model.grad.zero_()
@@ -184,10 +133,9 @@ def train(device: Device, job: Job, work: Work, within: np.ndarray | None) -> Tr
         units, steps = units + count, steps + 1
         examples += len(next(iter(batch.values())))
     theta.grad = None
-    if keeps:
-        save_kept(device.kept, job, optimizer, theta)
     seconds = time.monotonic() - began
-    return TrainMetrics(float(loss_sum), units, examples, steps, seconds)
+    state = of_optimizer(optimizer, theta) if settings.keep_optimizer else {}
+    return TrainMetrics(float(loss_sum), units, examples, steps, seconds), state
 
 
 def local_batches(device: Device, job: Job, work: Work) -> Iterator[Batch]:
@@ -219,26 +167,4 @@ def local_optimizer(settings: ClientSettings, theta: Tensor) -> torch.optim.Opti
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-    )
-
-
-def encode_update(device: Device, plan: ClientPlan, job: Job, delta_P: np.ndarray) -> np.ndarray:
-    """Return the part of a delta that the plan sends up, encoded."""
-    layout, up, chosen = device.model.layout, plan.up, False
-    if isinstance(up, TopK):
-        within = expand(up.within, layout, device.seed, job.id, job.client)
-        positions: np.ndarray | None = top_positions(delta_P, up.density, within)
-        chosen = True
-    else:
-        positions = expand(up, layout, device.seed, job.id, job.client)
-    return encode(
-        delta_P if positions is None else delta_P[positions],
-        positions,
-        layout.size,
-        value_type=device.wire.up_values,
-        block=device.wire.block,
-        layout_hash=layout.hash,
-        fingerprint=device.model.fingerprint,
-        derived=positions is not None and not chosen,
-        rng=generator(device.seed, "up", job.id, job.client),
     )

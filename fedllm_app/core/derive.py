@@ -7,6 +7,7 @@ Shapes: P trainable parameters, K expanded coordinates, R rank, H attention head
 """
 
 import fnmatch
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import All, Positions, Support
+from fedllm_app.core.plan import RANK_SLICES, All, ClientPlan, Derived, Positions, Support
 from fedllm_app.core.seeds import generator
 
 Slice = tuple[str, tuple[slice, ...]]
 Rule = Callable[[ParamLayout, Mapping[str, Any], np.random.Generator], list[Slice]]
+ADAPTERS = ("*.lora_A.*", "*.lora_B.*", "*lora_embedding_A*", "*lora_embedding_B*")
+HEAD = Derived("tensors", {"without": list(ADAPTERS)})  # what is trained beside the adapters
 
 
 def expand(
@@ -59,6 +62,47 @@ def lora_rank_axis(name: str) -> int | None:
     if ".lora_A." in name or ".lora_embedding_A" in name:
         return 0
     return 1 if ".lora_B." in name or ".lora_embedding_B" in name else None
+
+
+def with_rank(layout: ParamLayout, rank: int) -> ParamLayout:
+    """Return the layout with adapters of another rank; the rest stays."""
+    shapes = []
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        axis = lora_rank_axis(name)
+        shapes.append(shape if axis is None else (*shape[:axis], rank, *shape[axis + 1 :]))
+    return ParamLayout(layout.names, tuple(shapes))
+
+
+def lora_rank(layout: ParamLayout) -> int:
+    """Return the rank of the adapters, 0 where there are none."""
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        axis = lora_rank_axis(name)
+        if axis is not None:
+            return shape[axis]
+    return 0
+
+
+def base_of(
+    plan: ClientPlan, fingerprint: str, initial_P: np.ndarray, down: np.ndarray | None
+) -> str:
+    """Return the name of everything that a device must hold alike before its first download.
+
+    That is the frozen base, and where a plan keeps what it does not send (a frozen A drawn from
+    the seed), these values as well.
+
+    Parameters
+    ----------
+    fingerprint : of the frozen base, 32 hexadecimal digits.
+    initial_P : values the model was built with.
+    down : positions that are sent, None for all.
+    """
+    if plan.fill != "keep" or down is None:
+        return fingerprint
+    kept_P = initial_P.copy()
+    kept_P[down] = 0
+    digest = hashlib.blake2b(bytes.fromhex(fingerprint), digest_size=16)
+    digest.update(kept_P.data)
+    return digest.hexdigest()
 
 
 def _tensors(layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator) -> list[Slice]:
@@ -116,7 +160,7 @@ def _head_slices(
 
 RULES: dict[str, Rule] = {
     "tensors": _tensors,
-    "rank-slices": _rank_slices,
+    RANK_SLICES: _rank_slices,
     "random-tensors": _random_tensors,
     "head-slices": _head_slices,
 }

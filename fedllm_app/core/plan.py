@@ -15,6 +15,11 @@ import numpy as np
 
 from fedllm_app.core.errors import WireError
 
+RANK_SLICES = "rank-slices"  # the one rule by which a device can hold less than the whole bank
+
+MeanOver = Literal["cohort", "senders"]
+Outside = Literal["keep", "zero"]
+
 
 @dataclass(frozen=True)
 class All:
@@ -49,11 +54,13 @@ Support = All | Positions | Derived
 class TopK:
     """The `density` fraction of largest magnitude inside `within`, chosen by the device.
 
-    The fraction is of the coordinates in `within`; at least one is kept.
+    The fraction is of the coordinates in `within` that are not in `always`; at least one is kept.
+    Those in `always` are sent whatever their values.
     """
 
     density: float
     within: Support = field(default_factory=All)
+    always: Derived | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ class ClientPlan:
     train : what local training may move.
     up : what it returns.
     work : how much it trains.
-    keeps : state that stays on the device from job to job: "optimizer".
+    keeps : state that stays on the device from job to job: "residual", what an upload left out.
+        The local optimizer's is kept by `client.keep-optimizer`.
     """
 
     down: Support = field(default_factory=All)
@@ -98,12 +106,25 @@ class ClientPlan:
             "down": _support_words(self.down, self.down),
             "fill": self.fill,
             "train": _support_words(self.train, self.down),
-            "up": {"top": self.up.density, "within": _support_words(self.up.within, self.down)}
-            if isinstance(self.up, TopK)
-            else _support_words(self.up, self.down),
+            "up": self._up_words(),
             "work": [self.work.epochs, self.work.steps, self.work.batch],
             "keeps": sorted(self.keeps),
         }
+
+    def _up_words(self) -> Any:
+        if not isinstance(self.up, TopK):
+            return _support_words(self.up, self.down)
+        words = {"top": self.up.density, "within": _support_words(self.up.within, self.down)}
+        always = self.up.always
+        return words | ({"always": _support_words(always, self.down)} if always else {})
+
+    @property
+    def rank(self) -> int:
+        """The adapters' rank on a device that holds rank slices and nothing else; 0: the bank's."""
+        same = self.down == self.train == self.up and self.fill == "zero"
+        if same and isinstance(self.down, Derived) and self.down.rule == RANK_SLICES:
+            return int(self.down.args["rank"])
+        return 0
 
     @classmethod
     def from_words(cls, words: Mapping[str, Any], sent: np.ndarray | None) -> "ClientPlan":
@@ -123,9 +144,7 @@ class ClientPlan:
                 down=_support(words["down"], sent),
                 fill="keep" if fill == "keep" else "zero",
                 train=_support(words["train"], sent),
-                up=TopK(float(up["top"]), _support(up["within"], sent))
-                if top
-                else _support(up, sent),
+                up=_top(up, sent) if top else _support(up, sent),
                 work=Work(*(int(n) for n in words["work"])),
                 keeps=frozenset(words["keeps"]),
             )
@@ -149,9 +168,9 @@ class RoundPlan:
 
     groups: Mapping[str, ClientPlan]
     group_of: Mapping[str, str]
-    mean: Literal["cohort", "senders"] = "cohort"
+    mean: MeanOver = "cohort"
     step: Support = field(default_factory=All)
-    outside: Literal["keep", "zero"] = "keep"
+    outside: Outside = "keep"
     served: str = "all"
 
 
@@ -163,6 +182,13 @@ def _support_words(support: Support, down: Support) -> Any:
     if isinstance(down, Positions) and np.array_equal(support.idx, down.idx):
         return "sent"
     raise ValueError("explicit positions travel only in the payload down; use those, or Derived")
+
+
+def _top(words: Mapping[str, Any], sent: np.ndarray | None) -> TopK:
+    always = _support(words["always"], sent) if "always" in words else None
+    if always is not None and not isinstance(always, Derived):
+        raise ValueError(always)
+    return TopK(float(words["top"]), _support(words["within"], sent), always)
 
 
 def _support(words: Any, sent: np.ndarray | None) -> Support:

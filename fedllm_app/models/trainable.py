@@ -19,6 +19,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from fedllm_app.core.derive import lora_rank, with_rank
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.layout import ParamLayout
 
@@ -31,8 +32,9 @@ class TrainableModel:
     model : the module to put in train or eval mode; a PeftModel for train="lora".
     train : "lora", "head" or "full".
     layout : order of the tensors in `flat`.
-    flat : float32 tensor of shape (P,), the trainable values. `flat.grad` is `grad`, so that
-        `torch.optim.SGD([model.flat])` trains the model.
+    flat : float32 tensor of shape (P,), the trainable values; shorter while the model holds
+        adapters of a lower rank. `flat.grad` is `grad`, so that `torch.optim.SGD([model.flat])`
+        trains the model.
     grad : float32 tensor of shape (P,); backward adds to it. Clear it with `zero_grad` here:
         `Module.zero_grad` would cut the parameters loose from it.
     random_base : the frozen base was drawn from the seed and is found in no checkpoint.
@@ -50,16 +52,8 @@ class TrainableModel:
         self.random_base = random_base
         self.layout = ParamLayout.of(tensors.items())
         self._tensors = dict(tensors)
-        device = next(iter(tensors.values())).device
-        self.flat = torch.empty(self.layout.size, dtype=torch.float32, device=device)
-        self.grad = torch.zeros_like(self.flat)
-        self.flat.grad = self.grad
-        self._grads = self.layout.unflatten(self.grad)
-        for name, view in self.layout.unflatten(self.flat).items():
-            parameter = self._tensors[name]
-            view.copy_(parameter.data)
-            parameter.data = view  # the old memory is freed here, one tensor at a time
-        self.zero_grad()
+        self._rank = lora_rank(self.layout)
+        self._hold(self._rank, copy=True)
 
     @property
     def backbone(self) -> PreTrainedModel:
@@ -76,17 +70,25 @@ class TrainableModel:
         """Bytes of all frozen tensors in their own types: what a device downloads once."""
         return sum({t.data_ptr(): t.numel() * t.element_size() for _, t in self._frozen()}.values())
 
-    def load(self, values_P: np.ndarray | Tensor) -> None:
+    def load(self, values_P: np.ndarray | Tensor, rank: int = 0) -> None:
         """Set all trainable values; nothing else changes, gradients and modes included.
+
+        Parameters
+        ----------
+        rank : of the adapters that the model is to hold, at most the layout's, which is 0. A model
+            of a lower rank has no memory for the rest and spends no time on it; its adapters are
+            scaled as before.
 
         Raises
         ------
         WireError
-            If the shape is not (P,).
+            If the shape is not (P,), or that of a lower rank.
         """
-        if tuple(values_P.shape) != (self.layout.size,):
+        if (rank or lora_rank(self.layout)) != self._rank:
+            self._hold(rank or lora_rank(self.layout))
+        if tuple(values_P.shape) != (self.held.size,):
             raise WireError(
-                f"{list(values_P.shape)} trainable values; expected [{self.layout.size}], "
+                f"{list(values_P.shape)} trainable values; expected [{self.held.size}], "
                 "the length of this model's layout"
             )
         self._check_views()
@@ -112,10 +114,27 @@ class TrainableModel:
 
         None is all of them. What backward need not compute for the rest is saved.
         """
-        edges = np.array([*self.layout.offsets, self.layout.size])
+        edges = np.array([*self.held.offsets, self.held.size])
         held = np.diff(edges if positions is None else np.searchsorted(positions, edges)) > 0
         for parameter, wanted in zip(self._tensors.values(), held.tolist(), strict=True):
             parameter.requires_grad_(wanted)
+
+    def _hold(self, rank: int, copy: bool = False) -> None:
+        """Lay the parameters out anew, with adapters of this rank; `copy` keeps their values."""
+        device = next(iter(self._tensors.values())).device
+        self._rank = rank
+        self.held = with_rank(self.layout, rank)
+        self.flat = torch.zeros(self.held.size, dtype=torch.float32, device=device)
+        self.grad = torch.zeros_like(self.flat)
+        self.flat.grad = self.grad
+        self._grads = self.held.unflatten(self.grad)
+        for name, view in self.held.unflatten(self.flat).items():
+            parameter = self._tensors[name]
+            if copy:
+                view.copy_(parameter.data)
+            parameter.grad = None  # of the old shape
+            parameter.data = view  # the old memory is freed here, one tensor at a time
+        self.zero_grad()
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return float32 logits of shape (B, C), or (B, T, V) for next-token.
@@ -147,9 +166,7 @@ class TrainableModel:
 
     def _check_views(self) -> None:
         start = self.flat.data_ptr()
-        for (name, parameter), offset in zip(
-            self._tensors.items(), self.layout.offsets, strict=True
-        ):
+        for (name, parameter), offset in zip(self._tensors.items(), self.held.offsets, strict=True):
             if parameter.data_ptr() != start + 4 * offset:
                 raise RuntimeError(
                     f"{name} no longer lies in the flat vector: something replaced its data, for "

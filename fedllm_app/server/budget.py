@@ -11,7 +11,7 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, TopK
 from fedllm_app.server.settings import RoundSettings
 from fedllm_app.wire.codec import WireSettings, max_bytes
-from fedllm_app.wire.select import kept
+from fedllm_app.wire.select import kept, without
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,24 @@ class Cost:
 
 def upload_support(
     plan: ClientPlan, layout: ParamLayout, job: Job, seed: int
-) -> tuple[np.ndarray | None, int]:
-    """Return the coordinates that an update may hold (None: all), and how many it holds."""
-    support = plan.up.within if isinstance(plan.up, TopK) else plan.up
-    within = expand(support, layout, seed, job.id, job.client)
-    inside = layout.size if within is None else len(within)
-    return within, kept(inside, plan.up.density) if isinstance(plan.up, TopK) else inside
+) -> tuple[np.ndarray | None, np.ndarray | None, int]:
+    """Return the coordinates that an update may hold (None: all), must hold, and how many."""
+    up = plan.up
+    within = expand(up.within if isinstance(up, TopK) else up, layout, seed, job.id, job.client)
+    inside = layout.size if within is None else within.size
+    if not isinstance(up, TopK):
+        return within, None, inside
+    always = expand(up.always, layout, seed, job.id, job.client) if up.always else None
+    free = without(layout.size, within, always)
+    whole = 0 if always is None else always.size
+    return within, always, whole + kept(inside if free is None else free.size, up.density)
 
 
 def upload_bound(
     plan: ClientPlan, layout: ParamLayout, job: Job, seed: int, wire: WireSettings
 ) -> int:
     """Return the most bytes that one client's update can have under its plan."""
-    _, count = upload_support(plan, layout, job, seed)
+    _, _, count = upload_support(plan, layout, job, seed)
     explicit = isinstance(plan.up, TopK)
     return max_bytes(count, layout.size, wire.up_values, wire.block, explicit=explicit)
 

@@ -55,7 +55,7 @@ class Intake:
     ) -> None:
         self.plan, self.layout, self.seed, self.wire = plan, layout, seed, wire
         self.mean, self.ledger = mean, ledger
-        self.fingerprint = requests[0].fingerprint if requests else ""
+        self.base = {job.client: r.fingerprint for r in requests for job in r.jobs}
         self.round = requests[0].jobs[0].id if requests else 0
         self.open: dict[str, Job] = {job.client: job for r in requests for job in r.jobs}
         self.accepted: dict[str, TrainMetrics] = {}
@@ -99,7 +99,7 @@ class Intake:
         check_metrics(metrics)
         plan, P = self.plan_of(job), self.layout.size
         chosen = isinstance(plan.up, TopK)
-        within, count = upload_support(plan, self.layout, job, self.seed)
+        within, always, count = upload_support(plan, self.layout, job, self.seed)
         bound = max_bytes(count, P, self.wire.up_values, self.wire.block, explicit=chosen)
         if payload.size > bound:
             raise WireError(f"update has {payload.size} bytes; expected at most {bound}")
@@ -107,7 +107,7 @@ class Intake:
             payload,
             P=P,
             layout_hash=self.layout.hash,
-            fingerprint=self.fingerprint,
+            fingerprint=self.base[job.client],
             expect="explicit" if chosen else "all" if within is None else "derived",
             derived=None if chosen else within,
             count=count if chosen else None,
@@ -116,6 +116,9 @@ class Intake:
         if chosen and within is not None and update.positions is not None:
             if not np.isin(update.positions, within, assume_unique=True).all():
                 raise WireError("positions outside those that the plan allows")
+        if always is not None and update.positions is not None:
+            if not np.isin(always, update.positions, assume_unique=True).all():
+                raise WireError("positions that the plan sends whole are missing")
         return update
 
     def plan_of(self, job: Job) -> ClientPlan:

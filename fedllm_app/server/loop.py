@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fedllm_app.core.derive import expand
+from fedllm_app.core.derive import base_of, expand
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
@@ -24,7 +24,7 @@ from fedllm_app.core.seeds import generator
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.budget import Cost, over_budget, upload_bound
 from fedllm_app.server.intake import Intake
-from fedllm_app.server.methods import Inputs, Method, StrategySettings
+from fedllm_app.server.methods.base import Inputs, Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.record import Clock, Recorder
 from fedllm_app.server.sampling import sample_cohort
@@ -164,7 +164,7 @@ class Loop:
 
     def plan(self, t: int, cohort: Sequence[str]) -> tuple[RoundPlan, Mapping[str, np.ndarray]]:
         """Return the method's plan of round `t` and its state after it."""
-        inputs = Inputs(self.strategy, self.layout, t, self.optimizer.params, cohort)
+        inputs = Inputs(self.strategy, self.layout, t, self.optimizer.params, cohort, self.run.seed)
         return self.method.plan(inputs, self.recorder.method_state)
 
     def requests(self, t: int, plan: RoundPlan) -> list[Request]:
@@ -179,29 +179,28 @@ class Loop:
                 Job(t, c, progress.clock, progress.accepted.get(c, -1), saved.get(c, -1))
                 for c in clients
             )
-            payload = self.download(t, group, client_plan)
-            requests.append(
-                Request(
-                    group, client_plan.words(), payload, jobs, self.layout.hash, self.fingerprint
-                )
-            )
+            payload, base = self.download(t, group, client_plan)
+            words = client_plan.words()
+            requests.append(Request(group, words, payload, jobs, self.layout.hash, base))
         return requests
 
-    def download(self, t: int, group: str, plan: ClientPlan) -> np.ndarray:
-        """Return the encoded values that a group receives in round `t`, uint8."""
+    def download(self, t: int, group: str, plan: ClientPlan) -> tuple[np.ndarray, str]:
+        """Return the encoded values that a group receives in round `t`, and upon which base."""
         positions = expand(plan.down, self.layout, self.run.seed, t, group)
+        base = base_of(plan, self.fingerprint, self.initial, positions)
         params_P = self.optimizer.params
-        return encode(
+        payload = encode(
             params_P if positions is None else params_P[positions],
             positions,
             self.layout.size,
             value_type=self.wire.down_values,
             block=self.wire.block,
             layout_hash=self.layout.hash,
-            fingerprint=self.fingerprint,
+            fingerprint=base,
             derived=positions is not None and not isinstance(plan.down, Positions),
             rng=generator(self.run.seed, "down", t, group),
         )
+        return payload, base
 
     def served(self) -> np.ndarray:
         """Return what a device of the served group would hold next, float32 of shape (P,)."""
@@ -210,11 +209,12 @@ class Loop:
         group_plan = plan.groups[plan.served]
         positions = expand(group_plan.down, self.layout, self.run.seed, t, plan.served)
         derived = None if isinstance(group_plan.down, Positions) else positions
+        payload, base = self.download(t, plan.served, group_plan)
         update = decode(
-            self.download(t, plan.served, group_plan),
+            payload,
             P=self.layout.size,
             layout_hash=self.layout.hash,
-            fingerprint=self.fingerprint,
+            fingerprint=base,
             derived=derived,
         )
         if update.positions is None:

@@ -34,7 +34,10 @@ def kept(W: int, density: float) -> int:
 
 
 def top_positions(
-    values_P: np.ndarray, density: float, within: np.ndarray | None = None
+    values_P: np.ndarray,
+    density: float,
+    within: np.ndarray | None = None,
+    always: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the positions of the `density` fraction of largest magnitude.
 
@@ -43,10 +46,11 @@ def top_positions(
     values_P : float32 array of shape (P,), all finite.
     density : fraction of the candidates that is kept, in (0, 1]; K is `kept(W, density)`.
     within : ascending int64 positions of shape (W,) to choose from; None for all P.
+    always : ascending int64 positions that are kept whatever their values; they are no candidates.
 
     Returns
     -------
-    int64 array of shape (K,), ascending. Ties go to the lower position.
+    int64 array, ascending: K positions and those of `always`. Ties go to the lower position.
 
     Raises
     ------
@@ -55,8 +59,15 @@ def top_positions(
     WireError
         If a value is NaN or infinite.
     """
+    candidates = without(values_P.size, within, always)
+    W = values_P.size if candidates is None else candidates.size
+    top = largest(values_P, kept(W, density), candidates)
+    return top if always is None else np.union1d(top, always)
+
+
+def largest(values_P: np.ndarray, K: int, within: np.ndarray | None = None) -> np.ndarray:
+    """Return the positions of the K largest magnitudes, int64, ascending; see `top_positions`."""
     values_W = values_P if within is None else values_P[within]
-    K = kept(values_W.size, density)
     bits_W = np.ascontiguousarray(values_W, dtype=np.float32).view(np.uint32) & _MAGNITUDE
     if bits_W.size and int(bits_W.max()) >= _INFINITY:
         count = int(np.count_nonzero(bits_W >= _INFINITY))
@@ -69,10 +80,19 @@ def top_positions(
     return top if within is None else np.asarray(within, dtype=np.int64)[top]
 
 
+def without(P: int, within: np.ndarray | None, taken: np.ndarray | None) -> np.ndarray | None:
+    """Return the positions of `within` (None: all P) that are not `taken`; None is all P."""
+    if taken is None or taken.size == 0:
+        return within
+    free_P = np.ones(P, dtype=bool)
+    free_P[taken] = False
+    return np.flatnonzero(free_P) if within is None else within[free_P[within]]
+
+
 def _top_of(bits_W: np.ndarray, K: int) -> np.ndarray:
     """Return the ascending indices of the K largest; of equal ones the lower index."""
     W = bits_W.size
-    if K == W:
+    if K >= W:
         return np.arange(W, dtype=np.int64)
     threshold = np.partition(bits_W, W - K)[W - K]
     top = np.flatnonzero(bits_W >= threshold)

@@ -1,6 +1,6 @@
 """Requests as the server's loop makes them, and what comes back decoded."""
 
-from fedllm_app.client.train import answer
+from fedllm_app.client.answer import answer
 from fedllm_app.core.job import Request
 from fedllm_app.core.plan import ClientPlan
 from fedllm_app.wire.codec import decode, encode

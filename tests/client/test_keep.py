@@ -8,8 +8,8 @@ import pytest
 import torch
 from toys import BASE, LAYOUT, PARAMS, P, bits, toy_device
 
-from fedllm_app.client.keep import load_kept, save_kept
-from fedllm_app.client.train import answer
+from fedllm_app.client.answer import answer
+from fedllm_app.client.keep import load_kept, of_optimizer, restore, save_kept
 from fedllm_app.core.job import Job, Request
 from fedllm_app.core.plan import ClientPlan, Positions
 from fedllm_app.wire.codec import decode, encode
@@ -129,10 +129,10 @@ def test_every_tensor_of_the_optimizer_is_kept_bit_for_bit(tmp_path, name):
     for gradient in gradients[:3]:
         theta.grad = gradient.clone()
         optimizer.step()
-    save_kept(tmp_path, Job(4, "a"), optimizer, theta)
+    save_kept(tmp_path, Job(4, "a"), of_optimizer(optimizer, theta))
     other, restored = fresh()
     other.copy_(theta)
-    load_kept(tmp_path, Job(9, "a", state_from=4), restored, other)
+    restore(restored, other, load_kept(tmp_path, Job(9, "a", state_from=4)), "a")
     for gradient in gradients[3:]:
         for values, stepped in ((theta, optimizer), (other, restored)):
             values.grad = gradient.clone()

@@ -8,7 +8,8 @@ import torch
 from asking import deltas, request_for
 from toys import LAYOUT, OTHER, PARAMS, P, at, bits, toy_device
 
-from fedllm_app.client.train import answer, local_batches
+from fedllm_app.client.answer import answer
+from fedllm_app.client.train import local_batches
 from fedllm_app.core.job import Job, Request
 from fedllm_app.core.plan import All, ClientPlan, Derived, Positions, TopK, Work
 

@@ -11,7 +11,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from toys import P, bits
 
 from fedllm_app import parts as parts_module
-from fedllm_app.client.train import ClientSettings, answer, train
+from fedllm_app.client.answer import answer
+from fedllm_app.client.train import ClientSettings, train
 from fedllm_app.config import RunConfig
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import All, ClientPlan, Positions, Work
@@ -83,7 +84,7 @@ def test_another_round_or_seed_is_another_draw(bert, device, tmp_path):
 
 def test_dropout_is_drawn_from_seed_round_and_client(device):
     def losses(job):
-        metrics = train(device, job, Work(steps=1), None)
+        metrics, _ = train(device, job, Work(steps=1), None, {})
         return metrics.loss_sum
 
     def loss(*job):
@@ -107,7 +108,7 @@ def test_masked_training_of_a_model_moves_nothing_outside(device):
     ):
         device = replace(device, settings=settings)
         device.model.load(device.initial)
-        train(device, Job(1, "0"), Work(), sent)
+        train(device, Job(1, "0"), Work(), sent, {})
         moved = np.flatnonzero(device.model.values() != device.initial)
         assert set(moved) <= set(sent.tolist())
         assert len(moved) > len(sent) / 2

@@ -13,9 +13,8 @@ from toys import LAYOUT, PARAMS, P, at
 from walk import Walk
 
 from fedllm_app.core.derive import expand
-from fedllm_app.core.plan import All, ClientPlan, Derived, Positions, RoundPlan, TopK
+from fedllm_app.core.plan import All, ClientPlan, Derived, RoundPlan
 from fedllm_app.wire.codec import HEADER_BYTES, dense_bytes
-from fedllm_app.wire.select import top_positions
 
 A, B, HEAD = range(6), range(6, 10), range(10, 12)
 SLOPES = {"a": np.full(P, 1, np.float32), "b": np.full(P, 3, np.float32)}
@@ -59,18 +58,12 @@ def test_dense_methods_send_train_and_step_everything(tmp_path, name):
     assert two.updates["b"][0] == (4.5 if client else 3)
 
 
-def floss(inputs, state, d_down=0.25, d_up=0.25):
-    down = Positions(top_positions(inputs.params, d_down))
-    plan = ClientPlan(down=down, fill="zero", train=All(), up=TopK(d_up))
-    return RoundPlan({"all": plan}, dict.fromkeys(inputs.cohort, "all")), state
-
-
 def test_floss(tmp_path):
     slopes = {
         "a": at({0: -100, 1: 8, 2: 8, 3: 8, 4: 6, 5: 1}),
         "b": at({4: 2, 5: 2, 6: 4, 7: 4, 8: 4, 9: 1}),
     }
-    walk = Walk(tmp_path, floss, slopes)
+    walk = Walk(tmp_path, "floss", slopes)
     one = walk.play()
     # Sent down: the five largest; the rest of the copy is zero, and is trained all the same.
     assert one.copies["a"].tolist() == [0] * 15 + [16, 17, 18, 19, 20]
@@ -87,59 +80,36 @@ def test_floss(tmp_path):
 
 
 def test_floss_tiers(tmp_path):
-    def plan(inputs, state):
-        groups = {
-            name: ClientPlan(down=Positions(top_positions(inputs.params, d)), up=TopK(d))
-            for name, d in (("weak", 0.1), ("strong", 0.25))
-        }
-        return RoundPlan(
-            groups, {c: "weak" if c == "a" else "strong" for c in inputs.cohort}, served="strong"
-        ), state
-
-    slopes = {c: np.arange(P, 0, -1, dtype=np.float32) for c in "abc"}
-    walk = Walk(tmp_path, plan, slopes)
+    slopes = {c: np.arange(P, 0, -1, dtype=np.float32) for c in "012"}
+    # A client's tier is its number modulo the tiers: 0 and 2 are in the first.
+    walk = Walk(tmp_path, "floss-tiers", slopes, strategy={"tier_densities": "1/10,1/4"})
     one = walk.play()
-    assert np.flatnonzero(one.copies["a"]).tolist() == [18, 19]
-    assert np.flatnonzero(one.copies["b"]).tolist() == [15, 16, 17, 18, 19]
-    assert one.updates["a"] == {0: 20, 1: 19}
-    assert one.updates["c"] == {0: 20, 1: 19, 2: 18, 3: 17, 4: 16}
+    assert np.flatnonzero(one.copies["0"]).tolist() == [18, 19]
+    assert np.flatnonzero(one.copies["1"]).tolist() == [15, 16, 17, 18, 19]
+    assert one.updates["0"] == {0: 20, 1: 19}
+    assert one.updates["1"] == {0: 20, 1: 19, 2: 18, 3: 17, 4: 16}
     # One payload per group, the same bytes for its clients.
-    assert one.down["b"] is one.down["c"]
-    assert one.down["a"].size < one.down["b"].size
-    np.testing.assert_allclose((one.before - one.params)[:6], [20, 19, 12, 34 / 3, 32 / 3, 0])
-    # What is evaluated is the strong group's next copy: 1 - 20 and 2 - 19 are among its largest.
+    assert one.down["0"] is one.down["2"]
+    assert one.down["0"].size < one.down["1"].size
+    np.testing.assert_allclose((one.before - one.params)[:6], [20, 19, 6, 17 / 3, 16 / 3, 0])
+    # What is evaluated is the dense tier's next copy: 1 - 20 and 2 - 19 are among its largest.
     served = dict(enumerate(walk.loop.served().tolist()))
     assert {i: v for i, v in served.items() if v} == {0: -19, 1: -17, 17: 18, 18: 19, 19: 20}
 
 
-def masked(choose, outside):
-    """Return a method with one dense round, then a mask; its state holds the mask."""
-
-    def plan(inputs, state):
-        if inputs.job == 1:
-            return everyone(ClientPlan())(inputs, state)
-        mask = choose(inputs, state)
-        support = Positions(mask)
-        plan = ClientPlan(down=support, fill="zero", train=support, up=support)
-        both = RoundPlan(
-            {"all": plan}, dict.fromkeys(inputs.cohort, "all"), step=support, outside=outside
-        )
-        return both, {"mask": mask}
-
-    return plan
-
-
+# What a mask keeps of 20 in the two rounds after the dense one, and what becomes of the rest.
 MASKS = {
-    "FedSelect": (lambda i, s: top_positions(i.params, 0.25), "keep"),
-    "AdapterLTH": (lambda i, s: top_positions(i.params, 0.5, s.get("mask")), "zero"),
-    "SparseAdapter": (lambda i, s: s.get("mask", top_positions(i.params, 0.5)), "zero"),
+    "fed-select": ({"density": 0.25}, [5, 5], "keep"),
+    "adapter-lth": ({"decay": 0.5}, [10, 5], "zero"),
+    "sparse-adapter": ({"density": 0.5}, [10, 10], "zero"),
 }
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_rule_what_is_sent_trained_and_stepped(tmp_path, name):
-    choose, outside = MASKS[name]
-    walk = Walk(tmp_path, masked(choose, outside), SLOPES, server={"optimizer": "adam", "lr": 0.5})
+    strategy, sizes, outside = MASKS[name]
+    server = {"optimizer": "adam", "lr": 0.5}
+    walk = Walk(tmp_path, name, SLOPES, server=server, strategy=strategy, momentum=0.5)
     one = walk.play()
     assert moved(one) == list(range(P))
     first, second = walk.play(), walk.play()
@@ -160,23 +130,20 @@ def test_masks_rule_what_is_sent_trained_and_stepped(tmp_path, name):
         ]:
             expected = old[rest] if outside == "keep" else np.zeros(rest.size)
             assert now[rest].tolist() == expected.tolist()
-    sizes = [first.plan.step.idx.size, second.plan.step.idx.size]
-    assert sizes == {"FedSelect": [5, 5], "AdapterLTH": [10, 5], "SparseAdapter": [10, 10]}[name]
+    assert [first.plan.step.idx.size, second.plan.step.idx.size] == sizes
 
 
 def test_fedselect_takes_its_mask_afresh(tmp_path):
     # The dense round makes coordinate 0 the largest; it comes in, and 15 goes out.
     slopes = {"a": at({0: -100})}
-    walk = Walk(tmp_path, masked(*MASKS["FedSelect"]), slopes)
+    walk = Walk(tmp_path, "fed-select", slopes)
     walk.play()
     assert walk.play().plan.step.idx.tolist() == [0, 16, 17, 18, 19]
 
 
 def test_ffa_lora(tmp_path):
-    no_a = Derived("tensors", {"without": ["*lora_A*"]})
-    plan = ClientPlan(down=no_a, fill="keep", train=no_a, up=no_a)
     server = {"optimizer": "adamw", "lr": 0.5}
-    walk = Walk(tmp_path, everyone(plan, step=no_a), SLOPES, server=server)
+    walk = Walk(tmp_path, "ffa-lora", SLOPES, server=server)
     one = walk.play()
     # The device's A is the one it was built with (-1 to -6), whatever the server holds.
     assert one.copies["a"].tolist() == [-1, -2, -3, -4, -5, -6, *range(7, 21)]
@@ -190,25 +157,28 @@ def test_ffa_lora(tmp_path):
 
 
 def test_hetlora(tmp_path):
-    def plan(inputs, state):
-        groups = {}
-        for rank in (1, 2):
-            support = Derived("rank-slices", {"rank": rank})
-            groups[f"rank-{rank}"] = ClientPlan(support, "zero", support, support)
-        of = {c: "rank-1" if c == "a" else "rank-2" for c in inputs.cohort}
-        return RoundPlan(groups, of, mean="senders", served="rank-2"), state
-
-    walk = Walk(tmp_path, plan, SLOPES)
+    slopes = {"0": SLOPES["a"], "1": SLOPES["b"]}
+    walk = Walk(tmp_path, "hetlora", slopes, strategy={"tier_ranks": "1,2", "mean": "senders"})
     one = walk.play()
     second = [3, 4, 5, 7, 9]
-    assert [i for i in range(10) if one.copies["a"][i] == 0] == second
-    assert one.copies["b"].tolist() == PARAMS.tolist()
-    assert one.trained["a"][second].tolist() == [0] * 5
-    assert sorted(one.updates["a"]) == [i for i in range(P) if i not in second]
-    assert one.down["a"].size == HEADER_BYTES + 4 * 15
-    # Rank 1 of the adapters is divided by b alone, the rest by both.
+    assert [i for i in range(10) if one.copies["0"][i] == 0] == second
+    assert one.copies["1"].tolist() == PARAMS.tolist()
+    assert one.trained["0"][second].tolist() == [0] * 5
+    assert sorted(one.updates["0"]) == [i for i in range(P) if i not in second]
+    assert one.down["0"].size == HEADER_BYTES + 4 * 15
+    # Rank 1 of the adapters is divided by 1 alone, the rest by both.
     change = (one.before - one.params).tolist()
     assert change == [3 if i in second else 2 for i in range(P)]
+    # The device of rank 1 held 15 values and no more.
+    assert walk.held == {"0": 15, "1": 20}
+
+
+def test_hetlora_with_the_plain_mean_of_its_authors(tmp_path):
+    slopes = {"0": SLOPES["a"], "1": SLOPES["b"]}
+    strategy = {"tier_ranks": "1,2", "mean": "cohort"}
+    one = Walk(tmp_path, "hetlora", slopes, strategy=strategy).play()
+    change = (one.before - one.params).tolist()
+    assert change == [1.5 if i in (3, 4, 5, 7, 9) else 2 for i in range(P)]
 
 
 def test_partial_training(tmp_path):

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 from toys import LAYOUT, P, Scripted, toy_device, toy_loop
 
-from fedllm_app.client.train import answer
+from fedllm_app.client.answer import answer
 from fedllm_app.core.derive import expand
 from fedllm_app.core.plan import TopK
-from fedllm_app.server.methods import Method
+from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import decode, size_of
 
 
@@ -18,14 +18,15 @@ class Walk:
     decoded), down (its payload), up (the sizes of its update); and before, params, momentum, plan.
     """
 
-    def __init__(self, tmp_path, plan, slopes, server=None, **client):
+    def __init__(self, tmp_path, plan, slopes, server=None, strategy=None, **client):
         self.slopes = slopes
         self.device = toy_device(slopes, tmp_path / "kept", **client)
         self.loop = toy_loop(
             tmp_path, Scripted(self.device, dict.fromkeys(slopes, 1)),
-            method=Method(plan, "", ""), server=server or {"lr": 1.0}, evaluate=None,
+            method=plan if isinstance(plan, str) else Method(plan, "", ""), strategy=strategy,
+            server=server or {"lr": 1.0}, evaluate=None, clients=len(slopes),
         )  # fmt: skip
-        self.t = 0
+        self.t, self.held = 0, {}
 
     def play(self):
         self.t += 1
@@ -39,7 +40,8 @@ class Walk:
                 assert reply.error == ""
                 model, client = self.device.model, job.client
                 seen.copies[client] = model.copies[-1]
-                seen.trained[client] = model.flat.numpy().copy()
+                seen.trained[client] = model.whole()
+                self.held[client] = model.flat.numel()
                 seen.down[client], seen.up[client] = request.payload, size_of(reply.update)
                 seen.updates[client] = self.decoded(opened, job, reply)
                 opened.intake.take(reply)
@@ -53,9 +55,8 @@ class Walk:
         derived = None
         if not isinstance(plan.up, TopK):
             derived = expand(plan.up, LAYOUT, 0, job.id, job.client)
-        model = self.device.model
         update = decode(
-            reply.update, P=P, layout_hash=LAYOUT.hash, fingerprint=model.fingerprint,
+            reply.update, P=P, layout_hash=LAYOUT.hash, fingerprint=opened.intake.base[job.client],
             derived=derived,
         )  # fmt: skip
         where = range(P) if update.positions is None else update.positions.tolist()

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedllm_app.core.derive import expand
 from fedllm_app.core.errors import WireError
+from fedllm_app.core.plan import Derived
 from fedllm_app.models.trainable import base_fingerprint
 
 CASES = [
@@ -175,3 +177,42 @@ def test_fingerprint_tells_names_types_and_shapes_apart():
     assert base_fingerprint([("a", value), ("c", other)]) == base_fingerprint(
         [("c", other), ("a", value)]
     )
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_model_of_a_lower_rank_is_the_bank_with_zeros_in_the_rest(trainable, batch, kind):
+    """Its adapters are smaller, and its loss and gradients are those of the zeroed bank."""
+    model = trainable(kind, lora={"rank": 4, "dropout": 0.0})
+    inputs = batch("next-token" if kind == "gpt2" else "sequence-classification")
+    slices = expand(Derived("rank-slices", {"rank": 1}), model.layout, 0, 0, "")
+    values = torch.linspace(-0.2, 0.2, model.layout.size).numpy()
+    bank = np.zeros_like(values)
+    bank[slices] = values[slices]
+
+    def seen():
+        model.model.eval()
+        model.zero_grad()
+        logits = model.logits(inputs)
+        loss_of(logits, inputs["labels"]).backward()
+        return logits.detach().clone(), model.grad.clone()
+
+    model.load(bank)
+    logits, grad = seen()
+    model.load(values[slices], rank=1)
+    small_logits, small_grad = seen()
+    assert model.flat.numel() == model.grad.numel() == slices.size
+    ranks = {p.shape[0] for n, p in model.model.named_parameters() if ".lora_A." in n}
+    assert ranks == {1}
+    torch.testing.assert_close(small_logits, logits)
+    wanted = grad[torch.from_numpy(slices)]
+    assert float((small_grad - wanted).norm()) < 1e-5 * float(wanted.norm())
+    # The next client may hold the bank again.
+    model.load(bank)
+    again, _ = seen()
+    assert torch.equal(again, logits)
+
+
+def test_values_of_another_rank_are_refused(trainable):
+    model = trainable("bert", lora={"rank": 4})
+    with pytest.raises(WireError, match="the length of this model's layout"):
+        model.load(model.values(), rank=1)

@@ -20,8 +20,12 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "strategy": small.FLOSS,
     "lora": {"dropout": 0.1},
 }
-# A device that keeps its optimizer has a state of its own, which must go back with the server's.
-KEEPING = {"client": {"optimizer": "adamw", "keep-optimizer": True, "lr": 0.01}}
+# A device that keeps its optimizer, and what its uploads left out, has a state of its own, which
+# must go back with the server's.
+KEEPING = {
+    "client": {"optimizer": "adamw", "keep-optimizer": True, "lr": 0.01},
+    "strategy": small.FLOSS | {"error-feedback": True},
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Whole:
 
 def settings(folder: Path, name: str, every: int = 2, **more: dict[str, Any]) -> dict[str, Any]:
     run = {"name": name, "rounds": ROUNDS, "checkpoint-every": every}
-    return small.settings(folder, run=run, **SECTIONS, **more)
+    return small.settings(folder, run=run, **SECTIONS | more)
 
 
 def folder_of(flat: dict[str, Any]) -> Path:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import BASE, LAYOUT, P, toy_device
 
-from fedllm_app.client.train import encode_update
+from fedllm_app.client.answer import encode_update
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import All, ClientPlan, Derived, TopK
 from fedllm_app.server.budget import Cost, over_budget, upload_bound
@@ -32,7 +32,8 @@ JOB = Job(3, "a")
 def test_no_upload_is_larger_than_its_bound(tmp_path_factory, up, delta, values):
     wire, plan = WireSettings(up_values=values, block=16), ClientPlan(up=up)
     device = toy_device({}, tmp_path_factory.getbasetemp(), wire=wire)
-    size = size_of(encode_update(device, plan, JOB, delta)).total
+    update, _ = encode_update(device, plan, JOB, BASE, delta)
+    size = size_of(update).total
     bound = upload_bound(plan, LAYOUT, JOB, 0, wire)
     assert size <= bound
     # Where no positions travel it is known to the byte.

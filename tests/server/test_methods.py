@@ -4,14 +4,26 @@ import numpy as np
 import pytest
 from toys import LAYOUT, PARAMS
 
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.job import Job
 from fedllm_app.core.plan import All, Positions, TopK
-from fedllm_app.server.methods import STRATEGIES, Inputs, StrategySettings
+from fedllm_app.server.budget import upload_support
+from fedllm_app.server.methods import STRATEGIES, method_of
+from fedllm_app.server.methods.base import Inputs, StrategySettings, shrinking, tier_of
 from fedllm_app.server.optimizer import ServerSettings
 
 
-def plan(name, params=PARAMS, cohort=("a", "b"), **settings):
+def plan(name, params=PARAMS, cohort=("a", "b"), state=None, **settings):
+    return step(name, params, cohort, state or {}, **settings)[0]
+
+
+def step(name, params=PARAMS, cohort=("a", "b"), state=None, **settings):
     inputs = Inputs(StrategySettings(name=name, **settings), LAYOUT, 1, params, cohort)
-    return STRATEGIES[name].plan(inputs, {})[0]
+    return STRATEGIES[name].plan(inputs, state or {})
+
+
+# All that is no adapter.
+HEAD = list(range(10, 20))
 
 
 def test_floss_sends_the_largest_magnitudes_and_asks_for_the_largest_changes():
@@ -70,3 +82,111 @@ def test_the_served_model_is_planned_without_a_cohort(name):
     round_ = plan(name, cohort=())
     assert round_.served in round_.groups
     assert round_.group_of == {}
+
+
+def test_a_whole_head_is_sent_beside_the_top():
+    # The head is no candidate: a quarter is of the 10 others, and 2.5 rounds up to 3.
+    round_ = plan("floss", head="whole")
+    client = round_.groups["all"]
+    assert client.down.idx.tolist() == [7, 8, 9, *HEAD]
+    within, always, count = upload_support(client, LAYOUT, Job(1, "a"), 0)
+    assert (within, always.tolist(), count) == (None, HEAD, 13)
+
+
+def test_a_mask_keeps_a_whole_head_too():
+    for name in ("sparse-adapter", "fed-select"):
+        state = step(name)[1]
+        assert plan(name, state=state, head="whole").step.idx.tolist() == [7, 8, 9, *HEAD]
+    # Half of 10, then a quarter of 10 among those: 5 and 2.5, which rounds up.
+    state = step("adapter-lth")[1]
+    first, state = step("adapter-lth", state=state, decay=0.5, head="whole")
+    second, _ = step("adapter-lth", state=state, decay=0.5, head="whole")
+    assert first.step.idx.tolist() == [5, 6, 7, 8, 9, *HEAD]
+    assert second.step.idx.tolist() == [7, 8, 9, *HEAD]
+
+
+PRUNED = ("sparse-adapter", "adapter-lth", "fed-select")
+
+
+@pytest.mark.parametrize("name", PRUNED)
+def test_a_mask_waits_for_the_first_step_not_for_the_first_round(name):
+    # A round that took no step leaves the state as it was: the next is the dense one.
+    assert plan(name).groups["all"].up == All()
+    assert plan(name).groups["all"].up == All()
+    _, state = step(name)
+    assert isinstance(plan(name, state=state).groups["all"].up, Positions)
+
+
+def test_what_adapter_lth_has_pruned_stays_pruned():
+    _, state = step("adapter-lth")
+    _, state = step("adapter-lth", state=state, decay=0.5)
+    grown = PARAMS.copy()
+    grown[:5] = 1000
+    mask = plan("adapter-lth", grown, state=state, decay=0.5).step.idx
+    assert mask.tolist() == [15, 16, 17, 18, 19]
+
+
+def test_a_mask_never_shrinks_to_nothing():
+    _, state = step("adapter-lth")
+    for _ in range(3):
+        round_, state = step("adapter-lth", state=state, decay=1e-200)
+        assert round_.step.idx.tolist() == [19]
+
+
+def test_a_client_is_of_the_tier_of_its_number_or_of_its_name():
+    assert [tier_of(str(i), 3) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    names = [tier_of(f"role {i}", 3) for i in range(300)]
+    assert names == [tier_of(f"role {i}", 3) for i in range(300)]
+    assert all(80 < names.count(tier) < 120 for tier in range(3))
+
+
+def test_tiers_say_which_clients_get_what_and_which_model_counts():
+    round_ = plan("floss-tiers", cohort=("0", "1", "5"))
+    assert round_.group_of == {"0": "density-0.0625", "1": "density-0.25", "5": "density-1"}
+    assert round_.served == "density-1"
+    assert round_.groups["density-1"] == plan("dense").groups["all"]
+    round_ = plan("hetlora", cohort=("0", "1", "5"), tier_ranks="2,1,1")
+    assert round_.served == "rank-2"
+    assert [round_.groups[round_.group_of[c]].rank for c in ("0", "1", "5")] == [2, 1, 1]
+
+
+def test_what_is_kept_and_over_whom_the_mean_is():
+    assert plan("floss").groups["all"].keeps == frozenset()
+    assert plan("floss", error_feedback=True).groups["all"].keeps == {"residual"}
+    tiers = plan("floss-tiers", error_feedback=True, mean="senders")
+    assert all(group.keeps == {"residual"} for group in tiers.groups.values())
+    assert tiers.mean == "senders"
+
+
+@pytest.mark.parametrize(
+    ("density", "rounds", "decay"), [(0.75, 2, 0.5), (7 / 12, 3, 0.5), (0.2455, 200, 0.98)]
+)
+def test_the_decay_that_has_a_mean(density, rounds, decay):
+    assert shrinking(density, rounds) == pytest.approx(decay, abs=1e-4)
+
+
+@pytest.mark.parametrize(("density", "rounds"), [(0.25, 4), (1.0, 9), (0.5, 1)])
+def test_a_mean_that_no_decay_has(density, rounds):
+    with pytest.raises(ValueError, match="a density above 1 / "):
+        shrinking(density, rounds)
+
+
+OWN = """
+from fedllm_app.server.methods.base import Method, one_group
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.job import Job
+from fedllm_app.core.plan import ClientPlan
+MINE = Method(lambda inputs, state: (one_group(ClientPlan(), inputs.cohort), state), "us", "Own.")
+"""
+
+
+def test_a_method_of_ones_own_is_named_by_its_module(tmp_path, monkeypatch):
+    (tmp_path / "own_method.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert method_of("own_method:MINE").about == "Own."
+
+
+@pytest.mark.parametrize("name", ["no_such:X", "json:loads", "json:nothing", ":", "x:", "fl"])
+def test_a_method_that_is_none_is_refused(name):
+    with pytest.raises(ConfigError, match=r"strategy\.name is '"):
+        method_of(name)

@@ -10,7 +10,7 @@ from toys import P, Scripted, toy_device, toy_loop
 
 from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
 from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
-from fedllm_app.server.methods import Method
+from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import WireSettings
 from fedllm_app.wire.select import top_positions
 

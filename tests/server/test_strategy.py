@@ -6,7 +6,7 @@ from fake_grid import PAYLOAD, FakeGrid, request, simulation
 from flwr.app import Error, Message
 from toys import PARAMS, P, toy_device, toy_loop
 
-from fedllm_app.client.train import answer
+from fedllm_app.client.answer import answer
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply
 from fedllm_app.message import Holdings, pack_replies, reply_to, unpack_request

@@ -7,7 +7,7 @@ loaded, each naming the key, the value and what is legal.
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from fedllm_app.client.train import ClientSettings
+from fedllm_app.config.checks import METRICS, cross_check
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
@@ -23,18 +24,11 @@ from fedllm_app.data.source import DataSettings
 from fedllm_app.data.task import TaskSettings
 from fedllm_app.models.adapter import LoraSettings
 from fedllm_app.models.backbone import ModelSettings
-from fedllm_app.server.methods import STRATEGIES, StrategySettings
+from fedllm_app.server.methods import method_of
+from fedllm_app.server.methods.base import StrategySettings, shrinking
 from fedllm_app.server.optimizer import ServerSettings
 from fedllm_app.server.settings import RoundSettings, RunSettings
 from fedllm_app.wire.codec import WireSettings
-
-METRICS = {
-    "sequence-classification": ("accuracy", "macro-f1", "loss"),
-    "image-classification": ("accuracy", "macro-f1", "loss"),
-    "next-token": ("next-token-accuracy", "loss", "perplexity"),
-}
-PATH_KEYS = ("run.home", "data.train", "data.test", "model.source", "model.tokenizer")
-FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gguf")
 
 
 class RunConfig(Settings):
@@ -95,10 +89,25 @@ class RunConfig(Settings):
         )
 
     def resolved(self) -> "RunConfig":
-        """Return the configuration with the server's automatic values filled in."""
-        method = STRATEGIES.get(self.strategy.name)
-        defined_with = method.optimizer if method else ""
-        return self.model_copy(update={"server": self.server.resolved(defined_with)})
+        """Return the configuration with the automatic values of server and strategy filled in.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such method.
+        """
+        method = method_of(self.strategy.name)
+        strategy: dict[str, Any] = {}
+        if "mean" in method.keys:
+            strategy["mean"] = self.strategy.mean or method.mean
+        if "decay" in method.keys and not self.strategy.decay:
+            strategy["decay"] = shrinking(self.strategy.density, self.run.rounds)
+        return self.model_copy(
+            update={
+                "server": self.server.resolved(method.optimizer),
+                "strategy": self.strategy.model_copy(update=strategy),
+            }
+        )
 
     def summary(self, resolved: "RunConfig | None" = None) -> str:
         """Return the resolved settings as a small tree; what was automatic says what it became.
@@ -186,69 +195,6 @@ def explain(details: ErrorDetails) -> str:
     expected = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     expected = expected.removeprefix("a valid ").replace("''", '"" (automatic)')
     return f"{key} is {value!r}; expected {expected}. {describe(key)}"
-
-
-def cross_check(c: RunConfig) -> Iterator[str]:
-    """Yield what is wrong between keys that are legal each by itself."""
-    if c.strategy.name not in STRATEGIES:
-        known = ", ".join(sorted(STRATEGIES))
-        yield f"strategy.name is {c.strategy.name!r}; expected one of {known}"
-    elif (own := STRATEGIES[c.strategy.name].optimizer) and c.server.optimizer not in ("", own):
-        yield (
-            f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {c.strategy.name!r} "
-            f"is defined with {own!r}; leave it automatic, or choose strategy.name = 'dense'"
-        )
-    optimizer = c.resolved().server.optimizer
-    if c.server.nesterov and (optimizer != "sgd" or not c.server.momentum):
-        yield (
-            f"server.nesterov is True with server.optimizer = {optimizer!r} and "
-            f"server.momentum = {c.server.momentum!r}; expected 'sgd' and a momentum above 0"
-        )
-    if c.client.keep_optimizer and not c.run.name:
-        yield (
-            "client.keep-optimizer is True with run.name = ''; expected a name, by which a device "
-            "finds what it kept"
-        )
-    if c.round.min_replies > c.round.clients:
-        yield (
-            f"round.min-replies is {c.round.min_replies}; expected at most round.clients = "
-            f"{c.round.clients}"
-        )
-    simulated = c.data.train != "node"
-    if simulated and c.partition.name != "natural" and c.round.clients > c.partition.clients:
-        yield (
-            f"round.clients is {c.round.clients}; expected at most partition.clients = "
-            f"{c.partition.clients}"
-        )
-    metrics = METRICS[c.task.name]
-    if c.round.target_metric and c.round.target_metric not in metrics:
-        yield f"round.target-metric is {c.round.target_metric!r}; expected one of {metrics}"
-    if c.task.name == "next-token" and c.partition.name == "dirichlet":
-        yield "partition.name is 'dirichlet', which needs labels; task.name 'next-token' has none"
-    if c.task.name == "next-token" and c.model.train == "head":
-        yield "model.train is 'head'; task.name 'next-token' has no head of its own"
-    if c.task.name == "image-classification":
-        for key, value in (("data.train", c.data.train), ("model.source", c.model.source)):
-            if value == "embedded":
-                yield f"{key} is 'embedded', which is text; task.name is {c.task.name!r}"
-    needs_labels = not simulated and c.task.name != "next-token"
-    if needs_labels and not c.data.labels:
-        yield (
-            "data.labels is '' with data.train = 'node'; expected a count or names, since no "
-            "device sees the labels of all"
-        )
-    if not simulated and c.model.source == "embedded":
-        yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
-    yield from _relative_paths(c)
-
-
-def _relative_paths(c: RunConfig) -> Iterator[str]:
-    values = c.flat()
-    for key in PATH_KEYS:
-        value = str(values[key])
-        local = key == "run.home" or value.startswith((".", "~")) or value.endswith(FILE_SUFFIXES)
-        if value and local and not Path(value).is_absolute():
-            yield f"{key} is {value!r}; expected an absolute path: the run's folder is anybody's"
 
 
 def _legal(nested: Mapping[str, Mapping[str, Scalar]]) -> dict[str, dict[str, Scalar]]:

@@ -1,0 +1,122 @@
+"""What is wrong between keys that are legal each by itself; one sentence for each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.server.methods import STRATEGIES, method_of
+from fedllm_app.server.methods.base import Method, StrategySettings, shrinking
+
+if TYPE_CHECKING:
+    from fedllm_app.config import RunConfig
+
+METRICS = {
+    "sequence-classification": ("accuracy", "macro-f1", "loss"),
+    "image-classification": ("accuracy", "macro-f1", "loss"),
+    "next-token": ("next-token-accuracy", "loss", "perplexity"),
+}
+PATH_KEYS = ("run.home", "data.train", "data.test", "model.source", "model.tokenizer")
+FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gguf")
+
+
+def cross_check(c: "RunConfig") -> Iterator[str]:
+    """Yield what is wrong between keys that are legal each by itself."""
+    try:
+        method = method_of(c.strategy.name)
+    except ConfigError as error:
+        yield str(error)
+        method = method_of("dense")
+    else:
+        yield from _of_strategy(c, method)
+    optimizer = c.server.resolved(method.optimizer).optimizer
+    if c.server.nesterov and (optimizer != "sgd" or not c.server.momentum):
+        yield (
+            f"server.nesterov is True with server.optimizer = {optimizer!r} and "
+            f"server.momentum = {c.server.momentum!r}; expected 'sgd' and a momentum above 0"
+        )
+    for key, keeps in (
+        ("client.keep-optimizer", c.client.keep_optimizer),
+        ("strategy.error-feedback", c.strategy.error_feedback),
+    ):
+        if keeps and not c.run.name:
+            yield (
+                f"{key} is True with run.name = ''; expected a name, by which a device finds what "
+                "it kept"
+            )
+    if c.round.min_replies > c.round.clients:
+        yield (
+            f"round.min-replies is {c.round.min_replies}; expected at most round.clients = "
+            f"{c.round.clients}"
+        )
+    simulated = c.data.train != "node"
+    if simulated and c.partition.name != "natural" and c.round.clients > c.partition.clients:
+        yield (
+            f"round.clients is {c.round.clients}; expected at most partition.clients = "
+            f"{c.partition.clients}"
+        )
+    metrics = METRICS[c.task.name]
+    if c.round.target_metric and c.round.target_metric not in metrics:
+        yield f"round.target-metric is {c.round.target_metric!r}; expected one of {metrics}"
+    if c.task.name == "next-token" and c.partition.name == "dirichlet":
+        yield "partition.name is 'dirichlet', which needs labels; task.name 'next-token' has none"
+    if c.task.name == "next-token" and c.model.train == "head":
+        yield "model.train is 'head'; task.name 'next-token' has no head of its own"
+    if c.task.name == "image-classification":
+        for key, value in (("data.train", c.data.train), ("model.source", c.model.source)):
+            if value == "embedded":
+                yield f"{key} is 'embedded', which is text; task.name is {c.task.name!r}"
+    needs_labels = not simulated and c.task.name != "next-token"
+    if needs_labels and not c.data.labels:
+        yield (
+            "data.labels is '' with data.train = 'node'; expected a count or names, since no "
+            "device sees the labels of all"
+        )
+    if not simulated and c.model.source == "embedded":
+        yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
+    yield from _relative_paths(c)
+
+
+def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
+    """Yield what is wrong between a method and the keys that say how it works."""
+    name, strategy = c.strategy.name, c.strategy
+    if method.optimizer and c.server.optimizer not in ("", method.optimizer):
+        yield (
+            f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {name!r} is defined "
+            f"with {method.optimizer!r}; leave it automatic, or choose strategy.name = 'dense'"
+        )
+    for key in ("tier-densities", "tier-ranks", "head", "mean", "error-feedback"):
+        value = getattr(strategy, key.replace("-", "_"))
+        default = getattr(StrategySettings(), key.replace("-", "_"))
+        if value != default and key not in method.keys:
+            readers = [other for other, m in STRATEGIES.items() if key in m.keys]
+            yield (
+                f"strategy.{key} is {value!r}, which strategy.name = {name!r} does not read; "
+                f"expected {default!r}, or one of {', '.join(readers)}"
+            )
+    if method.needs_lora and c.model.train != "lora":
+        yield f"model.train is {c.model.train!r}; strategy.name = {name!r} needs 'lora'"
+    if strategy.head == "whole" and c.model.train != "lora":
+        yield f"strategy.head is 'whole'; expected 'competes' with model.train = {c.model.train!r}"
+    if "tier-ranks" in method.keys and max(strategy.ranks) > c.lora.rank:
+        yield (
+            f"strategy.tier-ranks is {strategy.tier_ranks or '1,4,16'!r}; expected ranks of at "
+            f"most that of the bank, lora.rank = {c.lora.rank}"
+        )
+    if "decay" in method.keys and not strategy.decay:
+        try:
+            shrinking(strategy.density, c.run.rounds)
+        except ValueError as error:
+            yield (
+                f"strategy.decay is 0 (automatic) with strategy.density = {strategy.density:g} and "
+                f"run.rounds = {c.run.rounds}; expected {error}, or a decay of your own"
+            )
+
+
+def _relative_paths(c: "RunConfig") -> Iterator[str]:
+    values = c.flat()
+    for key in PATH_KEYS:
+        value = str(values[key])
+        local = key == "run.home" or value.startswith((".", "~")) or value.endswith(FILE_SUFFIXES)
+        if value and local and not Path(value).is_absolute():
+            yield f"{key} is {value!r}; expected an absolute path: the run's folder is anybody's"

@@ -1,0 +1,173 @@
+"""What a method is: one pure function from the round's inputs to a `RoundPlan`.
+
+Nothing else in the project asks which method runs. docs/strategies.md explains those there are
+and how to add one.
+
+Shapes: P trainable parameters.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import ClientPlan, RoundPlan
+from fedllm_app.core.seeds import derive_seed
+from fedllm_app.core.settings import Settings
+
+MethodState = Mapping[str, np.ndarray]
+Share = Literal["", "cohort", "senders"]
+
+
+class StrategySettings(Settings):
+    """Namespace `strategy`: the method and its own parameters."""
+
+    name: str = Field(
+        "floss",
+        description="Method; `fedllm strategies` lists them. MODULE:NAME is one of your own.",
+    )
+    d_down: float = Field(
+        0.25, gt=0, le=1, description="Fraction of the coordinates sent down. 0.25 keeps a quarter."
+    )
+    d_up: float = Field(
+        0.25, gt=0, le=1, description="Fraction of the coordinates sent up. 0.25 keeps a quarter."
+    )
+    density: float = Field(
+        0.25, gt=0, le=1, description="Fraction that a mask of both directions keeps."
+    )
+    decay: float = Field(
+        0.98,
+        ge=0,
+        lt=1,
+        description="Factor by which adapter-lth's mask shrinks each round; 0 is automatic: the "
+        "mean density over run.rounds is strategy.density.",
+    )
+    tier_densities: str = Field(
+        "", description="Density of each tier, with commas; automatic is 1/16,1/4,1."
+    )
+    tier_ranks: str = Field("", description="Rank of each tier, with commas; automatic is 1,4,16.")
+    head: Literal["competes", "whole"] = Field(
+        "competes", description="The head competes in a top-k, or is always sent whole."
+    )
+    mean: Share = Field(
+        "",
+        description="Divide the sum by the whole cohort, or each coordinate by those that sent it; "
+        "automatic is as the method is defined.",
+    )
+    error_feedback: bool = Field(
+        False, description="Keep on the device what a sparse upload leaves out, for the next one."
+    )
+
+    @field_validator("tier_densities")
+    @classmethod
+    def _are_densities(cls, text: str) -> str:
+        values = _numbers(text, "fractions in (0, 1], such as '1/16,1/4,1'")
+        if not all(0 < value <= 1 for value in values):
+            raise ValueError("fractions in (0, 1], such as '1/16,1/4,1'")
+        return text
+
+    @field_validator("tier_ranks")
+    @classmethod
+    def _are_ranks(cls, text: str) -> str:
+        values = _numbers(text, "whole numbers from 1, such as '1,4,16'")
+        if not all(value >= 1 and value.denominator == 1 for value in values):
+            raise ValueError("whole numbers from 1, such as '1,4,16'")
+        return text
+
+    @property
+    def densities(self) -> list[float]:
+        """Density of each tier."""
+        return [float(value) for value in _numbers(self.tier_densities or "1/16,1/4,1")]
+
+    @property
+    def ranks(self) -> list[int]:
+        """Rank of each tier."""
+        return [int(value) for value in _numbers(self.tier_ranks or "1,4,16")]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a method may look at.
+
+    Attributes
+    ----------
+    settings : the strategy's settings.
+    layout : the trainable tensors.
+    job : the round about to begin.
+    params : the server's dense parameters, float32.
+    cohort : clients of the round; empty when only the served model is asked for.
+    seed : of the run.
+    """
+
+    settings: StrategySettings
+    layout: ParamLayout
+    job: int
+    params: np.ndarray
+    cohort: Sequence[str]
+    seed: int = 0
+
+
+PlanFunction = Callable[[Inputs, MethodState], tuple[RoundPlan, MethodState]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method by name.
+
+    Attributes
+    ----------
+    plan : its plan of one round, and its state after a round that took a step.
+    source : where it is defined.
+    about : one sentence.
+    keys : the strategy settings that it reads.
+    optimizer : the server optimizer it is defined with, when it is only right with that one.
+    mean : what `strategy.mean` is when it is left automatic.
+    needs_lora : it speaks of adapters, and means nothing without any.
+    """
+
+    plan: PlanFunction
+    source: str
+    about: str
+    keys: tuple[str, ...] = ()
+    optimizer: str = ""
+    mean: Share = "cohort"
+    needs_lora: bool = False
+
+
+def one_group(plan: ClientPlan, cohort: Sequence[str]) -> RoundPlan:
+    """Return a round in which every client follows the same plan."""
+    return RoundPlan(groups={"all": plan}, group_of=dict.fromkeys(cohort, "all"))
+
+
+def tier_of(client: str, tiers: int) -> int:
+    """Return a client's tier: its number modulo the tiers, that of a digest if it has a name."""
+    return (int(client) if client.isdecimal() else derive_seed("tier", client)) % tiers
+
+
+def shrinking(density: float, rounds: int) -> float:
+    """Return the q whose powers 0 to `rounds` - 1 have the mean `density`.
+
+    Raises
+    ------
+    ValueError
+        If there is none: the first power alone is 1 / rounds of the mean.
+    """
+    if not 1 / rounds < density < 1:
+        raise ValueError(f"a density above 1 / {rounds} rounds and below 1")
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        q = (low + high) / 2
+        above = sum(q**t for t in range(rounds)) > density * rounds
+        low, high = (low, q) if above else (q, high)
+    return round(low, 9)
+
+
+def _numbers(text: str, expected: str = "") -> list[Fraction]:
+    try:
+        return [Fraction(word.strip()) for word in text.split(",")] if text else []
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(expected) from None

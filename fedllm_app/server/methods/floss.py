@@ -1,0 +1,114 @@
+"""FLoSS (Raje 2024, Algorithm 1), FLoSS by tiers of devices, and the dense methods beside it.
+
+Shapes: P trainable parameters.
+"""
+
+import numpy as np
+
+from fedllm_app.core.derive import HEAD, expand
+from fedllm_app.core.plan import (
+    All,
+    ClientPlan,
+    Derived,
+    MeanOver,
+    Positions,
+    RoundPlan,
+    Support,
+    TopK,
+)
+from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group, tier_of
+from fedllm_app.wire.select import top_positions
+
+SPARSE_KEYS = ("head", "mean", "error-feedback")
+
+
+def dense(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
+    """Send, train and return everything."""
+    return one_group(ClientPlan(down=All(), train=All(), up=All()), inputs.cohort), state
+
+
+def floss(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
+    """Send the largest weights, train all, return the largest changes.
+
+    M_down is the top `d_down` of abs(P), one global threshold over all tensors together, taken
+    afresh from the dense parameters each round; what is not sent is zero on the device. Each
+    device returns the top `d_up` of abs(delta) with a mask of its own.
+    """
+    settings = inputs.settings
+    plan = sparse(inputs, settings.d_down, settings.d_up)
+    return RoundPlan(
+        groups={"all": plan}, group_of=dict.fromkeys(inputs.cohort, "all"), mean=mean_of(inputs)
+    ), state
+
+
+def floss_tiers(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
+    """Do the same at a density of the client's tier, for devices of unequal links.
+
+    The model of the densest tier is the one that is evaluated.
+    """
+    densities = inputs.settings.densities
+    names = [f"density-{density:.4g}" for density in densities]
+    return RoundPlan(
+        groups={
+            name: sparse(inputs, density, density)
+            for name, density in zip(names, densities, strict=True)
+        },
+        group_of={client: names[tier_of(client, len(names))] for client in inputs.cohort},
+        mean=mean_of(inputs),
+        served=names[int(np.argmax(densities))],
+    ), state
+
+
+def sparse(inputs: Inputs, d_down: float, d_up: float) -> ClientPlan:
+    """Return FLoSS' plan of one client at two densities."""
+    keeps = frozenset({"residual"} if inputs.settings.error_feedback else ())
+    up = TopK(d_up, always=always(inputs)) if d_up < 1 else All()
+    return ClientPlan(down=top(inputs, d_down), fill="zero", train=All(), up=up, keeps=keeps)
+
+
+def top(inputs: Inputs, density: float) -> Support:
+    """Return the largest weights, with the head whole where the settings say so."""
+    if density >= 1:
+        return All()
+    return Positions(top_positions(inputs.params, density, always=head(inputs)))
+
+
+def always(inputs: Inputs) -> Derived | None:
+    """Return the head where it is always sent whole."""
+    return HEAD if inputs.settings.head == "whole" else None
+
+
+def head(inputs: Inputs) -> np.ndarray | None:
+    """Return the positions of a head that is always sent whole, None where it competes."""
+    whole = always(inputs)
+    return None if whole is None else expand(whole, inputs.layout, 0, 0, "")
+
+
+def mean_of(inputs: Inputs) -> MeanOver:
+    """Return what the sum is divided by."""
+    return "senders" if inputs.settings.mean == "senders" else "cohort"
+
+
+DENSE = Method(
+    dense,
+    "Reddi et al. 2021, arXiv 2003.00295 (FedOpt)",
+    "Everything sent each way, the server optimizer steps on the mean.",
+)
+FEDAVG = Method(
+    dense,
+    "McMahan et al. 2017, arXiv 1602.05629",
+    "Everything sent each way, the server takes the mean.",
+    optimizer="sgd",
+)
+FLOSS = Method(
+    floss,
+    "Raje 2024, Algorithm 1; arXiv 2406.05233",
+    "LoRA trained densely, its largest entries sent each way.",
+    keys=("d-down", "d-up", *SPARSE_KEYS),
+)
+FLOSS_TIERS = Method(
+    floss_tiers,
+    "Raje 2024, heterogeneous devices; arXiv 2406.05233",
+    "FLoSS at the density of a client's tier.",
+    keys=("tier-densities", *SPARSE_KEYS),
+)

@@ -1,0 +1,91 @@
+"""Error feedback: what an upload leaves out is added to the next one, and nothing is lost.
+
+A toy client of slopes 1 to 20 has the same delta every round; the upload holds one of twenty.
+"""
+
+import numpy as np
+import pytest
+from asking import request_for
+from toys import PARAMS, P, Scripted, toy_device, toy_loop
+
+from fedllm_app.client.answer import answer
+from fedllm_app.core.job import Job
+from fedllm_app.core.plan import ClientPlan, TopK
+from fedllm_app.wire.codec import WireSettings, decode
+
+SLOPES = {"a": np.arange(1, P + 1, dtype=np.float32)}
+KEEPING = ClientPlan(up=TopK(0.05), keeps=frozenset({"residual"}))
+
+
+def sent(device, job, plan=KEEPING):
+    """Return what a job sends up, by position."""
+    (reply,) = answer(device, request_for(device.model, PARAMS, job, plan=plan))
+    assert reply.error == ""
+    model = device.model
+    got = decode(reply.update, P=P, layout_hash=model.layout.hash, fingerprint=model.fingerprint)
+    where = range(P) if got.positions is None else got.positions.tolist()
+    return dict(zip(where, got.values.tolist(), strict=True))
+
+
+def test_what_is_left_out_adds_up_until_it_is_sent(tmp_path):
+    device = toy_device(SLOPES, tmp_path)
+    assert sent(device, Job(1, "a")) == {19: 20}
+    # All but the last have doubled: 19 twice is 38, and 20 once is 20.
+    assert sent(device, Job(2, "a", state_from=1)) == {18: 38}
+    assert sent(device, Job(3, "a", state_from=2)) == {17: 54}
+    # Without it, the largest is sent every time.
+    plain = ClientPlan(up=TopK(0.05))
+    assert [sent(device, Job(t, "a", state_from=t - 1), plain) for t in (4, 5)] == [{19: 20}] * 2
+
+
+def test_a_dropped_reply_loses_nothing(tmp_path):
+    device = toy_device(SLOPES, tmp_path)
+    sent(device, Job(1, "a"))
+    sent(device, Job(2, "a", state_from=1))  # the server never saw it
+    assert sent(device, Job(3, "a", state_from=1)) == {18: 38}
+    assert sent(device, Job(3, "a", state_from=-1)) == {19: 20}
+
+
+@pytest.mark.parametrize("values", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
+def test_sent_and_left_out_are_all_there_was(tmp_path, values, density):
+    # Rounding is left out as well, also where everything is sent.
+    slopes = {"a": np.random.default_rng(0).normal(size=P).astype(np.float32)}
+    wire = WireSettings(up_values=values, block=16)
+    device = toy_device(slopes, tmp_path, wire=wire)
+    plan = ClientPlan(up=TopK(density), keeps=frozenset({"residual"}))
+    total = np.zeros(P)
+    for t in range(1, 9):
+        for where, value in sent(device, Job(t, "a", state_from=t - 1 or -1), plan).items():
+            total[where] += value
+    from safetensors.numpy import load_file
+
+    left = load_file(next(tmp_path.rglob("job-00000008*")))["residual"]
+    # A step on weights up to 20 rounds each delta to 2^-20.
+    np.testing.assert_allclose(total + left, 8 * slopes["a"], rtol=0, atol=1e-4)
+
+
+def test_a_run_with_error_feedback_loses_no_coordinate(tmp_path):
+    def moved(**strategy):
+        folder = tmp_path / str(strategy)
+        device = toy_device(SLOPES, folder / "kept")
+        loop = toy_loop(
+            folder, Scripted(device, {"a": 1}), method="floss", rounds=30, clients=1,
+            strategy={"d_down": 1.0, "d_up": 0.05} | strategy, server={"lr": 1.0},
+        )  # fmt: skip
+        loop.play()
+        return np.flatnonzero(loop.optimizer.params != PARAMS).tolist()
+
+    assert moved() == [19]
+    assert len(moved(error_feedback=True)) > 10
+
+
+def test_a_residual_of_another_length_is_not_used(tmp_path, caplog):
+    import torch
+
+    from fedllm_app.client.keep import save_kept
+
+    device = toy_device(SLOPES, tmp_path)
+    save_kept(tmp_path, Job(1, "a"), {"residual": torch.ones(3)})
+    assert sent(device, Job(2, "a", state_from=1)) == {19: 20}
+    assert "another length" in caplog.text
