@@ -205,7 +205,7 @@ def test_a_model_of_a_lower_rank_is_the_bank_with_zeros_in_the_rest(trainable, b
     assert ranks == {1}
     torch.testing.assert_close(small_logits, logits)
     wanted = grad[torch.from_numpy(slices)]
-    assert float((small_grad - wanted).norm()) < 1e-5 * float(wanted.norm())
+    assert float((small_grad - wanted).norm()) < 1e-4 * float(wanted.norm())
     # The next client may hold the bank again.
     model.load(bank)
     again, _ = seen()
