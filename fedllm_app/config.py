@@ -21,6 +21,7 @@ from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.data.task import TaskSettings
+from fedllm_app.devices.network import NetworkSettings, automatic_words, network_problems
 from fedllm_app.models.adapter import LoraSettings
 from fedllm_app.models.backbone import ModelSettings
 from fedllm_app.server.methods import STRATEGIES, StrategySettings
@@ -33,7 +34,10 @@ METRICS = {
     "image-classification": ("accuracy", "macro-f1", "loss"),
     "next-token": ("next-token-accuracy", "loss", "perplexity"),
 }
-PATH_KEYS = ("run.home", "data.train", "data.test", "model.source", "model.tokenizer")
+PATH_KEYS = (
+    "run.home", "data.train", "data.test", "model.source", "model.tokenizer", "network.file",
+)  # fmt: skip
+LOCAL_KEYS = ("run.home", "network.file")  # always a path, never a hub name
 FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gguf")
 
 
@@ -50,6 +54,7 @@ class RunConfig(Settings):
     server: ServerSettings = Field(default_factory=ServerSettings)
     strategy: StrategySettings = Field(default_factory=StrategySettings)
     wire: WireSettings = Field(default_factory=WireSettings)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)
 
     @classmethod
@@ -98,7 +103,8 @@ class RunConfig(Settings):
         """Return the configuration with the server's automatic values filled in."""
         method = STRATEGIES.get(self.strategy.name)
         defined_with = method.optimizer if method else ""
-        return self.model_copy(update={"server": self.server.resolved(defined_with)})
+        server, network = self.server.resolved(defined_with), self.network.resolved()
+        return self.model_copy(update={"server": server, "network": network})
 
     def summary(self, resolved: "RunConfig | None" = None) -> str:
         """Return the resolved settings as a small tree; what was automatic says what it became.
@@ -132,7 +138,7 @@ def automatic(c: RunConfig) -> dict[str, str]:
         "model.tokenizer": c.model.source,
         "client.threads": "the CPUs it was given",
         "round.target-metric": METRICS[c.task.name][0],
-    }
+    } | automatic_words(c.network)
     if c.task.name == "image-classification":
         return words | {"data.image-side": "the model's own", "model.tokenizer": "none"}
     return words
@@ -239,6 +245,12 @@ def cross_check(c: RunConfig) -> Iterator[str]:
         )
     if not simulated and c.model.source == "embedded":
         yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
+    yield from network_problems(c.network)
+    if c.round.max_simulated_s and not c.network.on:
+        yield (
+            f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
+            "network.preset, or network.down-mbps and network.up-mbps"
+        )
     yield from _relative_paths(c)
 
 
@@ -246,7 +258,7 @@ def _relative_paths(c: RunConfig) -> Iterator[str]:
     values = c.flat()
     for key in PATH_KEYS:
         value = str(values[key])
-        local = key == "run.home" or value.startswith((".", "~")) or value.endswith(FILE_SUFFIXES)
+        local = key in LOCAL_KEYS or value.startswith((".", "~")) or value.endswith(FILE_SUFFIXES)
         if value and local and not Path(value).is_absolute():
             yield f"{key} is {value!r}; expected an absolute path: the run's folder is anybody's"
 
