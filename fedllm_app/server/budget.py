@@ -1,14 +1,14 @@
 """What a run may cost, and the round that would cost more is not begun."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedllm_app.core.derive import expand
-from fedllm_app.core.job import Job
+from fedllm_app.core.job import Job, Request
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, TopK
+from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.server.settings import RoundSettings
 from fedllm_app.wire.codec import WireSettings, max_bytes
 from fedllm_app.wire.select import kept
@@ -47,6 +47,24 @@ def upload_bound(
     _, count = upload_support(plan, layout, job, seed)
     explicit = isinstance(plan.up, TopK)
     return max_bytes(count, layout.size, wire.up_values, wire.block, explicit=explicit)
+
+
+def most_traffic(
+    plan: RoundPlan,
+    requests: Sequence[Request],
+    layout: ParamLayout,
+    seed: int,
+    wire: WireSettings,
+) -> dict[str, tuple[int, int]]:
+    """Return the bytes that go down to each client, and the most that can come up."""
+    return {
+        job.client: (
+            request.payload.size,
+            upload_bound(plan.groups[request.group], layout, job, seed, wire),
+        )
+        for request in requests
+        for job in request.jobs
+    }
 
 
 def over_budget(settings: RoundSettings, spent: Cost, next_round: Cost) -> str:

@@ -23,7 +23,7 @@ from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
 from fedllm_app.core.seeds import generator
 from fedllm_app.devices.network import Network
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.server.budget import Cost, over_budget, upload_bound
+from fedllm_app.server.budget import Cost, most_traffic, over_budget
 from fedllm_app.server.intake import Intake
 from fedllm_app.server.methods import Inputs, Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
@@ -256,14 +256,7 @@ class Loop:
 
     def bound(self, plan: RoundPlan, requests: Sequence[Request]) -> Cost:
         """Return the most that the round can cost."""
-        traffic = {
-            job.client: (
-                r.payload.size,
-                upload_bound(plan.groups[r.group], self.layout, job, self.run.seed, self.wire),
-            )
-            for r in requests
-            for job in r.jobs
-        }
+        traffic = most_traffic(plan, requests, self.layout, self.run.seed, self.wire)
         down, up = (sum(both[way] for both in traffic.values()) for way in (0, 1))
         seconds = max(self.recorder.progress.slowest_s, self.recorder.closing_s)
         return Cost(up, down, seconds, self.network.round_seconds(traffic) if self.network else 0.0)
