@@ -19,6 +19,7 @@ from torch import nn
 from fedllm_app.client.train import ClientSettings, Device, answer
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.layout import ParamLayout
+from fedllm_app.devices.network import Network
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES, Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
@@ -154,6 +155,7 @@ def toy_loop(
     seed: int = 0,
     checkpoint_every: int = 5,
     base_client_bytes: int = 0,
+    network: Network | None = None,
     **round_: Any,
 ) -> Loop:
     """Return the real loop over the toy layout; a folder with a checkpoint is continued."""
@@ -172,6 +174,7 @@ def toy_loop(
         transport=transport,
         evaluate=evaluate,
         recorder=Recorder(folder, optimizer, rounds, checkpoint_every, base_client_bytes),
+        network=network,
     )
 
 
