@@ -7,7 +7,7 @@ import pytest
 from fedllm_app.report.ledger import Ledger
 from fedllm_app.report.metrics import JsonLines
 from fedllm_app.report.plots import running_mean
-from fedllm_app.report.run import Run, read_run
+from fedllm_app.report.run import Run, carried, read_run
 from fedllm_app.report.units import format_bytes, format_metric, format_seconds, format_times
 
 
@@ -56,6 +56,25 @@ def test_bytes_seconds_and_drops(small: Run) -> None:
     assert small.refused == {"a": 1}
     assert small.mean_seconds() == {"wait": 1.0, "fold": 0.5, "other": 0.5}
     assert small.settings == {"strategy.name": "floss", "strategy.d-up": 0.25}
+
+
+def test_an_evaluation_alone_stands_where_the_round_before_it_ended() -> None:
+    written = [
+        {"round": 0, "evaluation": {"loss": 3.0}},
+        {"round": 1, "up-bytes": 100, "simulated-s": 1.5},
+        {"round": 1, "evaluation": {"loss": 1.0}},
+    ]
+    first, second, last = carried(written)
+    assert first == {"round": 0, "up-bytes": 0, "simulated-s": 0, "evaluation": {"loss": 3.0}}
+    assert second == written[1]
+    assert last == {"round": 1, "up-bytes": 100, "simulated-s": 1.5, "evaluation": {"loss": 1.0}}
+    # What no record has is not made up.
+    assert carried(written[:1]) == written[:1]
+
+
+def test_a_run_without_a_clock_has_no_simulated_seconds(small: Run) -> None:
+    assert not small.clock
+    assert small.simulated_s is None
 
 
 @pytest.mark.parametrize(
