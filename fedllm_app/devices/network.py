@@ -223,7 +223,8 @@ def read_links(path: Path) -> dict[str, dict[str, float]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
             names = [name.strip() for name in next(rows, [])]
-            if "client" not in names or len(names) < 2 or not set(names) <= {"client", *COLUMNS}:
+            known = [name for name in ("client", *COLUMNS) if name in names]
+            if sorted(known) != sorted(names) or "client" not in names or len(names) < 2:
                 raise ConfigError(
                     f"{named} has columns {names}; expected client and any of {', '.join(COLUMNS)}"
                 )

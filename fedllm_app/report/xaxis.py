@@ -87,7 +87,7 @@ TRAFFIC = XAxis(
     f"Measured payloads in both directions, {BASE}", "bytes",
 )  # fmt: skip
 SIMULATED = XAxis(
-    "simulated time", ("simulated-s",), "simulated so far", "s",
+    "simulated time", ("simulated-s",), "simulated time so far", "s",
     "A round lasts as long as its slowest client's measured bytes take over its link; "
     "computing is not counted, nor the one-time download of the base model.",
     "simulated seconds",

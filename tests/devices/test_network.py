@@ -130,6 +130,7 @@ WRONG = {
     "client\na\n": "columns ['client']; expected",
     "down-mbps,up-mbps\n1,2\n": "columns ['down-mbps', 'up-mbps']; expected client",
     "": "columns []; expected client",
+    "client,up-mbps,up-mbps\na,1,2\n": "columns ['client', 'up-mbps', 'up-mbps']; expected",
     "client,up-mbps\na,fast\n": "line 2: up-mbps is 'fast'; expected a number, above 0",
     "client,up-mbps\na,0\n": "line 2: up-mbps is '0'; expected a number, above 0",
     "client,up-mbps\na,inf\n": "line 2: up-mbps is 'inf'; expected a number, above 0",

@@ -102,11 +102,11 @@ def test_simulated_seconds_below_every_figure_over_rounds(run_maker: Maker, tmp_
     assert page.count("svg") == 8
     text = one.joinpath("report.html").read_text("utf-8")
     # The metric, loss, norm, two of bytes and one of time; none is left over rounds.
-    assert text.count(">simulated so far<") == 6
+    assert text.count(">simulated time so far<") == 6
     assert ">round<" not in text
     both = tmp_path / "compare.html"
     write_comparison([one, other], both, "simulated")
-    assert both.read_text("utf-8").count(">simulated so far, logarithmic<") == 3
+    assert both.read_text("utf-8").count(">simulated time so far, logarithmic<") == 3
 
 
 def test_runs_without_a_clock_stand_beside_one_with_it(run_maker: Maker, tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_bytes_have_three_digits(count: float, text: str) -> None:
 
 
 def test_seconds_times_and_metrics_as_people_read_them() -> None:
-    assert [format_seconds(s) for s in (0.0, 0.413, 12.34, 99.97, 245.2, 7620)] == [
-        "0 s", "0.41 s", "12.3 s", "1 min 40 s", "4 min 05 s", "2 h 07 min",
+    assert [format_seconds(s) for s in (0.0, 0.041, 0.0996, 0.413, 12.34, 99.97, 245.2, 7620)] == [
+        "0 s", "41.0 ms", "0.10 s", "0.41 s", "12.3 s", "1 min 40 s", "4 min 05 s", "2 h 07 min",
     ]  # fmt: skip
     assert format_times(64, 4) == "16.0\N{MULTIPLICATION SIGN}"
     assert format_times(64, 0) == "\N{EN DASH}"
