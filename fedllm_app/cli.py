@@ -87,6 +87,9 @@ def app_folder() -> Path:
 def report(
     runs: Annotated[list[str], typer.Argument(help="Names or folders of runs.")],
     out: Annotated[Path | None, typer.Option(help="Page to write.")] = None,
+    x: Annotated[
+        str, typer.Option(help="Below figures over rounds: rounds, or simulated (seconds).")
+    ] = "rounds",
     home: Home = HOME,
 ) -> None:
     """Write report.html of a run, or one page that compares several."""
@@ -96,9 +99,9 @@ def report(
     for folder in folders:
         print_summary(folder)
     if len(folders) == 1 and out is None:
-        page = write_report(folders[0])
+        page = write_report(folders[0], x)
     else:
-        page = write_comparison(folders, (out or Path("comparison.html")).resolve())
+        page = write_comparison(folders, (out or Path("comparison.html")).resolve(), x)
     typer.echo(page)
 
 

@@ -12,6 +12,7 @@ from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import CheckpointError, ConfigError
 from fedllm_app.core.job import Reply, Request
+from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
 from fedllm_app.report.page import write_report
@@ -61,7 +62,11 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
 
 def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
     """Return the loop of a run over a transport, restored from its checkpoint if it has one."""
-    c, model = parts.config, parts.model
+    c = parts.config
+    network = network_of(c.network, c.run.seed)  # first: its file may be refused
+    if network and c.data.train != "node":
+        network.warn_of_strangers(parts.counts())
+    model = parts.model
     optimizer = ServerOptimizer(c.server, parts.initial)
     recorder = Recorder(folder, optimizer, c.run.rounds, c.run.checkpoint_every, model.base_bytes)
     return Loop(
@@ -77,6 +82,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         transport=transport,
         evaluate=parts.evaluate if len(parts.data.evaluation) else None,
         recorder=recorder,
+        network=network,
     )
 
 

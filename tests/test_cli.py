@@ -72,6 +72,14 @@ def test_report_compares_runs_on_one_page(runs, tiny, tmp_path):
     assert "cli-dense" in text
 
 
+def test_report_over_simulated_seconds_needs_a_clock(runs, tiny):
+    done = call("report", "cli-floss", "--x", "simulated", "--home", tiny.home)
+    assert done.exit_code == 1
+    assert "no clock ran in cli-floss; it runs when network.preset is set" in " ".join(
+        done.stderr.split()
+    )
+
+
 def test_export_merges_into_a_model_with_the_same_logits_and_metrics(runs, tiny, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -71,6 +71,10 @@ WRONG = [
     ("task.name", "translation", "'next-token'"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
     ("data.train", "", "at least 1 character"),
+    ("network.preset", "5g", "'thesis', 'thesis-1x', 'thesis-4x' or 'thesis-16x'"),
+    ("network.up-mbps", -1.0, "greater than or equal to 0"),
+    ("network.latency-ms", -1.0, "greater than or equal to 0"),
+    ("network.spread", 4.0, "less than or equal to 3"),
 ]
 
 
@@ -249,6 +253,41 @@ AT_ODDS = {
         "model.source is '~/x.gguf'; expected an absolute path",
         {"model.source": "/x.gguf"},
     ),
+    "an upload without a download": (
+        {"network.up-mbps": 20.0},
+        "network.down-mbps is 0 with network.up-mbps = 20; expected Mbps of both",
+        {"network.down-mbps": 200.0},
+    ),
+    "Mbps beside a preset": (
+        {"network.preset": "thesis", "network.up-mbps": 50.0},
+        "network.up-mbps is 50 beside network.preset = 'thesis', which has 20",
+        {"network.preset": "", "network.down-mbps": 200.0},
+    ),
+    "latency without a network": (
+        {"network.latency-ms": 30.0},
+        "network.latency-ms is 30.0 and there is no network; set network.preset",
+        {"network.preset": "thesis"},
+    ),
+    "a spread without a network": (
+        {"network.spread": 0.5},
+        "network.spread is 0.5 and there is no network",
+        {"network.preset": "thesis-4x"},
+    ),
+    "a file of links without those of all others": (
+        {"network.file": "/links.csv"},
+        "network.file is '/links.csv' and there is no network",
+        {"network.down-mbps": 36.0, "network.up-mbps": 11.0},
+    ),
+    "a relative file of links": (
+        {"network.preset": "thesis", "network.file": "links"},
+        "network.file is 'links'; expected an absolute path",
+        {"network.file": "/links"},
+    ),
+    "a budget of a clock that does not run": (
+        {"round.max-simulated-s": 60.0},
+        "round.max-simulated-s is 60 and no clock runs; set network.preset",
+        {"network.preset": "thesis-16x"},
+    ),
     "a relative tokenizer": (
         {"model.tokenizer": "../tok"},
         "model.tokenizer is '../tok'; expected an absolute path",
@@ -290,6 +329,19 @@ def test_the_summary_says_what_automatic_became():
     assert [line[4:] for line in text.splitlines() if line.startswith("├──")] == list(
         RunConfig.model_fields
     )
+
+
+def test_the_summary_shows_what_a_network_preset_means():
+    text = RunConfig.parse({"network.preset": "thesis-16x"}).summary()
+    assert "├── preset = 'thesis-16x'\n" in text
+    assert "├── down-mbps = 200.0 (automatic, was 0.0)" in text
+    assert "├── up-mbps = 12.5 (automatic, was 0.0)" in text
+    assert "├── up-mbps = 0.0 (automatic: no limit known, no simulated" in RunConfig().summary()
+
+
+def test_the_configuration_that_a_run_keeps_can_be_read_again():
+    resolved = RunConfig.parse({"network.preset": "thesis-4x"}).resolved()
+    assert RunConfig.parse(flatten(tomllib.loads(resolved.toml()))) == resolved
 
 
 def test_the_summary_shows_the_name_that_the_run_was_given():

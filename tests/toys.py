@@ -22,6 +22,7 @@ from fedllm_app.core.derive import expand
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import Derived
+from fedllm_app.devices.network import Network
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, StrategySettings
@@ -167,6 +168,7 @@ def toy_loop(
     seed: int = 0,
     checkpoint_every: int = 5,
     base_client_bytes: int = 0,
+    network: Network | None = None,
     **round_: Any,
 ) -> Loop:
     """Return the real loop over the toy layout; a folder with a checkpoint is continued."""
@@ -185,6 +187,7 @@ def toy_loop(
         transport=transport,
         evaluate=evaluate,
         recorder=Recorder(folder, optimizer, rounds, checkpoint_every, base_client_bytes),
+        network=network,
     )
 
 

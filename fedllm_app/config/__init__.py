@@ -22,6 +22,7 @@ from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.data.task import TaskSettings
+from fedllm_app.devices.network import NetworkSettings, automatic_words
 from fedllm_app.models.adapter import LoraSettings
 from fedllm_app.models.backbone import ModelSettings
 from fedllm_app.server.methods import method_of
@@ -44,6 +45,7 @@ class RunConfig(Settings):
     server: ServerSettings = Field(default_factory=ServerSettings)
     strategy: StrategySettings = Field(default_factory=StrategySettings)
     wire: WireSettings = Field(default_factory=WireSettings)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)
 
     @classmethod
@@ -106,6 +108,7 @@ class RunConfig(Settings):
             update={
                 "server": self.server.resolved(method.optimizer),
                 "strategy": self.strategy.model_copy(update=strategy),
+                "network": self.network.resolved(),
             }
         )
 
@@ -141,7 +144,7 @@ def automatic(c: RunConfig) -> dict[str, str]:
         "model.tokenizer": c.model.source,
         "client.threads": "the CPUs it was given",
         "round.target-metric": METRICS[c.task.name][0],
-    }
+    } | automatic_words(c.network)
     if c.task.name == "image-classification":
         return words | {"data.image-side": "the model's own", "model.tokenizer": "none"}
     return words

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.devices.network import network_problems
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Method, StrategySettings, shrinking
 
@@ -16,7 +17,10 @@ METRICS = {
     "image-classification": ("accuracy", "macro-f1", "loss"),
     "next-token": ("next-token-accuracy", "loss", "perplexity"),
 }
-PATH_KEYS = ("run.home", "data.train", "data.test", "model.source", "model.tokenizer")
+PATH_KEYS = (
+    "run.home", "data.train", "data.test", "model.source", "model.tokenizer", "network.file",
+)  # fmt: skip
+LOCAL_KEYS = ("run.home", "network.file")  # always a path, never a hub name
 FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gguf")
 
 
@@ -74,6 +78,12 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         )
     if not simulated and c.model.source == "embedded":
         yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
+    yield from network_problems(c.network)
+    if c.round.max_simulated_s and not c.network.on:
+        yield (
+            f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
+            "network.preset, or network.down-mbps and network.up-mbps"
+        )
     yield from _relative_paths(c)
 
 
@@ -117,6 +127,6 @@ def _relative_paths(c: "RunConfig") -> Iterator[str]:
     values = c.flat()
     for key in PATH_KEYS:
         value = str(values[key])
-        local = key == "run.home" or value.startswith((".", "~")) or value.endswith(FILE_SUFFIXES)
+        local = key in LOCAL_KEYS or value.startswith((".", "~")) or value.endswith(FILE_SUFFIXES)
         if value and local and not Path(value).is_absolute():
             yield f"{key} is {value!r}; expected an absolute path: the run's folder is anybody's"

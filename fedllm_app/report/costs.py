@@ -6,6 +6,7 @@ from fedllm_app.report import drawing
 from fedllm_app.report.drawing import Plot
 from fedllm_app.report.run import PARTS, Run, seconds_by_part
 from fedllm_app.report.units import format_bytes, format_seconds, format_times
+from fedllm_app.report.xaxis import ROUNDS, XAxis
 
 PART_COLOURS = {"values": drawing.BLUE, "positions": drawing.ORANGE, "header": drawing.GREY}
 # The order in which parts are stacked; names that are not here come after them.
@@ -22,15 +23,19 @@ TIME_COLOURS = {
 WORDS = {"up": "Upload", "down": "Download"}
 
 
-def cost_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return figures of bytes and seconds: over rounds for one run, per round for several."""
+def cost_plots(runs: Sequence[Run], x: XAxis = ROUNDS) -> list[Plot]:
+    """Return figures of bytes and seconds: over `x` for one run, per round for several."""
     if len(runs) == 1:
         run = runs[0]
-        return [bytes_by_round(run, "up"), bytes_by_round(run, "down"), time_by_round(run)]
+        return [
+            bytes_by_round(run, "up", x),
+            bytes_by_round(run, "down", x),
+            time_by_round(run, x),
+        ]
     return [bytes_by_run(runs, "up"), bytes_by_run(runs, "down"), time_by_run(runs)]
 
 
-def bytes_by_round(run: Run, direction: str) -> Plot:
+def bytes_by_round(run: Run, direction: str, x: XAxis = ROUNDS) -> Plot:
     """Draw one run's bytes per round, stacked by part of the payload."""
     title = f"{WORDS[direction]} per round"
     rounds = list(range(1, max(run.traffic, default=0) + 1))
@@ -42,7 +47,7 @@ def bytes_by_round(run: Run, direction: str) -> Plot:
     if not sent:
         return Plot(title, f"The ledger has no {WORDS[direction].lower()}.")
     caption = f"All clients of a round. Dense: {format_bytes(dense / len(rounds))} a round."
-    return _over_rounds(len(rounds), parts, PART_COLOURS, "B", title, caption)
+    return _over_rounds(run, x, parts, PART_COLOURS, "B", title, caption)
 
 
 def bytes_by_run(runs: Sequence[Run], direction: str) -> Plot:
@@ -61,7 +66,7 @@ def bytes_by_run(runs: Sequence[Run], direction: str) -> Plot:
     return Plot(title, "All clients of a round, mean over rounds · times less than dense.", svg)
 
 
-def time_by_round(run: Run) -> Plot:
+def time_by_round(run: Run, x: XAxis = ROUNDS) -> Plot:
     """Draw the seconds of each round, stacked by what the server did."""
     title = "Time per round"
     rows = {r["round"]: seconds_by_part(r) for r in run.timing if r["round"] > 0}
@@ -71,7 +76,7 @@ def time_by_round(run: Run) -> Plot:
     rounds = list(range(1, max(rows) + 1))
     parts = {name: [rows.get(n, {}).get(name, 0.0) for n in rounds] for name in names}
     caption = "Wall-clock on the server; during “wait” the clients train."
-    return _over_rounds(len(rounds), parts, TIME_COLOURS, "s", title, caption)
+    return _over_rounds(run, x, parts, TIME_COLOURS, "s", title, caption)
 
 
 def time_by_run(runs: Sequence[Run]) -> Plot:
@@ -98,7 +103,8 @@ def _time_parts(rows: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def _over_rounds(
-    rounds: int,
+    run: Run,
+    x: XAxis,
     parts: dict[str, list[float]],
     colours: Mapping[str, str],
     unit: str,
@@ -106,8 +112,9 @@ def _over_rounds(
     caption: str,
 ) -> Plot:
     with drawing.figure() as (figure, axes):
-        width = drawing.stairs(axes, rounds, parts, colours)
-        drawing.whole_rounds(axes)
+        edges = x.edges(run, len(next(iter(parts.values()))))
+        width = drawing.stairs(axes, edges, parts, colours)
+        x.finish(axes)
         drawing.unit_axis(axes, "y", unit)
         drawing.legend(figure, axes)
         steps = f" Each step is the mean of {width} rounds." if width > 1 else ""

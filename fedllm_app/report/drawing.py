@@ -182,15 +182,23 @@ def legend(drawn: "Figure", axes: "Axes") -> None:
 
 
 def stairs(
-    axes: "Axes", rounds: int, parts: Mapping[str, list[float]], colours: Mapping[str, str]
+    axes: "Axes",
+    edges: Sequence[float],
+    parts: Mapping[str, list[float]],
+    colours: Mapping[str, str],
 ) -> int:
     """Stack parts over rounds 1, 2, ... as steps, and return how many rounds a step stands for.
 
     Beyond `MOST_STEPS` rounds a step is the mean of several: thinner ones could not be seen.
+
+    Parameters
+    ----------
+    edges : where the rounds begin, and where the last one ends.
     """
+    rounds = len(edges) - 1
     width = -(-rounds // MOST_STEPS)
     starts = range(0, rounds, width)
-    edges = [*(start + 0.5 for start in starts), rounds + 0.5]
+    edges = [*(edges[start] for start in starts), edges[-1]]
     low = [0.0] * len(starts)
     for name, values in parts.items():
         colour = colours.get(name, GREY)
@@ -198,7 +206,7 @@ def stairs(
         high = [a + b for a, b in zip(low, means, strict=True)]
         axes.stairs(high, edges, baseline=low, fill=True, color=colour, label=name, linewidth=0)
         low = high
-    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlim(edges[0], max(edges[-1], edges[0] + 1e-12))
     axes.margins(y=0.08)
     axes.set_ylim(bottom=0)
     return width
@@ -240,11 +248,16 @@ def whole_rounds(axes: "Axes") -> None:
 
 
 def unit_axis(axes: "Axes", which: str, unit: str) -> None:
-    """Label an axis in kB, MB or ms instead of powers of ten."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    """Label an axis in kB, MB or ms instead of powers of ten; thousands of seconds are no ks."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(EngFormatter(unit=unit))
+    scaled = EngFormatter(unit=unit)
+
+    def plain(value: float, place: int | None = None) -> str:
+        return f"{value:,.0f} s" if abs(value) >= 1000 else scaled(value, place)
+
+    axis.set_major_formatter(FuncFormatter(plain) if unit == "s" else scaled)
     if axis.get_scale() == "linear":
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
 

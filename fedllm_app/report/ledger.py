@@ -147,6 +147,18 @@ class Ledger:
         self.totals.add(line)
         self._waiting.append(line)
 
+    def traffic(self) -> dict[str, tuple[int, int | None]]:
+        """Return bytes down and up of each client that was sent a payload in the open round.
+
+        Up is None where nothing came; dropped replies count. Late replies of clients that have no
+        part in the round are left out.
+        """
+        sums: dict[str, dict[str, int]] = {}
+        for line in self._waiting:
+            both = sums.setdefault(line["client"], {})
+            both[line["direction"]] = both.get(line["direction"], 0) + line["bytes"]
+        return {c: (both["down"], both.get("up")) for c, both in sums.items() if "down" in both}
+
     def end_round(self) -> None:
         """Write the lines that wait, base row first, then by direction, client and content."""
         base = [

@@ -16,17 +16,22 @@ from fedllm_app.report.metrics import versions
 from fedllm_app.report.plots import all_plots
 from fedllm_app.report.run import Run, read_run
 from fedllm_app.report.template import PAGE, STYLE, TABLE
+from fedllm_app.report.xaxis import x_axis
 
 REPORT = "report.html"
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, x: str = "rounds") -> Path:
     """Write report.html into a run's folder and return its path.
+
+    Parameters
+    ----------
+    x : what figures over rounds have on their horizontal axis, "rounds" or "simulated" seconds.
 
     Raises
     ------
     ConfigError
-        If jinja2 is not installed.
+        If jinja2 is not installed, or no clock ran for the axis asked for.
     DataError
         If the folder is not that of a run.
     """
@@ -38,7 +43,7 @@ def write_report(run_folder: Path) -> Path:
         about=tables.about(run),
         tiles=tables.tiles(run),
         tables=shown,
-        plots=all_plots([run], drawing.series([run.name])),
+        plots=all_plots([run], drawing.series([run.name]), x_axis(x, [run])),
         settings_title="Settings",
         settings=tables.grouped(run.settings),
         footer=_footer([run]),
@@ -46,13 +51,17 @@ def write_report(run_folder: Path) -> Path:
     return _write(run.folder / REPORT, text)
 
 
-def write_comparison(run_folders: Sequence[Path], out: Path) -> Path:
+def write_comparison(run_folders: Sequence[Path], out: Path, x: str = "rounds") -> Path:
     """Write one page that compares several runs, in the order given, and return its path.
+
+    Parameters
+    ----------
+    x : see `write_report`.
 
     Raises
     ------
     ConfigError
-        If no folder is given, or jinja2 is not installed.
+        If no folder is given, jinja2 is not installed, or a run lacks the axis asked for.
     DataError
         If a folder is not that of a run.
     """
@@ -73,7 +82,7 @@ def write_comparison(run_folders: Sequence[Path], out: Path) -> Path:
             tables.settings_table(runs, looks),
             tables.dropped_table(runs),
         ],
-        plots=all_plots(runs, looks),
+        plots=all_plots(runs, looks, x_axis(x, runs)),
         settings_title="Settings that all runs share",
         settings=tables.grouped(shared),
         footer=_footer(runs),

@@ -6,7 +6,7 @@ what a page needs of it.
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ PARTS = ("values", "positions", "header")
 HEADLINES = ("accuracy", "next-token-accuracy", "loss")
 DENSE = ("dense", "fedavg")
 FALLING = ("loss", "perplexity")
+SPENT = ("up-bytes", "down-bytes", "simulated-s")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Run:
     ----------
     name : name of the folder; a page tells equal ones apart.
     settings : run-config by dotted key.
-    metrics, timing : records in the order of rounds.
+    metrics, timing : records in the order of rounds; of metrics each has what was spent so far.
     totals : sums of the ledger.
     traffic : bytes by round, then by (direction, part).
     refused : clients whose replies arrived and were dropped, with how often.
@@ -78,6 +79,17 @@ class Run:
     def seconds(self) -> float:
         """Wall-clock of all rounds."""
         return float(sum(record.get("seconds") or 0.0 for record in self.timing))
+
+    @property
+    def clock(self) -> bool:
+        """Whether seconds were simulated over the links of `network`."""
+        return bool(self.settings.get("network.down-mbps")) or self.simulated_s is not None
+
+    @property
+    def simulated_s(self) -> float | None:
+        """Simulated seconds of all rounds, None if none has any."""
+        found = [record["simulated-s"] for record in self.metrics if "simulated-s" in record]
+        return float(found[-1]) if found else None
 
     @property
     def dropped(self) -> Counter[str]:
@@ -172,12 +184,26 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         name=folder.name,
         settings=_read_settings(folder / "config.toml"),
-        metrics=read_lines(folder / "metrics.jsonl"),
+        metrics=carried(read_lines(folder / "metrics.jsonl")),
         timing=read_lines(folder / "timing.jsonl"),
         totals=totals,
         traffic=traffic,
         refused=refused,
     )
+
+
+def carried(records: Sequence[Record]) -> list[Record]:
+    """Return the records, each with what was spent so far.
+
+    The first and the last may hold an evaluation alone: one stands at zero, the other where the
+    round before it ended.
+    """
+    spent: dict[str, Any] = {key: 0 for key in SPENT if any(key in record for record in records)}
+    filled = []
+    for record in records:
+        spent |= {key: record[key] for key in spent if key in record}
+        filled.append(spent | record)
+    return filled
 
 
 def seconds_by_part(record: Record) -> dict[str, float]:

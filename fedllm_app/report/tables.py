@@ -66,6 +66,8 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
         sent, dense = run.sent(direction)
         less = f"{format_times(dense, sent)} less than dense" if sent else "none in the ledger"
         shown.append((name, format_bytes(sent), less))
+    if run.simulated_s is not None:
+        shown.append(("Simulated", format_seconds(run.simulated_s), _each_simulated(run)))
     shown.append(("Time", format_seconds(run.seconds), _each_round(run)))
     return shown
 
@@ -83,6 +85,8 @@ def summary(run: Run, report: Path) -> list[tuple[str, str]]:
     both = format_times(dense_up + dense_down, up + down)
     less = f"{format_times(dense_up, up)} up, {format_times(dense_down, down)} down, {both} in all"
     rows += [("times less than dense", less), ("time", format_seconds(run.seconds))]
+    if run.simulated_s is not None:
+        rows.append(("simulated time", format_seconds(run.simulated_s)))
     if run.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in run.dropped.most_common())
         rows.append(("dropped replies", reasons))
@@ -96,6 +100,9 @@ def runs_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table:
     head = ["Run", "Rounds", *(words(m) for m in metrics), "Best", "Upload", "Download", "Time"]
     if target is not None:
         head.insert(-1, "Upload to target")
+    clock = any(run.simulated_s is not None for run in runs)
+    if clock:
+        head.insert(-1, "Simulated")
     rows = []
     for run, look in zip(runs, looks, strict=True):
         best = run.best(run.headline)
@@ -110,6 +117,10 @@ def runs_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table:
         if target is not None:
             reached = run.up_bytes_to(metrics[0], target)
             cells.append(Cell("not reached" if reached is None else format_bytes(reached)))
+        if clock:
+            total = run.simulated_s
+            simulated = DASH if total is None else format_seconds(total)
+            cells.append(Cell(simulated, _each_simulated(run)))
         cells.append(Cell(format_seconds(run.seconds), _each_round(run)))
         rows.append(Row(cells, look.colour))
     note = (
@@ -214,6 +225,12 @@ def _best(best: tuple[Record, float] | None) -> str:
 def _each_round(run: Run) -> str:
     parts = run.mean_seconds()
     return f"{format_seconds(sum(parts.values()))} a round" if parts else ""
+
+
+def _each_simulated(run: Run) -> str:
+    if run.simulated_s is None or not run.rounds:
+        return ""
+    return f"{format_seconds(run.simulated_s / run.last_round)} a round"
 
 
 def _rounds_note(run: Run) -> str:

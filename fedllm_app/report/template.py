@@ -20,7 +20,7 @@ h1 { margin: 2px 0 4px; font-size: 30px; line-height: 1.2; letter-spacing: -0.01
 h2 { margin: 44px 0 12px; font-size: 19px; }
 h3 { margin: 0; font-size: 15px; }
 p.note { margin: 8px 0 0; color: var(--soft); font-size: 13.5px; max-width: 78ch; }
-.tiles { display: grid; grid-template-columns: repeat(5, 1fr); gap: 1px;
+.tiles { display: grid; grid-template-columns: repeat(var(--tiles), 1fr); gap: 1px;
   margin: 0; background: var(--line); border: 1px solid var(--line); border-radius: 8px;
   overflow: hidden; }
 .tiles div { background: var(--paper); padding: 14px 16px; }
@@ -86,7 +86,7 @@ PAGE = """<!doctype html>
 <p class="about">{{ about }}</p>
 </header>
 {% if tiles %}
-<dl class="tiles">
+<dl class="tiles" style="--tiles: {{ tiles | length }}">
 {% for name, value, sub in tiles %}
 <div><dt>{{ name }}</dt><dd class="big">{{ value }}</dd><dd class="sub">{{ sub }}</dd></div>
 {% endfor %}

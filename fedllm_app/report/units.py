@@ -14,7 +14,9 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration: `0.41 s`, `12.3 s`, `4 min 05 s`, `2 h 07 min`."""
+    """Return a duration: `41.0 ms`, `0.41 s`, `12.3 s`, `4 min 05 s`, `2 h 07 min`."""
+    if 0 < seconds < 0.0995:
+        return f"{_digits(1000 * seconds)} ms"
     if seconds < 99.95:
         return f"{_digits(seconds)} s"
     whole = round(seconds)

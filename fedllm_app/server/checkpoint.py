@@ -33,6 +33,7 @@ class Progress:
     accepted : the last job of each client whose reply was accepted.
     totals : the ledger's totals.
     evaluation : the latest evaluation, headline first.
+    simulated_s : seconds of all rounds by the clock of `network`, 0 without one.
     seconds, slowest_s : running time over all resumes, the slowest round's; outside the promise of
         equal bits.
     finished : why the run ended, empty while it has not.
@@ -43,6 +44,7 @@ class Progress:
     accepted: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
+    simulated_s: float = 0.0
     seconds: float = 0.0
     slowest_s: float = 0.0
     finished: str = ""

@@ -21,8 +21,9 @@ from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
 from fedllm_app.core.seeds import generator
+from fedllm_app.devices.network import Network
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.server.budget import Cost, over_budget, upload_bound
+from fedllm_app.server.budget import Cost, most_traffic, over_budget
 from fedllm_app.server.intake import Intake
 from fedllm_app.server.methods.base import Inputs, Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
@@ -59,6 +60,7 @@ class OpenRound:
     mean: Mean
     intake: Intake
     clock: Clock
+    bound: Cost
 
 
 @dataclass(kw_only=True)
@@ -75,6 +77,7 @@ class Loop:
     transport : carries the jobs.
     evaluate : metrics of a flat vector, headline first, or None without test data.
     recorder : writes the run's folder; has restored the state when the run goes on.
+    network : the links that simulated seconds are reckoned over, None without a clock.
     """
 
     run: RunSettings
@@ -89,6 +92,7 @@ class Loop:
     transport: Transport
     evaluate: Callable[[np.ndarray], dict[str, float]] | None
     recorder: Recorder
+    network: Network | None = None
 
     def play(self) -> str:
         """Play every round that is left and return why the run ended."""
@@ -111,8 +115,7 @@ class Loop:
         """Play round `t`, or return why it is not begun."""
         cohort = sample_cohort(self.transport.clients(), self.round.clients, self.run.seed, t)
         opened = self.open_round(t, cohort)
-        bound = self.bound(opened.plan, opened.requests)
-        if why := over_budget(self.round, self.recorder.spent(), bound):
+        if why := over_budget(self.round, self.recorder.spent(), opened.bound):
             return why
         self.transport.submit(opened.requests, self.timeout_s())
         self.record_downloads(opened)
@@ -140,7 +143,8 @@ class Loop:
             plan, requests, self.layout, self.run.seed, self.wire, mean,
             self.recorder.ledger,
         )  # fmt: skip
-        return OpenRound(t, plan, method_state, requests, mean, intake, clock)
+        bound = self.bound(plan, requests)
+        return OpenRound(t, plan, method_state, requests, mean, intake, clock, bound)
 
     def close_round(self, opened: OpenRound) -> None:
         """Step on what has come, evaluate where due, and write the round down."""
@@ -160,7 +164,8 @@ class Loop:
         self.recorder.progress.round = t
         evaluation = self.evaluation() if self.evaluation_due(t) else {}
         clock.lap("evaluate")
-        self.recorder.end_round(t, opened.intake, norm, evaluation, clock)
+        simulated_s = self.simulated_s(opened)
+        self.recorder.end_round(t, opened.intake, norm, evaluation, clock, simulated_s)
 
     def plan(self, t: int, cohort: Sequence[str]) -> tuple[RoundPlan, Mapping[str, np.ndarray]]:
         """Return the method's plan of round `t` and its state after it."""
@@ -251,14 +256,18 @@ class Loop:
 
     def bound(self, plan: RoundPlan, requests: Sequence[Request]) -> Cost:
         """Return the most that the round can cost."""
-        up = sum(
-            upload_bound(plan.groups[r.group], self.layout, job, self.run.seed, self.wire)
-            for r in requests
-            for job in r.jobs
-        )
-        down = sum(r.payload.size * len(r.jobs) for r in requests)
+        traffic = most_traffic(plan, requests, self.layout, self.run.seed, self.wire)
+        down, up = (sum(both[way] for both in traffic.values()) for way in (0, 1))
         seconds = max(self.recorder.progress.slowest_s, self.recorder.closing_s)
-        return Cost(up, down, seconds)
+        return Cost(up, down, seconds, self.network.round_seconds(traffic) if self.network else 0.0)
+
+    def simulated_s(self, opened: OpenRound) -> float | None:
+        """Return how long the round lasts by its measured bytes, None without a clock."""
+        if self.network is None:
+            return None
+        seconds = self.network.round_seconds(self.recorder.ledger.traffic())
+        # A server hangs up where an update grows beyond what the plan allows.
+        return min(seconds, opened.bound.simulated_s)
 
     def timeout_s(self) -> float:
         """Return the seconds that the round may wait: its time-out, or what is left of the run.

@@ -18,6 +18,7 @@ from fedllm_app.core.progress import duration
 from fedllm_app.report.ledger import Ledger, Totals
 from fedllm_app.report.metrics import Board, JsonLines, read_lines, versions
 from fedllm_app.report.run import FALLING
+from fedllm_app.report.units import format_seconds
 from fedllm_app.server.budget import Cost
 from fedllm_app.server.checkpoint import (
     Progress,
@@ -126,7 +127,8 @@ class Recorder:
     def spent(self) -> Cost:
         """Return bytes and seconds so far."""
         totals = self.ledger.totals
-        return Cost(totals.up_bytes, totals.down_bytes, self.seconds())
+        simulated_s = self.progress.simulated_s
+        return Cost(totals.up_bytes, totals.down_bytes, self.seconds(), simulated_s)
 
     def seconds(self) -> float:
         """Return the running time over all resumes."""
@@ -139,8 +141,14 @@ class Recorder:
         update_norm: float | None,
         evaluation: dict[str, float],
         clock: Clock,
+        simulated_s: float | None = None,
     ) -> None:
-        """Write one round, with a checkpoint where one is due."""
+        """Write one round, with a checkpoint where one is due.
+
+        Parameters
+        ----------
+        simulated_s : how long the round lasts over the links of `network`, None without a clock.
+        """
         self.progress.round = round_
         self.progress.clock += max((m.steps for m in intake.accepted.values()), default=0)
         self.progress.accepted |= dict.fromkeys(intake.accepted, round_)
@@ -154,6 +162,9 @@ class Recorder:
             "up-bytes": totals.up_bytes,
             "down-bytes": totals.down_bytes,
         }
+        if simulated_s is not None:
+            self.progress.simulated_s += simulated_s
+            record["simulated-s"] = self.progress.simulated_s
         if evaluation:
             record["evaluation"] = self.evaluation = evaluation
         self.metrics.append(record)
@@ -187,6 +198,8 @@ class Recorder:
             words += [f"{name} {value:.4f}" for name, value in list(self.evaluation.items())[:2]]
         totals = self.ledger.totals
         words.append(f"up {totals.up_bytes / 1e6:.2f} MB, down {totals.down_bytes / 1e6:.2f} MB")
+        if "simulated-s" in record:
+            words.append(f"simulated {format_seconds(self.progress.simulated_s)}")
         words.append(
             f"{seconds:.1f} s, about {duration(rest)} left" if left else f"{seconds:.1f} s"
         )

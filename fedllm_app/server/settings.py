@@ -52,3 +52,6 @@ class RoundSettings(Settings):
     max_seconds: float = Field(
         0.0, ge=0, description="Stop before the round that could last beyond this; 0 is no limit."
     )
+    max_simulated_s: float = Field(
+        0.0, ge=0, description="The same for the simulated seconds of `network`; 0 is no limit."
+    )

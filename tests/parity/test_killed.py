@@ -19,6 +19,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "round": {"evaluate-every": 3},
     "strategy": small.FLOSS,
     "lora": {"dropout": 0.1},
+    "network": {"preset": "thesis", "latency-ms": 3.7, "spread": 0.5},
 }
 # A device that keeps its optimizer, and what its uploads left out, has a state of its own, which
 # must go back with the server's.

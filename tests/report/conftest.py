@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.report.ledger import Ledger
 from fedllm_app.report.metrics import JsonLines, versions
 
@@ -63,13 +64,17 @@ def make_run(
     drop: bool = True,
     client_prefix: str = "",
     final: float = 0.62,
+    up_mbps: float = 0.0,
 ) -> Path:
-    """Write a run's folder and return it."""
+    """Write a run's folder and return it; with `up_mbps`, of a run with a simulated clock."""
     rng = np.random.default_rng([int(1e6 * d_up), *values.encode()])
     folder.mkdir(parents=True)
     config = CONFIG.format(
         name=folder.name, strategy=strategy, d_down=d_down, d_up=d_up, values=values
     )
+    network = Network(NetworkSettings(down_mbps=200, up_mbps=up_mbps or 20), 0)
+    if up_mbps:
+        config += f"\n[network]\ndown-mbps = 200.0\nup-mbps = {up_mbps}\n"
     (folder / "config.toml").write_text(config, encoding="utf-8")
     metrics, timing = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "timing.jsonl")
     ledger = Ledger(folder / "ledger.jsonl", base_client_bytes=91_000_000)
@@ -83,6 +88,7 @@ def make_run(
     metrics.append(first | ({"evaluation": scores(0)} if evaluate else {}))
     timing.append({"round": 0, "seconds": 4.1, "parts": {"evaluate": 4.0}, "versions": versions()})
     width = 1 if values == "int8" else 4
+    simulated_s = 0.0
     for round in range(1, rounds + 1):
         dropped: dict[str, int] = {}
         for client in rng.choice(350, clients, replace=False):
@@ -99,6 +105,7 @@ def make_run(
             )  # fmt: skip
             if late:
                 dropped["late"] = dropped.get("late", 0) + 1
+        simulated_s += network.round_seconds(ledger.traffic())
         ledger.end_round()
         record: dict[str, object] = {
             "round": round,
@@ -110,7 +117,7 @@ def make_run(
         if evaluate and (round % every == 0 or round == rounds):
             record["evaluation"] = scores(round)
         record |= {"up-bytes": ledger.totals.up_bytes, "down-bytes": ledger.totals.down_bytes}
-        metrics.append(record)
+        metrics.append(record | ({"simulated-s": simulated_s} if up_mbps else {}))
         parts = {
             "plan": 0.02,
             "encode": 0.03 + 0.005 * rng.random(),

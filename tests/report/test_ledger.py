@@ -102,6 +102,20 @@ def test_a_resumed_ledger_equals_one_never_killed(tmp_path: Path, torn: bytes) -
     assert resumed.totals == whole.totals
 
 
+def test_traffic_of_the_open_round_by_client(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.jsonl", base_client_bytes=BASE)
+    ledger.record(1, "a", "all", "down", 1, 2, 7, 40)
+    ledger.record(1, "b", "all", "down", 1, 2, 7, 40)
+    ledger.record(1, "a", "all", "up", 1, 2, 3, 40, accepted=False)
+    # A reply to an earlier round came twice as late: of one with a part in this round, and not.
+    ledger.record(1, "a", "all", "up", 1, 0, 3, 40, accepted=False)
+    ledger.record(1, "c", "all", "up", 1, 0, 3, 40, accepted=False)
+    assert ledger.traffic() == {"a": (10, 10), "b": (10, None)}
+    ledger.end_round()
+    assert ledger.traffic() == {}
+    ledger.close()
+
+
 def test_a_ledger_that_was_changed_is_refused(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.jsonl")
     play(ledger, 1)

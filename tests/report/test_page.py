@@ -11,6 +11,7 @@ from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.report.metrics import JsonLines
 from fedllm_app.report.page import print_summary, summary_rows, write_comparison, write_report
 from fedllm_app.report.run import read_run
+from fedllm_app.report.units import format_seconds
 
 Maker = Callable[..., Path]
 HOSTILE = "<script>alert(1)</script>&\"'$x_{1}$"
@@ -82,6 +83,46 @@ def test_seven_runs_share_a_page_with_the_target_of_dense(run_maker: Maker, tmp_
     assert "Upload to target" in page.text
     assert "strategy.d-up" in page.text and "0.015625" in page.text
     assert "dense, final" in page.text
+
+
+def test_a_clock_has_a_figure_a_tile_and_a_line_in_the_terminal(run_maker: Maker) -> None:
+    folder = run_maker(rounds=20, up_mbps=20.0)
+    page = assert_stands_alone(write_report(folder))
+    assert page.count("svg") == 9
+    assert "Accuracy by simulated time" in page.text and "Accuracy by round" in page.text
+    assert ("dl", {"class": "tiles", "style": "--tiles: 6"}) in page.tags
+    total = format_seconds(float(read_run(folder).simulated_s or 0))
+    assert f"Simulated {total}" in page.text
+    assert dict(summary_rows(folder))["simulated time"] == total
+
+
+def test_simulated_seconds_below_every_figure_over_rounds(run_maker: Maker, tmp_path: Path) -> None:
+    one, other = run_maker("a", rounds=20, up_mbps=200.0), run_maker("b", rounds=20, up_mbps=1.0)
+    page = assert_stands_alone(write_report(one, "simulated"))
+    assert page.count("svg") == 8
+    text = one.joinpath("report.html").read_text("utf-8")
+    # The metric, loss, norm, two of bytes and one of time; none is left over rounds.
+    assert text.count(">simulated time so far<") == 6
+    assert ">round<" not in text
+    both = tmp_path / "compare.html"
+    write_comparison([one, other], both, "simulated")
+    assert both.read_text("utf-8").count(">simulated time so far, logarithmic<") == 3
+
+
+def test_runs_without_a_clock_stand_beside_one_with_it(run_maker: Maker, tmp_path: Path) -> None:
+    runs = [run_maker("with", rounds=10, up_mbps=20.0), run_maker("without", rounds=10)]
+    page = assert_stands_alone(write_comparison(runs, tmp_path / "c.html"))
+    assert "Simulated" in page.text and "Accuracy by simulated time" in page.text
+    with pytest.raises(ConfigError, match=r"no clock ran in without; .* network.preset"):
+        write_comparison(runs, tmp_path / "c.html", "simulated")
+    with pytest.raises(ConfigError, match=r"--x is 'bytes'; expected one of rounds, simulated"):
+        write_report(runs[0], "bytes")
+
+
+@pytest.mark.parametrize("x", ["rounds", "simulated"])
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_a_short_run_with_a_clock_renders(run_maker: Maker, rounds: int, x: str) -> None:
+    assert_stands_alone(write_report(run_maker(rounds=rounds, up_mbps=20.0), x))
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])

@@ -7,7 +7,7 @@ import pytest
 from fedllm_app.report.ledger import Ledger
 from fedllm_app.report.metrics import JsonLines
 from fedllm_app.report.plots import running_mean
-from fedllm_app.report.run import Run, read_run
+from fedllm_app.report.run import Run, carried, read_run
 from fedllm_app.report.units import format_bytes, format_metric, format_seconds, format_times
 
 
@@ -58,6 +58,25 @@ def test_bytes_seconds_and_drops(small: Run) -> None:
     assert small.settings == {"strategy.name": "floss", "strategy.d-up": 0.25}
 
 
+def test_an_evaluation_alone_stands_where_the_round_before_it_ended() -> None:
+    written = [
+        {"round": 0, "evaluation": {"loss": 3.0}},
+        {"round": 1, "up-bytes": 100, "simulated-s": 1.5},
+        {"round": 1, "evaluation": {"loss": 1.0}},
+    ]
+    first, second, last = carried(written)
+    assert first == {"round": 0, "up-bytes": 0, "simulated-s": 0, "evaluation": {"loss": 3.0}}
+    assert second == written[1]
+    assert last == {"round": 1, "up-bytes": 100, "simulated-s": 1.5, "evaluation": {"loss": 1.0}}
+    # What no record has is not made up.
+    assert carried(written[:1]) == written[:1]
+
+
+def test_a_run_without_a_clock_has_no_simulated_seconds(small: Run) -> None:
+    assert not small.clock
+    assert small.simulated_s is None
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (12_345, "12.3 kB"), (999_949, "1.00 MB"),
@@ -68,8 +87,8 @@ def test_bytes_have_three_digits(count: float, text: str) -> None:
 
 
 def test_seconds_times_and_metrics_as_people_read_them() -> None:
-    assert [format_seconds(s) for s in (0.0, 0.413, 12.34, 99.97, 245.2, 7620)] == [
-        "0 s", "0.41 s", "12.3 s", "1 min 40 s", "4 min 05 s", "2 h 07 min",
+    assert [format_seconds(s) for s in (0.0, 0.041, 0.0996, 0.413, 12.34, 99.97, 245.2, 7620)] == [
+        "0 s", "41.0 ms", "0.10 s", "0.41 s", "12.3 s", "1 min 40 s", "4 min 05 s", "2 h 07 min",
     ]  # fmt: skip
     assert format_times(64, 4) == "16.0\N{MULTIPLICATION SIGN}"
     assert format_times(64, 0) == "\N{EN DASH}"

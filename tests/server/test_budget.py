@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from toys import BASE, LAYOUT, P, toy_device
 
 from fedllm_app.client.answer import encode_update
-from fedllm_app.core.job import Job
-from fedllm_app.core.plan import All, ClientPlan, Derived, TopK
-from fedllm_app.server.budget import Cost, over_budget, upload_bound
+from fedllm_app.core.job import Job, Request
+from fedllm_app.core.plan import All, ClientPlan, Derived, RoundPlan, TopK
+from fedllm_app.server.budget import Cost, most_traffic, over_budget, upload_bound
 from fedllm_app.server.settings import RoundSettings
 from fedllm_app.wire.codec import WireSettings, size_of
 
@@ -60,6 +60,8 @@ def test_bounds_by_hand():
         ("max_down_bytes", 100, Cost(0, 60, 0), Cost(0, 41, 0), True),
         ("max_seconds", 10.0, Cost(0, 0, 9.5), Cost(999, 999, 0.5), False),
         ("max_seconds", 10.0, Cost(0, 0, 9.5), Cost(0, 0, 0.6), True),
+        ("max_simulated_s", 10.0, Cost(0, 0, 99, 9.5), Cost(9, 9, 9, 0.5), False),
+        ("max_simulated_s", 10.0, Cost(0, 0, 0, 9.5), Cost(0, 0, 0, 0.6), True),
     ],
 )
 def test_a_budget_may_be_used_up_but_not_exceeded(key, limit, spent, more, over):
@@ -67,6 +69,20 @@ def test_a_budget_may_be_used_up_but_not_exceeded(key, limit, spent, more, over)
     assert bool(why) == over
     if over:
         assert f"round.{key.replace('_', '-')} = {limit:g}" in why
+
+
+def test_the_most_a_round_can_carry_by_client():
+    plan = RoundPlan(
+        {"all": ClientPlan(), "few": ClientPlan(up=Derived("tensors", {"without": ["*lora_?.*"]}))},
+        {"a": "all", "b": "all", "c": "few"},
+    )
+    requests = [
+        Request(group, {}, np.zeros(size, np.uint8), tuple(Job(3, c) for c in clients), "", BASE)
+        for group, size, clients in (("all", 144, "ab"), ("few", 90, "c"))
+    ]
+    assert most_traffic(plan, requests, LAYOUT, 0, WireSettings()) == {
+        "a": (144, 64 + 4 * 20), "b": (144, 64 + 4 * 20), "c": (90, 64 + 4 * 10),
+    }  # fmt: skip
 
 
 def test_no_budget_is_no_limit():

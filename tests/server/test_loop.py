@@ -12,6 +12,7 @@ from toys import LAYOUT, PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.job import Reply
+from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.report.metrics import read_lines
 from fedllm_app.wire.codec import WireSettings, dense_bytes, encode
 
@@ -180,6 +181,58 @@ def test_a_hanging_client_cannot_exceed_the_seconds(play):
     assert loop.recorder.progress.round == 1
 
 
+# 8 Mbps are a byte in a microsecond: a round of dense payloads lasts 144 + 144 of them.
+SLOW = Network(NetworkSettings(down_mbps=8, up_mbps=8), 0)
+ROUND_S = 2 * REPLY / 1e6
+
+
+def test_a_round_has_the_simulated_seconds_of_its_measured_bytes(play):
+    loop = play("abc", rounds=3, network=SLOW)
+    expected = [ROUND_S, 2 * ROUND_S, 3 * ROUND_S]
+    assert [r["simulated-s"] for r in loop.rows[1:]] == pytest.approx(expected, rel=1e-12)
+    assert loop.recorder.progress.simulated_s == loop.rows[-1]["simulated-s"]
+
+
+def test_without_a_clock_no_record_has_simulated_seconds(play):
+    assert not any("simulated-s" in row for row in play("abc", rounds=2).rows)
+
+
+def test_replies_that_are_dropped_take_their_time_and_those_that_never_come_do_not(play):
+    links = {"b": 1.0, "c": 0.5}  # Mbps up
+    network = Network(NetworkSettings(down_mbps=8, up_mbps=8), 0)
+    network.own.update({c: {"up_mbps": mbps} for c, mbps in links.items()})
+    dropped = {"b": nan_inside}
+    # b's reply came over 1 Mbps and was dropped; c, which is slower, sent nothing.
+    edits = dropped | {"c": lambda r: [Reply(r.job, "c", error="no")]}
+    loop = play("abc", network=network, edits=edits)
+    assert loop.rows[1]["simulated-s"] == pytest.approx((1 + 8) * REPLY / 1e6)
+
+
+def test_an_oversized_reply_makes_a_round_no_longer_than_its_bound(play):
+    big = {"b": lambda r: patched(r, update=np.zeros(10**6, np.uint8))}
+    loop = play("ab", rounds=3, network=SLOW, edits=big, max_simulated_s=2.5 * ROUND_S)
+    assert loop.recorder.progress.round == 2
+    assert loop.recorder.progress.simulated_s <= 2.5 * ROUND_S
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(3.001, 3), (2.999, 2), (0.999, 0)])
+def test_a_budget_of_simulated_seconds_is_used_up_but_never_exceeded(play, budget, rounds):
+    limit = budget * ROUND_S
+    loop = play("abc", rounds=5, evaluate_every=0, network=SLOW, max_simulated_s=limit)
+    assert loop.recorder.progress.round == rounds
+    assert loop.recorder.progress.simulated_s <= limit
+    assert "budget round.max-simulated-s" in loop.why
+    assert len(loop.transport.submitted) == rounds
+
+
+def test_a_budget_of_simulated_seconds_holds_for_sparse_uploads(play):
+    # What counts is the bound of an upload, 64 + 23 bytes beside as many at most down.
+    most_s, limit = 2 * (64 + 23) / 1e6, 20 * (64 + 23) / 1e6
+    loop = play("ab", rounds=50, method="floss", network=SLOW, max_simulated_s=limit,
+                strategy={"d_up": 0.25, "d_down": 0.25})  # fmt: skip
+    assert limit - most_s < loop.recorder.progress.simulated_s <= limit
+
+
 # |values| sum to 210, 200, 190, 181 and 172: the smallest ones pass zero.
 @pytest.mark.parametrize(
     ("target", "metric", "rounds"),
@@ -247,6 +300,7 @@ def test_the_order_of_replies_changes_no_byte(play, mean):
         loop = play(
             "abcdefghijk", name, {k: v for k, v in EDITS.items() if k != "d"}, order,
             rounds=4, method=mean, server={"optimizer": "adam", "lr": 0.1},
+            network=Network(NetworkSettings(preset="thesis", spread=1), 0),
             wire=WireSettings(up_values="int8", block=16),
             device={"bend": 0.3, "wire": WireSettings(up_values="int8", block=16)},
         )  # fmt: skip

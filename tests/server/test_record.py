@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from toys import PARAMS, P, Scripted, toy_device, toy_loop
 
+from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.report.metrics import read_lines
 from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
 from fedllm_app.server.record import Clock, Recorder
@@ -71,6 +72,15 @@ def test_progress_shows_the_metric_bytes_and_an_estimate(tmp_path, said):
     assert "accuracy 0.0" in lines[1]
     assert re.search(r", \d\.\d s$", lines[3])
     assert said.messages[-1] == "ended after round 4: all 4 rounds"
+
+
+def test_progress_shows_simulated_seconds(tmp_path, said):
+    # A payload of 144 bytes at 0.001152 Mbps takes a second.
+    network = Network(NetworkSettings(down_mbps=0.001152, up_mbps=0.001152), 0)
+    loop_over(tmp_path, network=network).play()
+    lines = [m for m in said.messages if m.startswith("round ")]
+    assert ", simulated 2.00 s, " in lines[0]
+    assert ", simulated 8.00 s, " in lines[3]
 
 
 def test_files_are_cut_back_to_the_checkpoint(tmp_path):

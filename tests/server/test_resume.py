@@ -9,6 +9,8 @@ import pytest
 from toys import P, Scripted, toy_device, toy_loop
 
 from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
+from fedllm_app.devices.network import Network, NetworkSettings
+from fedllm_app.report.metrics import read_lines
 from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
 from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import WireSettings
@@ -18,6 +20,7 @@ RNG = np.random.default_rng(5)
 SLOPES = {c: RNG.normal(size=P).astype(np.float32) for c in "abcdef"}
 WIRE = WireSettings(up_values="int8", down_values="fp16", block=16)
 ROUNDS = 7
+NETWORK = Network(NetworkSettings(preset="thesis", latency_ms=3.7, spread=0.5), 0)
 
 
 def shrinking(inputs, state):
@@ -48,7 +51,7 @@ def loop_over(folder, *, method, server, die_in=0, rounds=ROUNDS, every=2, **cli
     return toy_loop(
         folder, transport, method=METHODS[method], server=SERVERS[server], wire=WIRE,
         rounds=rounds, checkpoint_every=every, clients=3, evaluate_every=3,
-        base_client_bytes=1000,
+        base_client_bytes=1000, network=NETWORK,
     )  # fmt: skip
 
 
@@ -70,6 +73,8 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, method, server):
             loop_over(tmp_path / "killed", **how, die_in=die_in).play()
     loop_over(tmp_path / "killed", **how).play()
     assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole")
+    clock = [r["simulated-s"] for r in read_lines(tmp_path / "killed" / "metrics.jsonl")[1:]]
+    assert clock == sorted(set(clock)) and len(clock) == ROUNDS
 
 
 def test_a_longer_run_equals_one_that_was_long_from_the_start(tmp_path):

@@ -1,0 +1,39 @@
+"""A run from its folder to its result: what is refused before anything loads."""
+
+import pytest
+
+from fedllm_app.config import RunConfig
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.report.metrics import read_lines
+from fedllm_app.runtime import run_local
+
+TWO_ROUNDS = {
+    "run.rounds": 2, "partition.clients": 6, "round.clients": 6, "strategy.name": "dense",
+    "network.down-mbps": 200.0, "network.up-mbps": 20.0,
+}  # fmt: skip
+
+
+def test_a_file_of_links_is_read_before_anything_loads(tiny, tmp_path):
+    links = tmp_path / "links.csv"
+    links.write_text("client,up-mbps\n0,fast\n")
+    keys = tiny.keys() | TWO_ROUNDS | {"network.file": str(links), "model.source": "/nowhere"}
+    with pytest.raises(ConfigError, match=r"links.csv' line 2: up-mbps is 'fast'"):
+        run_local(RunConfig.parse(keys | {"run.name": "links-refused"}))
+
+
+def test_simulated_seconds_are_those_of_the_ledgers_bytes_over_the_slowest_link(
+    tiny, tmp_path, said
+):
+    links = tmp_path / "links.csv"
+    links.write_text("client,up-mbps,latency-ms\n3,2,100\nnobody,1,\n")
+    keys = tiny.keys() | TWO_ROUNDS | {"network.file": str(links), "run.name": "links"}
+    folder = run_local(RunConfig.parse(keys))
+    slowest = {}
+    for line in read_lines(folder / "ledger.jsonl"):
+        if line["client"] == "3":
+            mbps = {"down": 200, "up": 2}[line["direction"]]
+            seconds = 0.1 + 8 * line["bytes"] / (mbps * 1e6)
+            slowest[line["round"]] = slowest.get(line["round"], 0) + seconds
+    clock = [r["simulated-s"] for r in read_lines(folder / "metrics.jsonl")[1:]]
+    assert clock == pytest.approx([slowest[1], slowest[1] + slowest[2]], rel=1e-12)
+    assert "network.file names 1 clients that are not in the data: nobody" in said.text
