@@ -43,7 +43,8 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
     with locked(folder):
         file = folder / "config.toml"
         if file.exists():
-            before, now = read_recipe(file), config.flat()
+            # A run of an earlier version lacks later keys: it went by what is their default now.
+            before, now = RunConfig.parse(read_recipe(file)).resolved().flat(), config.flat()
             changed = [
                 f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
                 for key in sorted(before.keys() | now.keys())

@@ -1,9 +1,12 @@
-"""A run from its folder to its result: what is refused before anything loads."""
+"""A run from its folder to its result: what is refused, before anything loads, and what goes on."""
+
+import tomllib
 
 import pytest
+import tomli_w
 
 from fedllm_app.config import RunConfig
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import CheckpointError, ConfigError
 from fedllm_app.report.metrics import read_lines
 from fedllm_app.runtime import run_local
 
@@ -37,3 +40,19 @@ def test_simulated_seconds_are_those_of_the_ledgers_bytes_over_the_slowest_link(
     clock = [r["simulated-s"] for r in read_lines(folder / "metrics.jsonl")[1:]]
     assert clock == pytest.approx([slowest[1], slowest[1] + slowest[2]], rel=1e-12)
     assert "network.file names 1 clients that are not in the data: nobody" in said.text
+
+
+def test_a_run_begun_before_a_key_existed_goes_on(tiny):
+    keys = tiny.keys() | {"run.name": "older", "run.rounds": 1, "partition.clients": 3,
+                          "round.clients": 2, "lora.rank": 2}  # fmt: skip
+    folder = run_local(RunConfig.parse(keys))
+    file = folder / "config.toml"
+    older = tomllib.loads(file.read_text())
+    del older["network"], older["strategy"]["mean"], older["strategy"]["error-feedback"]
+    file.write_text(tomli_w.dumps(older))
+    run_local(RunConfig.parse(keys | {"run.rounds": 2}))
+    assert read_lines(folder / "metrics.jsonl")[-1]["round"] == 2
+    # What it went by then is what is the default now, and nothing else.
+    file.write_text(tomli_w.dumps(older))
+    with pytest.raises(CheckpointError, match=r"strategy\.mean was 'cohort' and is 'senders'"):
+        run_local(RunConfig.parse(keys | {"run.rounds": 2, "strategy.mean": "senders"}))
