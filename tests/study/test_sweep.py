@@ -1,0 +1,111 @@
+"""Sweeps of real, tiny runs: none twice, none lost, none left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.report.metrics import read_lines
+from fedllm_app.study.sweep import Cell, SweepError, finished, play, rounds_left, seconds_left
+
+ROOT = Path(__file__).parents[2]
+
+
+def cell(tiny, name, rounds=2, **settings):
+    own = {"partition.clients": 3, "round.clients": 2, "lora.rank": 2, "round.evaluate-every": 1}
+    chosen = {key.replace("_", ".", 1): value for key, value in settings.items()}
+    return Cell(
+        name, tiny.keys() | own | {"run.rounds": rounds, "run.checkpoint-every": 1} | chosen
+    )
+
+
+def metrics(home, name):
+    return (home / "runs" / name / "metrics.jsonl").read_bytes()
+
+
+def test_cells_are_played_once_and_a_failing_one_does_not_stop_the_others(tiny, tmp_path):
+    good, longer = cell(tiny, "good"), cell(tiny, "good", rounds=3)
+    wrong = cell(tiny, "wrong", strategy_name="no-such-method")
+    broken = cell(tiny, "broken", data_train=str(tmp_path / "nowhere"))
+    said: list[str] = []
+    with pytest.raises(SweepError, match="2 of 4 cells failed") as caught:
+        play([wrong, broken, good, longer], tmp_path, say=said.append)
+    assert "no-such-method" in str(caught.value) and "no such file or folder" in str(caught.value)
+    # The same run, longer: played after the short one, not beside it.
+    assert finished(good, tmp_path) and finished(longer, tmp_path)
+    assert [r["round"] for r in read_lines(tmp_path / "runs/good/metrics.jsonl")] == [0, 1, 2, 3]
+    assert any(line.startswith("good: accuracy ") for line in said)
+    # What a cell prints is in its own log.
+    assert "round 2/2" in (tmp_path / "logs" / "good.log").read_text()
+    assert not any("round 2/2" in line for line in said)
+    again: list[str] = []
+    play([good, longer], tmp_path, say=again.append)
+    assert again == ["2 cells: 2 are finished, 0 to play"]
+
+
+def test_a_finished_run_with_other_settings_is_not_taken_for_the_cell(tiny, tmp_path):
+    play([cell(tiny, "one", rounds=1)], tmp_path, workers=1, say=lambda line: None)
+    assert finished(cell(tiny, "one", rounds=1), tmp_path)
+    with pytest.raises(SweepError, match=r"lora.alpha was 16.0 and is 4.0"):
+        finished(cell(tiny, "one", rounds=1, lora_alpha=4.0), tmp_path)
+    with pytest.raises(ConfigError, match=r"lora.rank is 0"):
+        finished(cell(tiny, "one", lora_rank=0), tmp_path)
+
+
+def test_what_is_left_is_rounds_times_the_measured_pace(tiny, tmp_path):
+    done, todo = cell(tiny, "done", rounds=4), cell(tiny, "todo", rounds=10)
+    assert seconds_left([done, todo], tmp_path) is None
+    play([cell(tiny, "done", rounds=2)], tmp_path, workers=1, say=lambda line: None)
+    assert [rounds_left(c, tmp_path) for c in (done, todo)] == [2, 10]
+    timing = tmp_path / "runs" / "done" / "timing.jsonl"
+    timing.write_text('{"round":0}\n{"round":1,"seconds":4.0}\n{"round":2,"seconds":2.0}\n')
+    assert seconds_left([done, todo], tmp_path) == 12 * 3.0
+    # A shorter cell of the same run is part of the longer one.
+    assert seconds_left([done, cell(tiny, "done", rounds=3), todo], tmp_path) == 12 * 3.0
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+from fedllm_app.study.sweep import Cell, play
+
+if __name__ == "__main__":
+    settings = {settings!r}
+    play([Cell(n, settings) for n in ("one", "two")], Path({home!r}), workers=2)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_ended_leaves_nothing_running_and_goes_on(tiny, tmp_path, how):
+    rounds = 60
+    # Long enough to be ended midway.
+    script, settings = tmp_path / "sweep.py", dict(cell(tiny, "x", rounds=rounds).settings)
+    script.write_text(SWEEP.format(settings=settings, home=str(tmp_path)))
+    command = [sys.executable, str(script)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environment, start_new_session=True)
+    path = tmp_path / "runs" / "one" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while len(read_lines(path)) < 4:
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    children = psutil.Process(first.pid).children(recursive=True)
+    assert children
+    first.send_signal(how)
+    assert first.wait(30) != 0
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    cells = [Cell(name, settings) for name in ("one", "two")]
+    before = metrics(tmp_path, "one")
+    assert not finished(cells[0], tmp_path)
+    play(cells, tmp_path, say=lambda line: None)
+    assert all(finished(c, tmp_path) for c in cells)
+    # It went on from its checkpoint: two runs of the same settings end in the same bytes.
+    assert metrics(tmp_path, "one").startswith(before[: before.rfind(b'{"round":3')])
+    assert metrics(tmp_path, "one") == metrics(tmp_path, "two")
