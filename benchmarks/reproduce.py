@@ -20,7 +20,7 @@ from record import ROOT
 from reproduce_cells import STAGES, TASKS, Entry, Rates, entries
 from reproduce_document import write_document
 from reproduce_figures import draw
-from reproduce_results import NOWHERE, best_rates, collect, is_finished
+from reproduce_results import NOWHERE, best_rates, collect, is_finished, state
 
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
@@ -174,6 +174,8 @@ def show(chosen: Sequence[Entry], places: Places, home: Path) -> None:
 def tables(home: Path) -> None:
     """Write results, figures and tables from what is finished."""
     table, rates = entries(), best_rates(home)
+    refused = {word for e in table if isinstance(word := state(e, rates, home), str)}
+    print("\n".join(f"left out: {why}" for why in sorted(refused)), end="\n" if refused else "")
     rows = collect(table, rates, home)
     draw(rows)
     write_document(ROOT / "docs" / "reproducing-floss.md", rows, table, rates)

@@ -40,12 +40,16 @@ def best_rates(home: Path) -> Rates:
 
 def is_finished(entry: Entry, rates: Rates, home: Path) -> bool:
     """Say whether the entry's run is here, whole, and played with the entry's settings."""
+    return state(entry, rates, home) is True
+
+
+def state(entry: Entry, rates: Rates, home: Path) -> bool | str:
+    """Return whether the entry's run is finished, or why it can never be."""
     cell = entry.cell(rates, NOWHERE)
     try:
         return cell is not None and finished(cell, home)
     except FedllmError as error:
-        print(f"left out: {error}")
-        return False
+        return str(error)
 
 
 def rows_of(figure: str, entries: Iterable[Entry], rates: Rates, home: Path) -> list[Row]:
