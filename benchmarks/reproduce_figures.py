@@ -117,7 +117,9 @@ def draw_options(rows: list[Row]) -> Any:
         axes[0].bar(x, [row["score"] for row in own], 0.25, color=colour, alpha=0.8, label=option)
     axes[0].set_xticks(range(len(ups)), [f"1/{1 / up:.0f} up" for up in ups])
     axes[0].set(ylabel="accuracy", title="FLoSS (1/4 down), Dirichlet")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].legend(
+        frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08)
+    )
     return drawing
 
 

@@ -163,7 +163,7 @@ def play(cells: Sequence[Cell], home: Path, workers: int = 2, say: Say = print) 
                 else:
                     still = [*waiting, *(c for c, _, _ in crew.values())]
                     rest = _rest(good, still, home, workers)
-                    say(f"{name}: {_result(home, name)} in {took}; {len(still)} cells left{rest}")
+                    say(f"{name}: {_result(home, name)} in {took}; {len(still)} left{rest}")
     if failed:
         words = "\n".join(f"{name}: {why}" for name, why in failed.items())
         raise SweepError(f"{len(failed)} of {len(cells)} cells failed\n{words}")
