@@ -3,13 +3,14 @@
 #   make run                     the default federation; ARGS="recipes/x.toml strategy.name=dense" for another
 #   make test                    the default tests; ARGS="-k codec -x" for some
 #   make check                   ruff and mypy
+#   make reproduce ARGS="..."    the thesis' figures, hours in the background; docs/reproducing-floss.md
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup run test check clean
+.PHONY: setup run test check reproduce clean
 
 setup: $(VENV)/installed
 
@@ -32,6 +33,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+reproduce: setup
+	$(BIN)/python benchmarks/reproduce.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -11,13 +11,15 @@ there already, so a run that was cut off goes on.
 import argparse
 import itertools
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from record import write_result
+
+from fedllm_app.config import read_recipe
+from fedllm_app.study.sweep import Cell, play
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "bench-s.toml"
@@ -45,27 +47,15 @@ def trials() -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
-def play_trial(job: tuple[str, dict[str, Any]]) -> None:
-    """Play one trial in this process, one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    from fedllm_app.config import RunConfig, read_recipe
-    from fedllm_app.runtime import run_local
-
-    name, settings = job
-    config = RunConfig.parse(read_recipe(RECIPE) | settings | {"run.name": name})
-    if not (Path(config.run.home) / "runs" / name / "report.html").exists():
-        run_local(config)
-
-
 def tune(common: dict[str, Any]) -> None:
     """Play all trials, two at a time, and write what each reached."""
-    jobs = [(name, settings | common) for name, settings in trials()]
-    write_tuning(Path(common["run.home"]))
-    with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
-        for _ in pool.imap_unordered(play_trial, jobs, chunksize=1):
-            write_tuning(Path(common["run.home"]))
+    home, recipe = Path(common["run.home"]), read_recipe(RECIPE)
+
+    def say(line: str) -> None:
+        print(line)
+        write_tuning(home)
+
+    play([Cell(name, recipe | settings | common) for name, settings in trials()], home, say=say)
 
 
 def write_tuning(home: Path) -> None:
@@ -101,7 +91,7 @@ def cells() -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
-def play(common: dict[str, Any]) -> None:
+def play_all(common: dict[str, Any]) -> None:
     """Play every cell through `flwr run`: 100 rounds, and up to 200 where short of the target."""
     home = Path(common["run.home"])
     for rounds in (100, 200):
@@ -231,7 +221,7 @@ def main() -> None:
     common = {"run.home": str(arguments.home)}
     if arguments.data and arguments.model:
         common |= {"data.train": str(arguments.data), "model.source": str(arguments.model)}
-    {"tune": tune, "run": play, "table": table}[arguments.step](common)
+    {"tune": tune, "run": play_all, "table": table}[arguments.step](common)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,166 @@
+"""Rewrite the tables of docs/reproducing-floss.md between their markers; the prose is by hand.
+
+A table stands between `<!-- NAME -->` and `<!-- end -->`.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from reproduce_cells import COMPARED, DENSITIES, OTHERS, RANKS, TASKS, Entry, Rates
+from reproduce_claims import PENDING, verdicts
+from reproduce_figures import FOLDER, TITLES, densities, option_of
+from reproduce_results import UP_MBPS, Row
+
+Table = list[list[str]]
+
+
+def write_document(
+    path: Path, rows: dict[str, list[Row]], entries: Sequence[Entry], rates: Rates
+) -> None:
+    """Write every table whose markers are in the document.
+
+    Raises
+    ------
+    KeyError
+        If a marker names no table.
+    """
+    tables = {
+        "claims": [["claim of the thesis", "here", "verdict"], *map(list, verdicts(rows))],
+        "rates": rate_table(rows["tuning"], rates),
+        "5.1": method_table(rows["5.1"]),
+        "5.2": method_table(rows["5.2"]),
+        "5.3": grid_table(rows["5.3"]),
+        "5.4": link_table(rows["5.4"]),
+        "options": option_table(rows["options"]),
+    }
+    texts = {name: printed(table) + picture(name) for name, table in tables.items()}
+    texts["missing"] = missing(rows, entries)
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- {match[1]} -->\n\n{texts[match[1]]}\n\n<!-- end -->"
+
+    old = path.read_text("utf-8")
+    path.write_text(re.sub(r"<!-- (\S+) -->\n.*?<!-- end -->", fill, old, flags=re.S), "utf-8")
+
+
+def printed(table: Table) -> str:
+    """Return a table in Markdown, its first row as the head."""
+    head, *body = table
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
+
+
+def picture(figure: str) -> str:
+    """Return the line that shows a figure, if there is one."""
+    name = f"{figure.replace('.', '-')}.png"
+    shown = (FOLDER / name).exists()
+    return f"\n\n![Figure {figure}](figures/{name})" if shown else ""
+
+
+def rate_table(rows: list[Row], rates: Rates) -> Table:
+    """Return the chosen rates of each method and how many trials are played."""
+    table = [["method", "trials played", "client lr", "server lr", "best on validation"]]
+    for method in COMPARED + OTHERS:
+        own = [row["score"] for row in rows if row["method"] == method]
+        found = rates.get(method)
+        chosen = (
+            [f"{found[key]:g}" for key in ("client.lr", "server.lr")] if found else [PENDING] * 2
+        )
+        table.append([method, f"{len(own)} of 6", *chosen, f"{max(own):.3f}" if found else PENDING])
+    return table
+
+
+def method_table(rows: list[Row]) -> Table:
+    """Return the table of figure 5.1 or 5.2: score, spread, seeds and communication by task."""
+    table = [["method", *(f"{TITLES[task]}: {TASKS[task].metric()}" for task in TASKS),
+              *(f"{TITLES[task]}: communication" for task in TASKS)]]  # fmt: skip
+    for method in COMPARED + OTHERS:
+        values, costs = [], []
+        for task in TASKS:
+            own = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+            values.append(with_spread([row["score"] for row in own]))
+            cost = [row["communication"] for row in own if "communication" in row]
+            costs.append(f"{mean(cost):.3f}" if cost else PENDING)
+        table.append([method, *values, *costs])
+    return table
+
+
+def with_spread(values: Sequence[float]) -> str:
+    """Return a mean with its spread and the number of seeds."""
+    if not values:
+        return PENDING
+    if len(values) == 1:
+        return f"{values[0]:.3f} (1 seed)"
+    return f"{mean(values):.3f} ± {stdev(values):.3f} ({len(values)} seeds)"
+
+
+def grid_table(rows: list[Row]) -> Table:
+    """Return the table of figure 5.3: accuracy and communication by density and rank."""
+    table = [["density, both ways", *(f"rank {rank}" for rank in RANKS)]]
+    for density in DENSITIES.values():
+        line = [f"{density:.4g}"]
+        for rank in RANKS:
+            own = [
+                row for row in rows
+                if row["settings"]["lora.rank"] == rank
+                and row["settings"].get("strategy.d-up", 1.0) == density
+            ]  # fmt: skip
+            line.append(cost_of(own[0]) if own else PENDING)
+        table.append(line)
+    return table
+
+
+def cost_of(row: Row) -> str:
+    """Return a run's score with its communication, where dense is measured too."""
+    cost = f" at {row['communication']:.3f}" if "communication" in row else ""
+    return f"{row['score']:.3f}{cost}"
+
+
+def link_table(rows: list[Row]) -> Table:
+    """Return the table of figure 5.4: what each run reaches within the budget."""
+    table = [["run", *(f"upload {name} slower" for name in UP_MBPS)]]
+    for row in rows:
+        words = []
+        for name in UP_MBPS:
+            reached = row.get("budget", {}).get(name)
+            if not reached:
+                words.append(PENDING)
+                continue
+            short = "" if reached["used-up"] else ", budget not used up"
+            words.append(f"{reached['score']:.3f} (round {reached['evaluated']}{short})")
+        table.append([densities(row), *words])
+    return table if len(table) > 1 else [*table, [PENDING, *("" for _ in UP_MBPS)]]
+
+
+def option_table(rows: list[Row]) -> Table:
+    """Return what error feedback and the mean over senders change, by upload density."""
+    options = ("as it is", "error feedback", "senders")
+    table = [["density up", *options, "feedback changes", "senders changes"]]
+    for name in ("4", "16", "64"):
+        score = {
+            option_of(row): row["score"]
+            for row in rows if row["settings"]["strategy.d-up"] == DENSITIES[name]
+        }  # fmt: skip
+        values = [f"{score[o]:.3f}" if o in score else PENDING for o in options]
+        changes = [
+            f"{100 * (score[o] - score['as it is']):+.1f} points"
+            if o in score and "as it is" in score else PENDING
+            for o in options[1:]
+        ]  # fmt: skip
+        table.append([f"1/{name}", *values, *changes])
+    return table
+
+
+def missing(rows: dict[str, list[Row]], entries: Iterable[Entry]) -> str:
+    """Return the list of runs that are not yet measured, by figure."""
+    lines = []
+    for figure, measured in rows.items():
+        have = {row["run"] for row in measured}
+        own = [entry.name for entry in entries if entry.figure == figure]
+        lacking = [name for name in own if name not in have]
+        words = ", ".join(f"`{name}`" for name in lacking) or "none"
+        lines.append(
+            f"- {figure}: {len(own) - len(lacking)} of {len(own)} measured; lacking: {words}"
+        )
+    return "\n".join(lines)

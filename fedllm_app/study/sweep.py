@@ -1,0 +1,259 @@
+"""Play many runs on one machine: cell by cell, a process each, resumable at any moment.
+
+A cell is a run by name and settings. One that is finished is never played again; one that was cut
+off goes on from its own checkpoint. Nothing here is kept beside the runs' folders, so a sweep has
+no state of its own that could disagree with them.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+
+from fedllm_app.config import PATH_KEYS, RunConfig, read_recipe
+from fedllm_app.core.errors import FedllmError
+from fedllm_app.core.progress import duration
+from fedllm_app.core.settings import Scalar
+from fedllm_app.report.metrics import iterate_lines, read_lines
+from fedllm_app.runtime import CHANGEABLE, run_local
+from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
+
+Say = Callable[[str], None]
+GRACE_S = 10.0  # from a polite end to a forced one
+# Neither where things lie nor how many threads read them makes a run another one.
+ELSEWHERE = (*CHANGEABLE, *PATH_KEYS, "run.name", "client.threads")
+
+
+class SweepError(FedllmError):
+    """Some cells of a sweep failed; the others are finished."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes
+    ----------
+    name : its run.name.
+    settings : run-config by dotted key, without name and home.
+    """
+
+    name: str
+    settings: Mapping[str, Scalar]
+
+    def config(self, home: Path) -> RunConfig:
+        """Return the checked configuration, one thread unless the settings say otherwise."""
+        place: dict[str, Scalar] = {"run.home": str(home), "run.name": self.name}
+        return RunConfig.parse({"client.threads": 1} | dict(self.settings) | place)
+
+
+def finished(cell: Cell, home: Path) -> bool:
+    """Say whether the cell has been played to its end.
+
+    Raises
+    ------
+    ConfigError
+        If its settings are wrong.
+    SweepError
+        If a run of its name was played with other settings.
+    """
+    folder, config = home / "runs" / cell.name, cell.config(home)
+    if not (folder / "config.toml").exists():
+        return False
+    before, now = read_recipe(folder / "config.toml"), config.resolved().flat()
+    # A run of an earlier version lacks later keys; only what the cell itself asks for counts.
+    changed = [
+        f"{key} was {before[key]!r} and is {now[key]!r}"
+        for key in cell.settings
+        if key not in ELSEWHERE and key in before and before[key] != now[key]
+    ]
+    if changed:
+        raise SweepError(
+            f"run {cell.name!r} in {home} was played with other settings: {'; '.join(changed)}. "
+            "Rename its folder, or choose another home"
+        )
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is None or not (folder / "report.html").exists():
+        return False
+    _, progress = load_checkpoint(checkpoint)
+    whole = f"all {progress.round} rounds"
+    return progress.round >= config.run.rounds or progress.finished not in ("", whole)
+
+
+def rounds_left(cell: Cell, home: Path) -> int:
+    """Return the rounds that the cell still has to play, as far as its metrics tell."""
+    if finished(cell, home):
+        return 0
+    rounds = (r["round"] for r in iterate_lines(home / "runs" / cell.name / "metrics.jsonl"))
+    return max(1, cell.config(home).run.rounds - max(rounds, default=0))
+
+
+def seconds_left(cells: Sequence[Cell], home: Path) -> float | None:
+    """Return the seconds of one worker that the cells still need, None if nothing was measured.
+
+    A round costs what rounds of the same task and model have cost so far; a kind without any
+    measured round costs the mean of the others.
+    """
+    spent: dict[tuple[str, str], list[float]] = {}
+    left: dict[tuple[str, str], int] = {}
+    by_rounds = sorted(cells, key=lambda cell: cell.config(home).run.rounds)
+    longest = {cell.name: cell for cell in by_rounds}  # of one name, the longest holds the others
+    for cell in longest.values():
+        config = cell.config(home)
+        kind = (config.task.name, config.model.source)
+        timing = read_lines(home / "runs" / cell.name / "timing.jsonl")
+        spent.setdefault(kind, []).extend(r["seconds"] for r in timing if "seconds" in r)
+        left[kind] = left.get(kind, 0) + rounds_left(cell, home)
+    every = [seconds for measured in spent.values() for seconds in measured]
+    if not every:
+        return None
+    return sum(
+        left[kind] * sum(measured or every) / len(measured or every)
+        for kind, measured in spent.items()
+    )
+
+
+def play(cells: Sequence[Cell], home: Path, workers: int = 2, say: Say = print) -> None:
+    """Play the cells that are not finished, `workers` at a time, in the order given.
+
+    Each plays in a process of its own with one torch thread; its log goes to
+    <home>/logs/<name>.log. Two cells of one name (the same run, longer) are played one after the
+    other. Ended by Ctrl-C or SIGTERM it takes its processes with it; started again it goes on.
+
+    Raises
+    ------
+    SweepError
+        At the end, if some cells failed; it names them.
+    """
+    failed: dict[str, str] = {}
+    good: list[Cell] = []
+    waiting: list[Cell] = []
+    for cell in cells:
+        try:
+            done = finished(cell, home)
+        except FedllmError as error:
+            failed[cell.name] = str(error)
+            say(f"{cell.name} is not played: {error}")
+            continue
+        good.append(cell)
+        waiting += [] if done else [cell]
+    say(f"{len(cells)} cells: {len(good) - len(waiting)} are finished, {len(waiting)} to play")
+    with _crew() as crew:
+        while waiting or crew:
+            _start_next(crew, waiting, home, workers)
+            for handle in wait([process.sentinel for _, process, _ in crew.values()]):
+                name = next(n for n, (_, p, _) in crew.items() if p.sentinel == handle)
+                cell, process, began = crew.pop(name)
+                process.join()
+                took = duration(time.monotonic() - began)
+                if process.exitcode:
+                    failed[name] = f"{_last_words(home, name)} (more in {_log_file(home, name)})"
+                    say(f"{name} failed after {took}: {failed[name]}")
+                    good.remove(cell)
+                else:
+                    still = [*waiting, *(c for c, _, _ in crew.values())]
+                    rest = _rest(good, still, home, workers)
+                    say(f"{name}: {_result(home, name)} in {took}; {len(still)} left{rest}")
+    if failed:
+        words = "\n".join(f"{name}: {why}" for name, why in failed.items())
+        raise SweepError(f"{len(failed)} of {len(cells)} cells failed\n{words}")
+
+
+Crew = dict[str, tuple[Cell, SpawnProcess, float]]
+
+
+def _start_next(crew: Crew, waiting: list[Cell], home: Path, workers: int) -> None:
+    """Start waiting cells until all workers are busy."""
+    while len(crew) < workers:
+        cell = next((c for c in waiting if c.name not in crew), None)
+        if cell is None:
+            return
+        waiting.remove(cell)
+        log = _log_file(home, cell.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        arguments = (cell, home, log)
+        process = multiprocessing.get_context("spawn").Process(target=_play_one, args=arguments)
+        process.start()
+        crew[cell.name] = (cell, process, time.monotonic())
+
+
+def _play_one(cell: Cell, home: Path, log: Path) -> None:
+    """Play one cell in this process, which was started for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep hears it and ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    run_local(cell.config(home))
+
+
+def _end_with_parent() -> None:
+    """End this process when the sweep is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _crew() -> Iterator[Crew]:
+    """Yield the processes at work; whatever ends the block ends those that are left."""
+    crew: Crew = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
+    try:
+        yield crew
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for _, process, _ in crew.values():
+            process.terminate()
+        for _, process, _ in crew.values():
+            process.join(GRACE_S)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _log_file(home: Path, name: str) -> Path:
+    return home / "logs" / f"{name}.log"
+
+
+def _last_words(home: Path, name: str) -> str:
+    lines = _log_file(home, name).read_text("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _result(home: Path, name: str) -> str:
+    """Return the headline metric of a run that has just been played."""
+    records = read_lines(home / "runs" / name / "metrics.jsonl")
+    evaluated = [r["evaluation"] for r in records if r.get("evaluation")]
+    headline = records[0].get("headline", "")
+    return f"{headline} {evaluated[-1][headline]:.4f}" if evaluated and headline else "played"
+
+
+def _rest(cells: Sequence[Cell], still: Sequence[Cell], home: Path, workers: int) -> str:
+    """Return the estimate of the time that the cells still need, in words."""
+    if not still:
+        return ""
+    seconds = seconds_left(cells, home)
+    if seconds is None:
+        return ""
+    return f", about {duration(seconds / min(workers, len(still)))}"
