@@ -14,6 +14,7 @@ from reproduce_cells import COMPARED, OTHERS, TASKS, TRIAL_ROUNDS, Entry, Rates,
 
 from fedllm_app.config import read_recipe
 from fedllm_app.core.errors import FedllmError
+from fedllm_app.devices.network import Link
 from fedllm_app.report.metrics import iterate_lines, read_lines
 from fedllm_app.study.sweep import finished
 
@@ -106,13 +107,9 @@ def measure(entry: Entry, rates: Rates, home: Path) -> Row:
     return row
 
 
-def link_seconds(down_bytes: int, up_bytes: int, up_mbps: float) -> float:
-    """Return the seconds that one client's payloads take, no latency."""
-    return down_bytes * 8 / (DOWN_MBPS * 1e6) + up_bytes * 8 / (up_mbps * 1e6)
-
-
 def simulated_seconds(ledger: Path, up_mbps: float, rounds: int) -> list[float]:
     """Return the seconds on the network after each round; a round lasts as long as its slowest."""
+    link = Link(DOWN_MBPS, up_mbps)
     sizes: dict[int, dict[str, list[int]]] = {}
     for line in iterate_lines(ledger):
         if line["direction"] in ("down", "up") and line["round"] <= rounds:
@@ -120,7 +117,7 @@ def simulated_seconds(ledger: Path, up_mbps: float, rounds: int) -> list[float]:
             both[line["direction"] == "up"] += line["bytes"]
     total, seconds = 0.0, []
     for round_ in sorted(sizes):
-        total += max(link_seconds(down, up, up_mbps) for down, up in sizes[round_].values())
+        total += max(link.seconds(down, up) for down, up in sizes[round_].values())
         seconds.append(total)
     return seconds
 
