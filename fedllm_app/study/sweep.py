@@ -20,7 +20,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 
-from fedllm_app.config import PATH_KEYS, RunConfig, read_recipe
+from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.config.checks import PATH_KEYS
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
