@@ -1,0 +1,1 @@
+"""What devices take: the seconds of their links."""

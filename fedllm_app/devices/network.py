@@ -1,0 +1,263 @@
+"""A simulated clock: how long a round would have lasted over links of a given speed.
+
+A simulation sends its payloads through memory; this says what the ledger's bytes would have taken
+over a network. A participant takes its download and then its upload, a round lasts as long as its
+slowest participant, and a run as long as its rounds together.
+
+It is the time of the network alone, transfer and latency. Seconds and joules of a device's
+computing belong to a profile of the device, and join in `Network.participant_seconds`, the one
+place where a participant's time is put together. The one-time download of the base model is a row
+of the ledger and no part of any round, so it is outside this clock.
+
+Source of the presets: Raje 2024: 200 Mbps down and 20 Mbps up, and uploads 1, 4 and 16 times
+slower than the download.
+"""
+
+import csv
+import logging
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.seeds import generator
+from fedllm_app.core.settings import Settings, kebab
+
+log = logging.getLogger("fedllm")
+
+# Mbps down and up.
+PRESETS = {
+    "thesis": (200.0, 20.0),
+    "thesis-1x": (200.0, 200.0),
+    "thesis-4x": (200.0, 50.0),
+    "thesis-16x": (200.0, 12.5),
+}
+COLUMNS = ("down-mbps", "up-mbps", "latency-ms")
+MISTAKES_SHOWN = 10
+
+
+class NetworkSettings(Settings):
+    """Namespace `network`: the links that a round's simulated seconds are reckoned over."""
+
+    preset: Literal["", "thesis", "thesis-1x", "thesis-4x", "thesis-16x"] = Field(
+        "", description="Mbps down/up: thesis 200/20, -1x 200/200, -4x 200/50, -16x 200/12.5."
+    )
+    down_mbps: float = Field(
+        0.0, ge=0, description="Download of a client; 0 is the preset's, without one no clock runs."
+    )
+    up_mbps: float = Field(
+        0.0, ge=0, description="Upload of a client; 0 is the preset's, without one no clock runs."
+    )
+    latency_ms: float = Field(
+        0.0, ge=0, description="One way, added once to each download and once to each upload."
+    )
+    spread: float = Field(
+        0.0,
+        ge=0,
+        le=3,
+        description="Sigma of a log-normal factor on a client's Mbps, the same both ways.",
+    )
+    file: str = Field(
+        "",
+        description="Absolute path of a CSV of single clients' links, with columns client, "
+        "down-mbps, up-mbps, latency-ms; an empty cell is the key's.",
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a clock."""
+        resolved = self.resolved()
+        return bool(resolved.down_mbps and resolved.up_mbps)
+
+    def resolved(self) -> "NetworkSettings":
+        """Return the settings with the preset's Mbps in place of zeros."""
+        down, up = PRESETS.get(self.preset, (0.0, 0.0))
+        given = {"down_mbps": self.down_mbps or down, "up_mbps": self.up_mbps or up}
+        return self.model_copy(update=given)
+
+
+def automatic_words(settings: NetworkSettings) -> dict[str, str]:
+    """Return what the keys that are still "" or 0 stand for, by dotted name."""
+    if settings.on:
+        return {"network.preset": "the Mbps given"}
+    off = "no limit known, no simulated seconds"
+    return {"network.preset": "off"} | dict.fromkeys(("network.down-mbps", "network.up-mbps"), off)
+
+
+def network_problems(settings: NetworkSettings) -> Iterator[str]:
+    """Yield what is wrong between the keys of this namespace."""
+    known = PRESETS.get(settings.preset)
+    one, other = settings.down_mbps, settings.up_mbps
+    if known is not None:
+        for name, value, has in zip(("down-mbps", "up-mbps"), (one, other), known, strict=True):
+            if value not in (0, has):
+                yield (
+                    f"network.{name} is {value:g} beside network.preset = {settings.preset!r}, "
+                    f"which has {has:g}; expected one of the two: no preset, or 0 here"
+                )
+    elif bool(one) != bool(other):
+        lacking, given = ("up-mbps", "down-mbps") if one else ("down-mbps", "up-mbps")
+        yield (
+            f"network.{lacking} is 0 with network.{given} = {one or other:g}; expected Mbps of "
+            f"both, or network.preset, one of {', '.join(PRESETS)}"
+        )
+    elif not one:
+        for name in ("latency_ms", "spread", "file"):
+            if value := getattr(settings, name):
+                yield (
+                    f"network.{kebab(name)} is {value!r} and there is no network; set "
+                    f"network.preset (one of {', '.join(PRESETS)}), or network.down-mbps and "
+                    "network.up-mbps, which hold for every client not in a file"
+                )
+
+
+@dataclass(frozen=True)
+class Link:
+    """What joins one client to the server.
+
+    Attributes
+    ----------
+    down_mbps, up_mbps : millions of bits a second, above 0.
+    latency_ms : one way, 0 or more.
+    """
+
+    down_mbps: float
+    up_mbps: float
+    latency_ms: float = 0.0
+
+    def seconds(self, down_bytes: int | None, up_bytes: int | None = None) -> float:
+        """Return the seconds of a download and the upload after it; None is a way not taken.
+
+        25 MB at 200 Mbps is 1 s.
+        """
+        seconds = 0.0
+        for size, mbps in ((down_bytes, self.down_mbps), (up_bytes, self.up_mbps)):
+            if size is not None:
+                seconds += self.latency_ms / 1e3 + 8 * size / (1e6 * mbps)
+        return seconds
+
+
+# Bytes down, and up or None where nothing came, by client.
+Traffic = Mapping[str, tuple[int, int | None]]
+
+
+class Network:
+    """The links of all clients, and how long a round takes over them.
+
+    A client's factor is drawn from (run seed, client) and is the same for both ways, so that
+    `network.spread` makes clients faster and slower but keeps the asymmetry of their links; the
+    median client has the keys' Mbps. Figures from the file hold as they are.
+
+    Parameters
+    ----------
+    settings : with a clock that is on.
+    seed : of the run.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or has a value that no link has.
+    """
+
+    def __init__(self, settings: NetworkSettings, seed: int) -> None:
+        self._settings, self._seed = settings.resolved(), seed
+        self.own = read_links(Path(settings.file)) if settings.file else {}
+
+    def link(self, client: str) -> Link:
+        """Return the link of a client, of any name."""
+        s, factor = self._settings, 1.0
+        if s.spread:
+            drawn = generator(self._seed, "network", client).standard_normal()
+            factor = math.exp(s.spread * drawn)
+        base = Link(s.down_mbps * factor, s.up_mbps * factor, s.latency_ms)
+        return replace(base, **self.own.get(client, {}))
+
+    def warn_of_strangers(self, clients: Collection[str]) -> None:
+        """Log names in the file that no client has: their figures would be used by nobody."""
+        if strangers := sorted(self.own.keys() - set(clients)):
+            shown = ", ".join(strangers[:MISTAKES_SHOWN])
+            log.warning(
+                "network.file names %d clients that are not in the data: %s", len(strangers), shown
+            )
+
+    def participant_seconds(
+        self, client: str, down_bytes: int | None, up_bytes: int | None = None
+    ) -> float:
+        """Return how long one client takes for a round: here, what its link takes."""
+        return self.link(client).seconds(down_bytes, up_bytes)
+
+    def round_seconds(self, traffic: Traffic) -> float:
+        """Return how long a round lasts: as long as its slowest participant, 0 without any."""
+        return max((self.participant_seconds(c, *both) for c, both in traffic.items()), default=0.0)
+
+
+def network_of(settings: NetworkSettings, seed: int) -> Network | None:
+    """Return the network of a run, None where no clock runs."""
+    return Network(settings, seed) if settings.on else None
+
+
+def read_links(path: Path) -> dict[str, dict[str, float]]:
+    """Return the figures of single clients from a CSV: fields of `Link` by client.
+
+    The first line names the columns: client and at least one of down-mbps, up-mbps, latency-ms.
+    An empty cell is left out.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or with one line per mistake, the first ten.
+    """
+    links: dict[str, dict[str, float]] = {}
+    mistakes: list[str] = []
+    named = f"network.file {str(path)!r}"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            names = [name.strip() for name in next(rows, [])]
+            if "client" not in names or len(names) < 2 or not set(names) <= {"client", *COLUMNS}:
+                raise ConfigError(
+                    f"{named} has columns {names}; expected client and any of {', '.join(COLUMNS)}"
+                )
+            for cells in filter(None, rows):
+                try:
+                    client, figures = _link(names, cells)
+                    if client in links:
+                        raise ValueError(f"client {client!r} is there twice; expected one line")
+                    links[client] = figures
+                except ValueError as error:
+                    mistakes.append(f"{named} line {rows.line_num}: {error}")
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise ConfigError(f"{named} cannot be read ({error}); expected a CSV") from None
+    if mistakes:
+        more = len(mistakes) - MISTAKES_SHOWN
+        last = [f"{named}: {more} more mistakes"] if more > 0 else []
+        raise ConfigError("\n".join(mistakes[:MISTAKES_SHOWN] + last))
+    return links
+
+
+def _link(names: list[str], cells: list[str]) -> tuple[str, dict[str, float]]:
+    """Return client and figures of one line, or raise ValueError."""
+    if len(cells) != len(names):
+        raise ValueError(f"{len(cells)} cells; expected {len(names)}: {', '.join(names)}")
+    row = dict(zip(names, (cell.strip() for cell in cells), strict=True))
+    client, figures = row.pop("client"), {}
+    if not client:
+        raise ValueError("client is ''; expected a name")
+    for name, text in row.items():
+        if not text:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        least = "0 or more" if name == "latency-ms" else "above 0"
+        if not math.isfinite(value) or value < 0 or (value == 0 and name != "latency-ms"):
+            raise ValueError(
+                f"{name} is {text!r}; expected a number, {least}, or nothing for network.{name}"
+            )
+        figures[name.replace("-", "_")] = value
+    return client, figures
