@@ -120,3 +120,12 @@ RULES: dict[str, Rule] = {
     "random-tensors": _random_tensors,
     "head-slices": _head_slices,
 }
+
+
+def with_rank(layout: ParamLayout, rank: int) -> ParamLayout:
+    """Return the layout that the same model has with adapters of another rank."""
+    shapes = []
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        axis = lora_rank_axis(name)
+        shapes.append(tuple(rank if i == axis else size for i, size in enumerate(shape)))
+    return ParamLayout(layout.names, tuple(shapes))
