@@ -201,7 +201,7 @@ def answer(q: Question, console: "Console") -> None:
         spending = q.budget.share(q.share, q.config.run.rounds)
         pilots = play(q, candidates, spending, console)
         print_pilots(console, pilots, spending, metric)
-        write_winner(console, pilots[0], q.share, q.out)
+        write_winner(console, pilots[0], q.share, metric, q.out)
     if q.json_file is not None:
         write_json(q.json_file, q.config, q.budget, candidates, pilots, metric)
 
@@ -232,14 +232,28 @@ def predictor(config: "RunConfig", network: "Network | None") -> "Predictor":
 def play(
     q: Question, candidates: "Sequence[Candidate]", budget: "Budget", console: "Console"
 ) -> "list[Pilot]":
-    """Play the short runs and return them, the best first."""
+    """Play the short runs and return them, the best first.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to choose from, or the share does not pay for it.
+    """
+    from fedllm_app.core.errors import ConfigError
     from fedllm_app.study import pilot
     from fedllm_app.study.halving import halve
+    from fedllm_app.study.planner import label
     from fedllm_app.study.show import say
 
     over = predictor(pilot.pilot_config(candidates[0]), q.network)
     rounds = max(c.fits for c in candidates)
     runs = pilot.prepare(candidates, over)
+    if len(runs) == 1:
+        raise ConfigError(
+            f"nothing to rank: within the budget, {label(runs[0].candidate.settings)} cannot be "
+            "raised and every other configuration can be raised to it; leave out --pilot, or vary "
+            "more"
+        )
     first = q.first or math.ceil(rounds / 5)
     chosen, rungs = pilot.affordable(runs, budget, first, rounds, q.most)
     say(

@@ -149,7 +149,14 @@ def affordable(
 ) -> tuple[list[Pilot], list[int]]:
     """Return the candidates and rungs that the budget surely pays for.
 
-    As many rungs as can be with a third left at each, then as many candidates.
+    As many rungs as can be with two or more candidates in the last, then as many candidates.
+
+    Parameters
+    ----------
+    pilots : two or more.
+    first : rounds of the first rung.
+    rounds : of a whole run.
+    most : candidates at most; 0 is all.
 
     Raises
     ------
@@ -159,13 +166,10 @@ def affordable(
     order, every = spread(pilots), rungs_of(first, rounds)
     ceiling = min(len(order), most or len(order))
     for rungs in (every[:n] for n in range(len(every), 0, -1)):
-        least = min(ceiling, max(2, ETA ** (len(rungs) - 1)))
-        for count in range(ceiling, least - 1, -1):
+        for count in range(ceiling, ETA ** (len(rungs) - 1), -1):
             needed = worst_cost(order[:count], rungs, budget)
             if all(needed[name] <= limit for name, limit in budget.limits.items()):
-                # A rung that one candidate reaches alone decides nothing.
-                useful = [r for i, r in enumerate(rungs) if count > ETA**i or i == 0]
-                return order[:count], useful
+                return order[:count], rungs
     needed = worst_cost(order[:2], every[:1], budget)
     words = ", ".join(
         f"{show(name, needed[name])} of {show(name, limit)} ({name})"

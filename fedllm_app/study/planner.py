@@ -79,6 +79,8 @@ class Candidate:
 def read_axes(config: RunConfig, asked: Sequence[str]) -> dict[str, tuple[Scalar, ...]]:
     """Return the values of every varied key: the defaults, with `KEY=V1,V2,...` put over them.
 
+    Values that hold commas themselves, such as lists of tiers, are parted by semicolons.
+
     Raises
     ------
     ConfigError
@@ -95,7 +97,7 @@ def read_axes(config: RunConfig, asked: Sequence[str]) -> dict[str, tuple[Scalar
     for pair in asked:
         key, equals, text = (part.strip() for part in pair.partition("="))
         section = key.partition(".")[0]
-        if not equals or key not in flat:
+        if not equals or key not in flat or not text.strip(",; "):
             raise ConfigError(f"--vary {pair!r} is not KEY=V1,V2,..., e.g. lora.rank=4,8,16")
         if (key not in VARIABLE and section not in VARIABLE_SECTIONS) or key == "strategy.name":
             legal = ", ".join((*VARIABLE, *(f"{s}.*" for s in VARIABLE_SECTIONS)))
@@ -107,7 +109,8 @@ def read_axes(config: RunConfig, asked: Sequence[str]) -> dict[str, tuple[Scalar
             )
         if section == "lora" and config.model.train != "lora":
             raise ConfigError(f"--vary names {key!r} with model.train = {config.model.train!r}")
-        axes[key] = _distinct(_value(word, flat[key]) for word in text.split(","))
+        words = text.split(";" if ";" in text else ",")
+        axes[key] = _distinct(_value(word, flat[key]) for word in words if word.strip())
     return axes
 
 

@@ -79,7 +79,9 @@ def print_pilots(console: Console, pilots: Sequence[Pilot], budget: Budget, metr
     say(console, f"Spent on short runs: {', '.join(words)}.")
 
 
-def write_winner(console: Console, winner: Pilot, share: float, out: Path | None) -> None:
+def write_winner(
+    console: Console, winner: Pilot, share: float, metric: str, out: Path | None
+) -> None:
     """Name the winner, and write its whole configuration with the rounds that fit."""
     best = winner.candidate
     config = RunConfig.parse(best.config.flat() | {"run.rounds": best.fits})
@@ -88,7 +90,7 @@ def write_winner(console: Console, winner: Pilot, share: float, out: Path | None
         return
     head = (
         f"# Chosen by `fedllm plan --pilot {share:g}`: {label(best.settings)}.\n"
-        f"# {format_metric(winner.value)} on held-out training data after "
+        f"# {metric} {format_metric(winner.value)} on held-out training data after "
         f"{winner.until(winner.rung)} rounds.\n"
     )
     out.write_text(head + config.toml(), "utf-8")
