@@ -47,7 +47,9 @@ MinRounds = Annotated[
 Rows = Annotated[int, Option(min=1, help="Rows to print.")]
 Json = Annotated[Path | None, Option("--json", help="File to write every candidate to.")]
 Share = Annotated[float, Option(help="Share of the budget for short runs that rank; 0: none.")]
-First = Annotated[int, Option(min=0, help="Rounds of the first rung; 0: a fifth of the run's.")]
+First = Annotated[
+    int, Option(min=0, help="Rounds of the first rung; 0: a fifth or more of the run's.")
+]
 Most = Annotated[int, Option(min=0, help="Most candidates to try; 0: all the share pays for.")]
 Out = Annotated[Path | None, Option(help="New recipe to write the winner to.")]
 
@@ -256,6 +258,8 @@ def play(
         )
     first = q.first or math.ceil(rounds / 5)
     chosen, rungs = pilot.affordable(runs, budget, first, rounds, q.most)
+    if not q.first:
+        rungs = pilot.stretched(chosen, rungs, budget, rounds)
     say(
         console,
         f"Pilot: {len(chosen)} of {len(runs)} configurations that cannot be raised within the "

@@ -181,6 +181,20 @@ def affordable(
     )
 
 
+def stretched(
+    pilots: Sequence[Pilot], rungs: Sequence[int], budget: Budget, rounds: int
+) -> list[int]:
+    """Return as many rungs, as long as the budget surely pays for: what is left would be wasted."""
+    best = list(rungs)
+    for first in range(rungs[0] + 1, rounds // ETA ** (len(rungs) - 1) + 1):
+        longer = [first * ETA**i for i in range(len(rungs))]
+        needed = worst_cost(pilots, longer, budget)
+        if any(needed[name] > limit for name, limit in budget.limits.items()):
+            break
+        best = longer
+    return best
+
+
 def metric_of(config: RunConfig) -> str:
     """Return the metric that a pilot ranks by: the target's, else the task's first."""
     return config.round.target_metric or METRICS[config.task.name][0]

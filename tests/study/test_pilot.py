@@ -14,6 +14,7 @@ from fedllm_app.study.pilot import (
     prepare,
     rungs_of,
     spread,
+    stretched,
     survivors,
     worst_cost,
 )
@@ -77,6 +78,14 @@ def test_as_many_as_the_share_surely_pays_for():
     assert chosen(8.15, runs) == (6, [1])
     assert chosen(2.05, runs) == (2, [1])
     assert chosen(99, runs, most=3) == (3, [1])
+
+
+def test_what_is_left_of_the_share_buys_longer_rungs():
+    runs = [pilot(rounds=18, lora__rank=r) for r in (1, 2, 4, 8)]
+    # From 4 + 2 * 2 rounds to 4 * 3 + 2 * 6 = 24; the next, 32, is too dear.
+    assert stretched(runs, [1, 3], Budget(up_mb=25), 18) == [3, 9]
+    assert stretched(runs, [1, 3], Budget(up_mb=9), 18) == [1, 3]
+    assert stretched(runs, [1], Budget(up_mb=999), 18) == [18]
 
 
 def test_a_share_that_pays_for_no_comparison_is_refused():
