@@ -44,13 +44,18 @@ class NetworkSettings(Settings):
     """Namespace `network`: the links that a round's simulated seconds are reckoned over."""
 
     preset: Literal["", "thesis", "thesis-1x", "thesis-4x", "thesis-16x"] = Field(
-        "", description="Mbps down/up: thesis 200/20, -1x 200/200, -4x 200/50, -16x 200/12.5."
+        "",
+        description="Mbps down/up: thesis 200/20, -1x 200/200, -4x 200/50, -16x 200/12.5; or none.",
     )
     down_mbps: float = Field(
-        0.0, ge=0, description="Download of a client; 0 is the preset's, without one no clock runs."
+        0.0,
+        ge=0,
+        description="Mbps of a download; 0 is the preset's, and without a preset no clock runs.",
     )
     up_mbps: float = Field(
-        0.0, ge=0, description="Upload of a client; 0 is the preset's, without one no clock runs."
+        0.0,
+        ge=0,
+        description="Mbps of an upload; 0 is the preset's, and without a preset no clock runs.",
     )
     latency_ms: float = Field(
         0.0, ge=0, description="One way, added once to each download and once to each upload."
@@ -218,7 +223,8 @@ def read_links(path: Path) -> dict[str, dict[str, float]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
             names = [name.strip() for name in next(rows, [])]
-            if "client" not in names or len(names) < 2 or not set(names) <= {"client", *COLUMNS}:
+            known = [name for name in ("client", *COLUMNS) if name in names]
+            if sorted(known) != sorted(names) or "client" not in names or len(names) < 2:
                 raise ConfigError(
                     f"{named} has columns {names}; expected client and any of {', '.join(COLUMNS)}"
                 )
