@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedllm_app.core.errors import ConfigError, FedllmError
+from fedllm_app.study.command import plan
 
 app = typer.Typer(
     help="Fine-tune language models over devices that keep their own data.",
@@ -145,6 +146,9 @@ def keys(
     for key, value in RunConfig().flat().items():
         table.add_row(key, repr(value), describe(key))
     Console(width=max(100, Console().width)).print(table)
+
+
+app.command("plan")(user_errors(plan))
 
 
 def run_folder(name: str, home: Path) -> Path:

@@ -1,1 +1,1 @@
-"""Questions that are asked over many runs."""
+"""Questions asked over many runs."""

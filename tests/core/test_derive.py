@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import LAYOUT, P
 
-from fedllm_app.core.derive import RULES, expand, lora_rank_axis
+from fedllm_app.core.derive import RULES, expand, lora_rank_axis, with_rank
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.plan import All, Derived, Positions
 
@@ -100,3 +100,11 @@ def test_the_draw_depends_on_seed_job_and_client():
 def test_an_unknown_rule_lists_the_known():
     with pytest.raises(ConfigError, match=r"'tensor'; expected one of .*'rank-slices'.*'tensors'"):
         positions("tensor")
+
+
+def test_another_rank_changes_adapters_alone():
+    other = with_rank(LAYOUT, 5)
+    assert dict(zip(other.names, other.shapes, strict=True)) == dict(
+        zip(LAYOUT.names, LAYOUT.shapes, strict=True)
+    ) | {"q.lora_A.weight": (5, 3), "q.lora_B.weight": (2, 5)}
+    assert with_rank(other, 2) == LAYOUT

@@ -1,0 +1,281 @@
+"""`fedllm plan`: from options to a budget, what fits into it, and the pilot that ranks it.
+
+fedllm plan recipes/bench-s.toml --max-up-mb 20 --no-base --vary lora.rank=4,16
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:  # the command line starts without tensors
+    from rich.console import Console
+
+    from fedllm_app.config import RunConfig
+    from fedllm_app.devices.network import Network
+    from fedllm_app.study.budget import Budget
+    from fedllm_app.study.pilot import Pilot
+    from fedllm_app.study.planner import Candidate
+    from fedllm_app.study.predict import Predictor
+
+Option = typer.Option
+Words = Annotated[
+    list[str] | None, typer.Argument(help="A recipe (.toml), then any KEY=VALUE over it.")
+]
+Vary = Annotated[
+    list[str] | None, Option(help="KEY=V1,V2,...: values to combine, in place of the default ones.")
+]
+UpMB = Annotated[float, Option(min=0, help="Limit on uploads, 10^6 bytes, all clients; 0: none.")]
+DownMB = Annotated[float, Option(min=0, help="The same for downloads.")]
+BothMB = Annotated[float, Option(min=0, help="The same for both together.")]
+Seconds = Annotated[float, Option(min=0, help="Limit on network time; 0: none.")]
+PerRound = Annotated[bool, Option("--per-round", help="Limits are of every round, base apart.")]
+Base = Annotated[bool, Option(help="Count the one-time download of the base in the budget.")]
+DownMbps = Annotated[float, Option(min=0, help="Download of a client; 0: the run-config's.")]
+UpMbps = Annotated[float, Option(min=0, help="Upload of a client; 0: the run-config's.")]
+Latency = Annotated[float, Option(min=0, help="Of a link, one way; 0: the run-config's.")]
+Links = Annotated[
+    Path | None, Option(help="CSV of clients: client, down-mbps, up-mbps, latency-ms.")
+]
+MinRounds = Annotated[
+    int, Option(min=0, help="Show also what holds this many of its rounds; 0: half of them.")
+]
+Rows = Annotated[int, Option(min=1, help="Rows to print.")]
+Json = Annotated[Path | None, Option("--json", help="File to write every candidate to.")]
+Share = Annotated[float, Option(help="Share of the budget for short runs that rank; 0: none.")]
+First = Annotated[
+    int, Option(min=0, help="Rounds of the first rung; 0: a fifth or more of the run's.")
+]
+Most = Annotated[int, Option(min=0, help="Most candidates to try; 0: all the share pays for.")]
+Out = Annotated[Path | None, Option(help="New recipe to write the winner to.")]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the planner; the fields are the options of the command."""
+
+    config: "RunConfig"
+    budget: "Budget"
+    network: "Network | None"
+    vary: Sequence[str]
+    min_rounds: int
+    rows: int
+    json_file: Path | None
+    share: float
+    first: int
+    most: int
+    out: Path | None
+
+
+def plan(
+    settings: Words = None,
+    vary: Vary = None,
+    max_up_mb: UpMB = 0.0,
+    max_down_mb: DownMB = 0.0,
+    max_mb: BothMB = 0.0,
+    max_seconds: Seconds = 0.0,
+    per_round: PerRound = False,
+    base: Base = True,
+    down_mbps: DownMbps = 0.0,
+    up_mbps: UpMbps = 0.0,
+    latency_ms: Latency = 0.0,
+    links: Links = None,
+    min_rounds: MinRounds = 0,
+    show: Rows = 20,
+    json_file: Json = None,
+    pilot: Share = 0.0,
+    pilot_rounds: First = 0,
+    pilot_most: Most = 0,
+    out: Out = None,
+) -> None:
+    """Print the configurations that fit into a budget; with --pilot, find the best of them."""
+    from rich.console import Console
+
+    from fedllm_app.config import RunConfig
+    from fedllm_app.core.settings import flatten
+    from fedllm_app.launch import merged_config
+    from fedllm_app.study.budget import Budget
+
+    words = settings or []
+    recipe = Path(words[0]) if words and words[0].endswith(".toml") else None
+    config = RunConfig.parse(flatten(merged_config(recipe, words[1:] if recipe else words)))
+    budget = Budget(max_up_mb, max_down_mb, max_mb, max_seconds, per_round, base)
+    network = network_for(config, down_mbps, up_mbps, latency_ms, links)
+    question = Question(
+        config, budget, network, vary or (), min_rounds, show, json_file, pilot, pilot_rounds,
+        pilot_most, out,
+    )  # fmt: skip
+    check(question)
+    console = Console()
+    if not console.is_terminal:  # a table in a file is not cut to 80 columns
+        console = Console(width=max(console.width, 120))
+    answer(question, console)
+
+
+def network_for(
+    config: "RunConfig", down_mbps: float, up_mbps: float, latency_ms: float, links: Path | None
+) -> "Network | None":
+    """Return the links that seconds are reckoned over: the options put over the run-config's.
+
+    Raises
+    ------
+    ConfigError
+        If only one of the two speeds is known, or the file is not one of links.
+    """
+    from fedllm_app.core.errors import ConfigError
+    from fedllm_app.devices.network import Network, NetworkSettings
+
+    settings: NetworkSettings = getattr(config, "network", NetworkSettings()).resolved()
+    given = {"down_mbps": down_mbps, "up_mbps": up_mbps, "latency_ms": latency_ms}
+    update: dict[str, Any] = {name: value for name, value in given.items() if value}
+    update |= {"preset": "", "file": str(links.resolve()) if links else settings.file}
+    settings = settings.model_copy(update=update)
+    down, up = settings.down_mbps, settings.up_mbps
+    if bool(down) != bool(up):
+        raise ConfigError(f"--down-mbps is {down:g}, --up-mbps is {up:g}; expected both above 0")
+    if not down and not settings.file:
+        if settings.latency_ms:
+            raise ConfigError(
+                f"--latency-ms is {settings.latency_ms:g} and no link is known; expected "
+                "--down-mbps and --up-mbps, or --links FILE"
+            )
+        return None
+    return Network(settings, config.run.seed)
+
+
+def check(q: Question) -> None:
+    """Refuse options that do not go together, before anything is loaded.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each.
+    """
+    from fedllm_app.core.errors import ConfigError
+
+    wrong = []
+    if not q.budget.limits:
+        wrong.append(
+            "there is no budget; expected one or more of --max-up-mb, --max-down-mb, --max-mb "
+            "(millions of bytes) and --max-seconds"
+        )
+    if q.budget.seconds and q.network is None:
+        wrong.append(
+            f"--max-seconds is {q.budget.seconds:g} and no link is known; expected --down-mbps and "
+            "--up-mbps, or --links FILE"
+        )
+    if q.share and not 0 < q.share < 1:
+        wrong.append(f"--pilot is {q.share:g}; expected a share in (0, 1). 0.2 spends a fifth")
+    if q.share and q.config.data.train == "node":
+        wrong.append("--pilot with data.train = 'node'; expected a data set that is here")
+    for name, value in (("out", q.out), ("pilot-rounds", q.first), ("pilot-most", q.most)):
+        if value and not q.share:
+            wrong.append(f"--{name} is {str(value)!r} without --pilot SHARE, which it belongs to")
+    if q.most == 1:
+        wrong.append("--pilot-most is 1; expected 2 or more, to choose from")
+    if q.out and (q.out.suffix != ".toml" or q.out.exists() or not q.out.parent.is_dir()):
+        wrong.append(f"--out is {str(q.out)!r}; expected a new .toml file in a folder that exists")
+    if q.json_file and not q.json_file.parent.is_dir():
+        wrong.append(f"--json is {str(q.json_file)!r}; expected a file in a folder that exists")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def answer(q: Question, console: "Console") -> None:
+    """Predict and print; play the pilot where one is asked for."""
+    from fedllm_app.study import planner
+    from fedllm_app.study.pilot import metric_of
+    from fedllm_app.study.show import print_candidates, print_pilots, write_json, write_winner
+
+    listen(logging.INFO)
+    asked = [pair.partition("=")[0].strip() for pair in q.vary]
+    choices = planner.combinations(q.config, planner.read_axes(q.config, q.vary), asked)
+    budget = q.budget.left(q.share) if q.share else q.budget
+    least = q.min_rounds or math.ceil(q.config.run.rounds / 2)
+    candidates = planner.plan(choices, budget, predictor(q.config, q.network), least)
+    print_candidates(console, candidates, len(choices), budget, q.rows)
+    metric, pilots = metric_of(q.config), list["Pilot"]()
+    if q.share:
+        spending = q.budget.share(q.share, q.config.run.rounds)
+        pilots = play(q, candidates, spending, console)
+        print_pilots(console, pilots, spending, metric)
+        write_winner(console, pilots[0], q.share, metric, q.out)
+    if q.json_file is not None:
+        write_json(q.json_file, q.config, q.budget, candidates, pilots, metric)
+
+
+def predictor(config: "RunConfig", network: "Network | None") -> "Predictor":
+    """Return the predictor over a configuration's data and model.
+
+    Raises
+    ------
+    ConfigError
+        If a client has no link.
+    """
+    from fedllm_app.core.errors import ConfigError
+    from fedllm_app.parts import Parts, Place
+    from fedllm_app.study.predict import Predictor
+
+    made = Predictor.of(Parts(config, Place.of(config)), network)
+    links = {client: network.link(client) for client in made.counts} if network else {}
+    slow = [client for client, link in links.items() if not (link.down_mbps and link.up_mbps)]
+    if slow:
+        raise ConfigError(
+            f"--links has no speed for {len(slow)} of {len(links)} clients, e.g. {slow[:3]}; "
+            "expected a line for each, or --down-mbps and --up-mbps for the rest"
+        )
+    return made
+
+
+def play(
+    q: Question, candidates: "Sequence[Candidate]", budget: "Budget", console: "Console"
+) -> "list[Pilot]":
+    """Play the short runs and return them, the best first.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to choose from, or the share does not pay for it.
+    """
+    from fedllm_app.core.errors import ConfigError
+    from fedllm_app.study import pilot
+    from fedllm_app.study.halving import halve
+    from fedllm_app.study.planner import label
+    from fedllm_app.study.show import say
+
+    over = predictor(pilot.pilot_config(candidates[0]), q.network)
+    rounds = max(c.fits for c in candidates)
+    runs = pilot.prepare(candidates, over)
+    if len(runs) == 1:
+        raise ConfigError(
+            f"nothing to rank: within the budget, {label(runs[0].candidate.settings)} cannot be "
+            "raised and every other configuration can be raised to it; leave out --pilot, or vary "
+            "more"
+        )
+    first = q.first or math.ceil(rounds / 5)
+    chosen, rungs = pilot.affordable(runs, budget, first, rounds, q.most)
+    if not q.first:
+        rungs = pilot.stretched(chosen, rungs, budget, rounds)
+    say(
+        console,
+        f"Pilot: {len(chosen)} of {len(runs)} configurations that cannot be raised within the "
+        f"budget; the best third goes on after {', '.join(map(str, rungs))} rounds.",
+    )
+    listen(logging.WARNING)
+    return halve(chosen, rungs, budget, pilot.metric_of(q.config), q.network)
+
+
+def listen(level: int) -> None:
+    """Show progress on standard error: the pilot's always, all else from `level` on."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    logger = logging.getLogger("fedllm")
+    if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
+        logger.addHandler(RichHandler(console=Console(stderr=True), show_path=False))
+    logger.setLevel(level)
+    logging.getLogger("fedllm.pilot").setLevel(logging.INFO)

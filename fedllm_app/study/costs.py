@@ -1,0 +1,88 @@
+"""What the rounds of a run cost: bytes each way, the base, seconds of the network.
+
+The same table whether it was predicted (study/predict.py) or is read from a ledger, so that the
+two can be compared, and a budget held against either.
+
+Shapes: N rounds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from fedllm_app.devices.network import Network
+from fedllm_app.report.metrics import Record, iterate_lines
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What each of N rounds costs, all clients together, predicted or measured.
+
+    Attributes
+    ----------
+    up_bytes, down_bytes : payloads, int64 of shape (N,).
+    base_bytes : the frozen base, once for each client that is new in the round.
+    seconds : of the network, the slowest participant's; zero without links. float64.
+    base_s : seconds that the base adds to a round.
+    up_coordinates, down_coordinates : how many the payloads hold; zero where measured.
+    """
+
+    up_bytes: np.ndarray
+    down_bytes: np.ndarray
+    base_bytes: np.ndarray
+    seconds: np.ndarray
+    base_s: np.ndarray
+    up_coordinates: np.ndarray
+    down_coordinates: np.ndarray
+
+    @classmethod
+    def zeros(cls, rounds: int) -> "Costs":
+        """Return rounds that cost nothing yet."""
+        kinds = {"seconds": np.float64, "base_s": np.float64}
+        return cls(**{f.name: np.zeros(rounds, kinds.get(f.name, np.int64)) for f in fields(cls)})
+
+    @property
+    def rounds(self) -> int:
+        """N."""
+        return int(self.up_bytes.size)
+
+    def first(self, rounds: int) -> "Costs":
+        """Return the first rounds alone."""
+        return Costs(**{f.name: getattr(self, f.name)[:rounds] for f in fields(self)})
+
+    def put_seconds(self, t: int, traffic: Mapping[str, tuple[int, int]], base: Mapping[str, int],
+                    network: Network) -> None:  # fmt: skip
+        """Put down how long round `t` lasts, and how much longer with the base for new clients."""
+        whole = {c: (down + base.get(c, 0), up) for c, (down, up) in traffic.items()}
+        self.seconds[t - 1] = network.round_seconds(traffic)
+        self.base_s[t - 1] = network.round_seconds(whole) - self.seconds[t - 1]
+
+
+def measured(folder: Path, network: Network | None = None) -> Costs:
+    """Return what the rounds of a run have cost, by its ledger.
+
+    The base of a round is put down to the clients whose first download it is.
+    """
+    rounds: dict[int, list[Record]] = {}
+    for line in iterate_lines(folder / "ledger.jsonl"):
+        rounds.setdefault(line["round"], []).append(line)
+    costs, met = Costs.zeros(max(rounds, default=0)), set[str]()
+    for t, lines in rounds.items():
+        ways: dict[str, dict[str, int]] = {"down": {}, "up": {}}
+        base = 0
+        for line in lines:
+            if line["direction"] == "base":
+                base = line["bytes"] // line["clients"]
+                costs.base_bytes[t - 1] += line["bytes"]
+            else:
+                way = ways[line["direction"]]
+                way[line["client"]] = way.get(line["client"], 0) + line["bytes"]
+        down, up = ways["down"], ways["up"]
+        costs.down_bytes[t - 1], costs.up_bytes[t - 1] = sum(down.values()), sum(up.values())
+        if network:
+            traffic = {client: (size, up.get(client, 0)) for client, size in down.items()}
+            costs.put_seconds(t, traffic, dict.fromkeys(down.keys() - met, base), network)
+        met |= down.keys()
+    return costs

@@ -1,0 +1,271 @@
+"""Predict what a run will cost, round by round, without training anything.
+
+The bytes of a payload follow from how many coordinates it holds and a little from where they lie.
+How many is known: the method itself is asked for its plans, on parameters as large as real ones.
+Where is known for what the server chooses; what a device will choose is taken as spread evenly,
+which was within half a percent of the bytes of trained supports (docs/planner.md). The payload is
+then encoded by the real codec and measured. Cohorts come from (seed, round), so who takes part,
+who is new and over which link is exact.
+
+Shapes: P trainable parameters, K coordinates of a payload, N rounds.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fedllm_app.config import RunConfig
+from fedllm_app.core.derive import expand, lora_rank_axis, with_rank
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.job import Job
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, Support, TopK
+from fedllm_app.core.seeds import generator
+from fedllm_app.devices.network import Network
+from fedllm_app.parts import Parts
+from fedllm_app.server.budget import upload_support
+from fedllm_app.server.methods import method_of
+from fedllm_app.server.methods.base import Inputs, MethodState
+from fedllm_app.server.sampling import sample_cohort
+from fedllm_app.study.costs import Costs
+from fedllm_app.wire.codec import encode, max_bytes
+from fedllm_app.wire.select import without
+
+ZEROS = "0" * 32  # a name of 32 digits: lengths do not depend on it
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One client's payload: its length in bytes and the coordinates in it."""
+
+    size: int
+    K: int
+
+
+class Predictor:
+    """Predicts configurations that share data, base, seed and links.
+
+    Parameters
+    ----------
+    layout : of the loaded model; other ranks are derived from it.
+    initial : the values it was built with, float32 of shape (P,).
+    base_client_bytes : what a device downloads once.
+    counts : examples by client.
+    network : links of the clients, None where seconds are not asked for.
+    """
+
+    def __init__(
+        self,
+        layout: ParamLayout,
+        initial: np.ndarray,
+        base_client_bytes: int,
+        counts: Mapping[str, int],
+        network: Network | None = None,
+    ) -> None:
+        self.layout, self.initial = layout, initial
+        self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
+        self._sizes: dict[tuple[object, ...], int] = {}
+        self._params: dict[int, Rank] = {}
+        self._cohorts: dict[tuple[int, int, int], list[str]] = {}
+
+    @classmethod
+    def of(cls, parts: Parts, network: Network | None) -> "Predictor":
+        """Return the predictor of a loaded configuration.
+
+        Raises
+        ------
+        ConfigError
+            If nobody here knows the clients: data.train is "node" and no file has their links.
+        """
+        counts: Mapping[str, int] = dict.fromkeys(network.own, 1) if network else {}
+        if parts.config.data.train != "node":
+            counts = parts.counts()
+        if not counts:
+            raise ConfigError(
+                "data.train is 'node', so no client is known here; name them in a file of links "
+                "(--links), or plan with a data set in place of the devices' own"
+            )
+        initial = parts.initial
+        return cls(parts.model.layout, initial, parts.model.base_bytes, counts, network)
+
+    def costs(self, config: RunConfig) -> Costs:
+        """Return what each round of `config` will cost if every client answers."""
+        c = config.resolved()
+        N, costs, met = c.run.rounds, Costs.zeros(c.run.rounds), set[str]()
+        for t, payloads in enumerate(_Rounds(self, c).all(), start=1):
+            i, new = t - 1, payloads.keys() - met
+            met |= new
+            for down, up in payloads.values():
+                costs.down_bytes[i] += down.size
+                costs.up_bytes[i] += up.size
+                costs.down_coordinates[i] += down.K
+                costs.up_coordinates[i] += up.K
+            costs.base_bytes[i] = len(new) * self.base_client_bytes
+            if self.network:
+                traffic = {k: (down.size, up.size) for k, (down, up) in payloads.items()}
+                base = dict.fromkeys(new, self.base_client_bytes)
+                costs.put_seconds(t, traffic, base, self.network)
+        assert costs.rounds == N
+        return costs
+
+    def cohort(self, n: int, seed: int, t: int) -> list[str]:
+        """Return the clients of round `t`, as the loop draws them."""
+        key = (n, seed, t)
+        if key not in self._cohorts:
+            self._cohorts[key] = sample_cohort(self.counts, n, seed, t)
+        return self._cohorts[key]
+
+    def rank(self, rank: int) -> "Rank":
+        """Return layout and plausible parameters of a rank."""
+        if rank not in self._params:
+            self._params[rank] = Rank(self.layout, self.initial, rank)
+        return self._params[rank]
+
+    def payload(self, support: Support | None, K: int, within: np.ndarray | None, P: int,
+                value_type: str, block: int, always: np.ndarray | None = None,
+                ) -> Payload:  # fmt: skip
+        """Return the payload of K coordinates.
+
+        Parameters
+        ----------
+        support : explicit positions; a device's choice is None, inside `within` (None: all P).
+            Anything else costs no bytes for positions.
+        always : positions that a device's choice holds in any case.
+        """
+        if support is not None and not isinstance(support, Positions):
+            return Payload(max_bytes(K, P, value_type, block, explicit=False), K)
+        W = -1 if support is not None else P if within is None else within.size
+        whole = 0 if always is None else always.size
+        key = (W, K, whole, P, value_type, block)
+        if key not in self._sizes:
+            rng = generator(0, "support", K, P)
+            if isinstance(support, Positions):
+                idx = support.idx
+            else:
+                free = without(P, within, always)
+                idx = rng.choice(P if free is None else free, K - whole, replace=False)
+                idx = np.sort(idx if always is None else np.concatenate([idx, always]))
+            packed = encode(
+                np.zeros(K, np.float32), idx.astype(np.int64), P, value_type=value_type,
+                block=block, layout_hash=ZEROS, fingerprint=ZEROS, rng=rng,
+            )  # fmt: skip
+            self._sizes[key] = int(packed.size)
+        return Payload(self._sizes[key], K)
+
+
+class Rank:
+    """The loaded model's layout with adapters of one rank, and parameters as they may be.
+
+    Attributes
+    ----------
+    layout : of this rank; P is its size.
+    """
+
+    def __init__(self, layout: ParamLayout, initial: np.ndarray, rank: int) -> None:
+        self.layout = with_rank(layout, rank)
+        self._loaded, self._initial, self._rank = layout, initial, rank
+
+    @cached_property
+    def start(self) -> np.ndarray:
+        """As the model is built: A drawn from the loaded A's values, B zero. float32 (P,)."""
+        return self._draw(grown=False)
+
+    @cached_property
+    def grown(self) -> np.ndarray:
+        """As after some training: B's entries are as large as A's. float32 (P,)."""
+        return self._draw(grown=True)
+
+    def _draw(self, grown: bool) -> np.ndarray:
+        rng, values = generator(0, "parameters", self._rank), np.empty(self.layout.size, np.float32)
+        loaded = {n: self._initial[self._loaded.span(n)] for n in self._loaded.names}
+        drawn = [v for n, v in loaded.items() if lora_rank_axis(n) is not None and v.any()]
+        pool = np.concatenate(drawn) if drawn else np.zeros(1, np.float32)
+        for name in self.layout.names:
+            span, own = self.layout.span(name), loaded[name]
+            size = span.stop - span.start
+            if lora_rank_axis(name) is None:
+                values[span] = own
+            elif own.any():
+                values[span] = rng.choice(own, size)
+            else:
+                values[span] = rng.choice(pool, size) if grown else 0
+        return values
+
+
+class _Rounds:
+    """The rounds of one configuration, as its method plans them."""
+
+    def __init__(self, predictor: Predictor, c: RunConfig) -> None:
+        self.predictor, self.c = predictor, c
+        adapters = c.model.train == "lora"
+        self.rank = predictor.rank(c.lora.rank if adapters else 0)
+        self.layout = self.rank.layout
+
+    def all(self) -> Sequence[dict[str, tuple[Payload, Payload]]]:
+        """Return (down, up) by client for every round.
+
+        A plan that is the same in two rounds and in the last, with the same method state, is
+        taken to be the same in between. Only plans of one group without derived supports are
+        compared so; any other is asked for in each round.
+        """
+        N, state, before, look = self.c.run.rounds, dict[str, np.ndarray](), "", True
+        rounds: list[dict[str, tuple[Payload, Payload]]] = []
+        for t in range(1, N + 1):
+            plan, after = self.plan(t, state)
+            rounds.append(self.payloads(t, plan))
+            now = _signature(plan)
+            if look and now and now == before and t < N and _same(state, after):
+                if _signature(self.plan(N, after)[0]) == now:
+                    both = next(iter(rounds[-1].values()))
+                    rest = range(t + 1, N + 1)
+                    return rounds + [dict.fromkeys(self.cohort(t), both) for t in rest]
+                look = False
+            before, state = now, dict(after)
+        return rounds
+
+    def cohort(self, t: int) -> list[str]:
+        return self.predictor.cohort(self.c.round.clients, self.c.run.seed, t)
+
+    def plan(self, t: int, state: MethodState) -> tuple[RoundPlan, MethodState]:
+        params = self.rank.start if t == 1 else self.rank.grown
+        seed = self.c.run.seed
+        inputs = Inputs(self.c.strategy, self.layout, t, params, self.cohort(t), seed)
+        return method_of(self.c.strategy.name).plan(inputs, state)
+
+    def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
+        downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
+        return {
+            client: (downs[name], self.up(t, client, plan.groups[name]))
+            for client, name in plan.group_of.items()
+        }
+
+    def down(self, t: int, name: str, plan: ClientPlan) -> Payload:
+        positions = expand(plan.down, self.layout, self.c.run.seed, t, name)
+        K, wire = self.layout.size if positions is None else positions.size, self.c.wire
+        P = self.layout.size
+        return self.predictor.payload(plan.down, K, None, P, wire.down_values, wire.block)
+
+    def up(self, t: int, client: str, plan: ClientPlan) -> Payload:
+        seed, wire, P = self.c.run.seed, self.c.wire, self.layout.size
+        within, always, K = upload_support(plan, self.layout, Job(t, client), seed)
+        # Positions that went down, or are derived, cost nothing.
+        support = None if isinstance(plan.up, TopK) else Derived("sent")
+        payload = self.predictor.payload
+        return payload(support, K, within, P, wire.up_values, wire.block, always)
+
+
+def _signature(plan: RoundPlan) -> str:
+    """Return what the sizes of a plan of one group hang on, "" where it may differ by client."""
+    words = [group.words() for group in plan.groups.values()]
+    text = json.dumps(words, sort_keys=True)
+    if len(words) != 1 or '"rule"' in text:
+        return ""
+    down = next(iter(plan.groups.values())).down
+    return f"{down.idx.size if isinstance(down, Positions) else 'all'} {text}"
+
+
+def _same(state: MethodState, after: MethodState) -> bool:
+    return state.keys() == after.keys() and all(np.array_equal(state[k], after[k]) for k in state)

@@ -1,0 +1,172 @@
+"""Predicted bytes: by hand on a toy layout, and against the ledgers of real tiny runs."""
+
+import numpy as np
+import pytest
+from toys import LAYOUT, PARAMS, P
+
+from fedllm_app.config import RunConfig
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, TopK
+from fedllm_app.devices.network import Network, NetworkSettings
+from fedllm_app.parts import Parts, Place
+from fedllm_app.runtime import run_local
+from fedllm_app.server.methods import STRATEGIES
+from fedllm_app.server.methods.base import Method, one_group
+from fedllm_app.study.costs import measured
+from fedllm_app.study.predict import Predictor
+from fedllm_app.wire.codec import max_bytes
+
+DENSE = 64 + 4 * P  # header and P values
+COUNTS = {"a": 3, "b": 2, "c": 1, "empty": 0}
+
+
+def config(**keys):
+    flat = {"strategy.name": "dense", "lora.rank": 2, "round.clients": 2, "run.rounds": 4}
+    return RunConfig.parse(flat | {k.replace("__", "."): v for k, v in keys.items()})
+
+
+def predictor(network=None):
+    return Predictor(LAYOUT, PARAMS, 100, COUNTS, network)
+
+
+def test_dense_costs_a_header_and_all_values_each_way():
+    costs = predictor().costs(config())
+    assert costs.up_bytes.tolist() == costs.down_bytes.tolist() == [2 * DENSE] * 4
+    assert costs.up_coordinates.tolist() == [2 * P] * 4
+    assert not costs.seconds.any()
+
+
+def test_the_base_comes_once_for_each_client_that_has_data():
+    costs = predictor().costs(config(run__rounds=30))
+    assert costs.base_bytes[0] == 200
+    assert costs.base_bytes.sum() == 300
+
+
+def test_more_clients_than_there_are_is_all_of_them():
+    assert predictor().costs(config(round__clients=9)).up_bytes[0] == 3 * DENSE
+
+
+def test_seconds_are_those_of_the_slowest_link(tmp_path):
+    file = tmp_path / "links.csv"
+    file.write_text("client,up-mbps\nc,4\n")  # c sends half as fast
+    network = Network(NetworkSettings(down_mbps=8, up_mbps=8, file=str(file)), 0)
+    costs = predictor(network).costs(config(round__clients=3))  # 8 Mbps is a byte a microsecond
+    assert costs.seconds == pytest.approx([3e-6 * DENSE] * 4)
+    assert costs.base_s == pytest.approx([1e-4, 0, 0, 0])
+
+
+def test_another_rank_is_the_layout_of_a_model_of_that_rank(tiny):
+    flat = tiny.keys() | {"lora.targets": "all-linear", "partition.clients": 6}
+    two, five = (
+        Parts(c, Place.of(c)).model.layout
+        for c in (RunConfig.parse(flat | {"lora.rank": rank}) for rank in (2, 5))
+    )
+    ranks = Predictor(two, np.zeros(two.size, np.float32), 0, COUNTS)
+    assert ranks.rank(5).layout == five
+    assert ranks.rank(2).layout == two
+
+
+def test_parameters_begin_as_lora_does_and_grow():
+    values = np.where(np.arange(P) < 6, 0.5, 0).astype(np.float32)  # A; the head is zero
+    rank = Predictor(LAYOUT, values, 0, COUNTS).rank(4)
+    a, b = rank.layout.span("q.lora_A.weight"), rank.layout.span("q.lora_B.weight")
+    assert (a.stop - a.start, b.stop - b.start) == (12, 8)
+    assert rank.start[a].tolist() == rank.grown[a].tolist() == [0.5] * 12
+    assert not rank.start[b].any()
+    assert rank.grown[b].tolist() == [0.5] * 8
+
+
+def falling(inputs, state):
+    """One coordinate less every round, chosen by the server, the same ones back."""
+    held = Positions(np.arange(P - inputs.job))
+    return one_group(ClientPlan(down=held, train=held, up=held), inputs.cohort), state
+
+
+def warm_up(inputs, state):
+    """Everything in round 1, then masks that the state holds."""
+    if inputs.job == 1:
+        return one_group(ClientPlan(), inputs.cohort), state
+    held = Positions(np.arange(5))
+    plan = ClientPlan(down=held, train=held, up=held)
+    return one_group(plan, inputs.cohort), {"mask": held.idx}
+
+
+def two_tiers(inputs, state):
+    groups = {"whole": ClientPlan(), "slim": ClientPlan(up=Derived("tensors", {"without": ["q*"]}))}
+    return RoundPlan(groups, {c: "slim" if c == "b" else "whole" for c in inputs.cohort}), state
+
+
+def use(monkeypatch, plan):
+    monkeypatch.setitem(STRATEGIES, "dense", Method(plan, "here", "A test's."))
+
+
+def exact(K):
+    return max_bytes(K, P, "fp32", 256, explicit=False)
+
+
+def test_a_plan_that_changes_is_asked_for_in_every_round(monkeypatch):
+    use(monkeypatch, falling)
+    costs = predictor().costs(config())
+    assert costs.up_bytes.tolist() == [2 * exact(P - t) for t in (1, 2, 3, 4)]
+    # Down, the positions travel: the first so many of 20 are a bitmap of 3 bytes or fewer in Rice.
+    assert all(exact(P - t) < d / 2 <= exact(P - t) + 3 for t, d in enumerate(costs.down_bytes, 1))
+
+
+def test_a_plan_that_settles_is_not_asked_for_again(monkeypatch):
+    asked = []
+
+    def watched(inputs, state):
+        asked.append(inputs.job)
+        return warm_up(inputs, state)
+
+    use(monkeypatch, watched)
+    costs = predictor().costs(config(run__rounds=50))
+    assert costs.up_bytes.tolist() == [2 * DENSE] + [2 * exact(5)] * 49
+    assert asked == [1, 2, 3, 50]
+
+
+def test_each_client_costs_what_its_group_does(monkeypatch):
+    use(monkeypatch, two_tiers)
+    costs = predictor().costs(config(round__clients=3))
+    without = [i for i in range(P) if i >= 10]  # q's adapter is 0 to 9
+    assert costs.up_bytes.tolist() == [2 * DENSE + exact(len(without))] * 4
+
+
+def test_a_device_chooses_inside_what_it_may(monkeypatch):
+    held = Positions(np.arange(4))
+    plan = ClientPlan(down=held, train=held, up=TopK(0.5, held))
+    use(monkeypatch, lambda inputs, state: (one_group(plan, inputs.cohort), state))
+    # Half of four, explicit: at most a bitmap of 3 bytes.
+    up = predictor().costs(config()).up_bytes / 2
+    assert exact(2) < up[0] <= exact(2) + 3
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_prediction_is_within_two_percent_of_the_ledger(tiny, name, values):
+    flat = tiny.keys() | {
+        "run.name": f"predicted-{name}-{values}", "run.rounds": 4, "strategy.name": name,
+        "lora.targets": "all-linear", "lora.rank": 16, "partition.clients": 6,
+        "round.clients": 4, "round.evaluate-every": 0, "wire.up-values": values,
+    }  # fmt: skip
+    if name == "floss":
+        flat |= {"strategy.d-up": 1 / 16}
+    c = RunConfig.parse(flat)
+    network = Network(NetworkSettings(preset="thesis"), 0)
+    paid = measured(run_local(c), network)
+    parts = Parts(c, Place.of(c))
+    assert parts.model.layout.size > 5000
+    costs = Predictor.of(parts, network).costs(c)
+    assert costs.base_bytes.tolist() == paid.base_bytes.tolist()
+    for which in ("up_bytes", "down_bytes", "seconds", "base_s"):
+        assert getattr(costs, which) == pytest.approx(getattr(paid, which), rel=0.02), which
+
+
+def test_devices_of_their_own_are_named_by_their_links(tiny, tmp_path):
+    c = RunConfig.parse(tiny.keys() | {"data.train": "node", "data.labels": "3"})
+    with pytest.raises(ConfigError, match="name them in a file of links"):
+        Predictor.of(Parts(c, Place.of(c)), None)
+    file = tmp_path / "links.csv"
+    file.write_text("client,down-mbps,up-mbps\nann,8,8\nbob,8,8\n")
+    network = Network(NetworkSettings(file=str(file)), 0)
+    assert Predictor.of(Parts(c, Place.of(c)), network).costs(c).base_bytes[0] > 0
