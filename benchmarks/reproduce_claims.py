@@ -118,7 +118,7 @@ def floss_cells(rows: dict[str, list[Row]]) -> list[Row]:
     """Return the runs of FLoSS on bench-S, Dirichlet, seed 0, after 100 rounds, each once."""
     every = [*rows["5.2"], *rows["5.3"], *rows["options"]]
     plain = [r for r in every if r["method"] == "floss" and r["task"] == TASK and is_seed_0(r)]
-    options = ("strategy.error-feedback", "strategy.mean")
+    options = ("strategy.error-feedback", "strategy.mean", "partition.clients")
     own = [r for r in plain if not any(key in r["settings"] for key in options)]
     return list({r["run"]: r for r in own if "communication" in r}.values())
 

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 from reproduce_cells import COMPARED, DENSITIES, OTHERS, RANKS, TASKS, Entry, Rates
 from reproduce_claims import PENDING, verdicts
-from reproduce_figures import FOLDER, TITLES, densities, option_of
+from reproduce_figures import FOLDER, TITLES, densities, group_of, option_of
 from reproduce_results import UP_MBPS, Row
 
 Table = list[list[str]]
@@ -136,19 +136,20 @@ def link_table(rows: list[Row]) -> Table:
 def option_table(rows: list[Row]) -> Table:
     """Return what error feedback and the mean over senders change, by upload density."""
     options = ("as it is", "error feedback", "senders")
-    table = [["density up", *options, "feedback changes", "senders changes"]]
-    for name in ("4", "16", "64"):
+    table = [["clients", "density up", *options, "feedback changes", "senders changes"]]
+    for clients, name in ((350, "4"), (350, "16"), (350, "64"), (20, "16"), (20, "64")):
         score = {
             option_of(row): row["score"]
-            for row in rows if row["settings"]["strategy.d-up"] == DENSITIES[name]
-        }  # fmt: skip
+            for row in rows
+            if group_of(row) == (clients, DENSITIES[name])
+        }
         values = [f"{score[o]:.3f}" if o in score else PENDING for o in options]
         changes = [
             f"{100 * (score[o] - score['as it is']):+.1f} points"
             if o in score and "as it is" in score else PENDING
             for o in options[1:]
         ]  # fmt: skip
-        table.append([f"1/{name}", *values, *changes])
+        table.append([str(clients), f"1/{name}", *values, *changes])
     return table
 
 

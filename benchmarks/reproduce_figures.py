@@ -108,19 +108,26 @@ def draw_links(rows: list[Row]) -> Any:
 def draw_options(rows: list[Row]) -> Any:
     """Draw FLoSS as it is, with error feedback and with the mean over senders, by density."""
     drawing, axes = panels(1)
-    ups = sorted({row["settings"]["strategy.d-up"] for row in rows}, reverse=True)
+    groups = sorted({group_of(row) for row in rows}, reverse=True)
     for at, (option, colour) in enumerate(
         (("as it is", "tab:blue"), ("error feedback", "tab:green"), ("senders", "tab:red"))
     ):
         own = [row for row in rows if option_of(row) == option]
-        x = [ups.index(row["settings"]["strategy.d-up"]) + 0.27 * (at - 1) for row in own]
+        x = [groups.index(group_of(row)) + 0.27 * (at - 1) for row in own]
         axes[0].bar(x, [row["score"] for row in own], 0.25, color=colour, alpha=0.8, label=option)
-    axes[0].set_xticks(range(len(ups)), [f"1/{1 / up:.0f} up" for up in ups])
+    words = [f"{clients} clients\n1/{1 / up:.0f} up" for clients, up in groups]
+    axes[0].set_xticks(range(len(groups)), words)
     axes[0].set(ylabel="accuracy", title="FLoSS (1/4 down), Dirichlet")
     axes[0].legend(
-        frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08)
+        frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14)
     )
     return drawing
+
+
+def group_of(row: Row) -> tuple[int, float]:
+    """Return clients and upload density of a row of the options."""
+    settings = row["settings"]
+    return settings.get("partition.clients", 350), settings["strategy.d-up"]
 
 
 def option_of(row: Row) -> str:

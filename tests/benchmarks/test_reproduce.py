@@ -47,7 +47,7 @@ def test_the_figures_hold_what_the_thesis_compares():
     assert len(of("5.3")) == 3 * 5
     ups = [e.settings.get("strategy.d-up") for e in of("5.4")]
     assert ups == [None, 1 / 4, 1 / 16, 1 / 64]
-    assert len(of("options")) == 3 * 3
+    assert len(of("options")) == 5 * 3
 
 
 def test_one_name_is_one_run():
