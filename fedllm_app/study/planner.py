@@ -18,7 +18,7 @@ from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.progress import watched
 from fedllm_app.core.settings import Scalar
-from fedllm_app.server.methods import STRATEGIES
+from fedllm_app.server.methods import method_of
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.costs import Costs
 from fedllm_app.study.predict import Predictor
@@ -87,7 +87,7 @@ def read_axes(config: RunConfig, asked: Sequence[str]) -> dict[str, tuple[Scalar
         If a pair is none, or its key may not be varied or is not read by the method.
     """
     flat = config.flat()
-    read = {f"strategy.{key}" for key in STRATEGIES[config.strategy.name].keys}
+    read = {f"strategy.{key}" for key in method_of(config.strategy.name).keys}
     axes: dict[str, tuple[Scalar, ...]] = {}
     for key, values in DEFAULT_AXES.items():
         unread = key.startswith("strategy.") and key not in read
@@ -119,6 +119,9 @@ def combinations(
 ) -> list[tuple[dict[str, Scalar], RunConfig]]:
     """Return the settings and the configuration of every legal combination.
 
+    A rank keeps the configuration's alpha / rank, so that learning rates carry over, unless alpha
+    is varied too.
+
     Parameters
     ----------
     asked : keys whose values were asked for by name: each must be legal in some combination.
@@ -130,10 +133,14 @@ def combinations(
     """
     flat, legal, why = config.flat(), [], dict[tuple[str, Scalar], str]()
     used: set[tuple[str, Scalar]] = set()
+    scale = config.lora.alpha / config.lora.rank
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         try:
-            legal.append((settings, RunConfig.parse(flat | settings)))
+            own = settings
+            if isinstance(rank := settings.get("lora.rank"), int) and "lora.alpha" not in axes:
+                own = settings | {"lora.alpha": rank * scale}
+            legal.append((settings, RunConfig.parse(flat | own)))
             used.update(settings.items())
         except ConfigError as error:
             why = dict.fromkeys(settings.items(), str(error)) | why

@@ -144,3 +144,11 @@ def test_words():
     assert [fraction(v) for v in (1 / 64, 0.3, 1.0, 8, "int8")] == ["1/64", "0.3", "1", "8", "int8"]
     assert label({"lora.rank": 4, "strategy.d-up": 1 / 16}) == "rank=4 d-up=1/16"
     assert np.isclose(float(fraction(0.1).split("/")[1]), 10)
+
+
+def test_a_rank_keeps_its_scale_unless_alpha_is_varied():
+    base = RunConfig.parse({"lora.rank": 8, "lora.alpha": 16.0})
+    pairs = combinations(base, {"lora.rank": (1, 4)})
+    assert [config.lora.alpha for _, config in pairs] == [2.0, 8.0]
+    pairs = combinations(base, {"lora.rank": (1, 4), "lora.alpha": (16.0,)})
+    assert [config.lora.alpha for _, config in pairs] == [16.0, 16.0]
