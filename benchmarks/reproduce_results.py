@@ -9,20 +9,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from record import RESULTS, write_result
 from reproduce_cells import COMPARED, OTHERS, TASKS, TRIAL_ROUNDS, Entry, Rates, Settings, trials
 
 from fedllm_app.config import read_recipe
 from fedllm_app.core.errors import FedllmError
-from fedllm_app.devices.network import Link
-from fedllm_app.report.metrics import iterate_lines, read_lines
+from fedllm_app.devices.network import PRESETS, Network, NetworkSettings
+from fedllm_app.report.metrics import read_lines
+from fedllm_app.study.costs import measured
 from fedllm_app.study.sweep import finished
 
 Row = dict[str, Any]
 
 FIGURES = ("tuning", "5.1", "5.2", "5.3", "5.4", "options")
-DOWN_MBPS = 200.0
-UP_MBPS = {"1x": 200.0, "4x": 50.0, "16x": 12.5}
+UP_MBPS = {name: PRESETS[f"thesis-{name}"][1] for name in ("1x", "4x", "16x")}
 BUDGET_ROUNDS = 50  # of dense
 NOWHERE = {"data.train": "org/data", "model.source": "org/model"}
 
@@ -101,24 +102,15 @@ def measure(entry: Entry, rates: Rates, home: Path) -> Row:
     }
     if entry.figure == "5.4":
         row["seconds"] = {
-            name: simulated_seconds(folder / "ledger.jsonl", mbps, entry.rounds)
-            for name, mbps in UP_MBPS.items()
+            name: simulated_seconds(folder, f"thesis-{name}", entry.rounds) for name in UP_MBPS
         }
     return row
 
 
-def simulated_seconds(ledger: Path, up_mbps: float, rounds: int) -> list[float]:
+def simulated_seconds(folder: Path, preset: str, rounds: int) -> list[float]:
     """Return the seconds on the network after each round; a round lasts as long as its slowest."""
-    link = Link(DOWN_MBPS, up_mbps)
-    sizes: dict[int, dict[str, list[int]]] = {}
-    for line in iterate_lines(ledger):
-        if line["direction"] in ("down", "up") and line["round"] <= rounds:
-            both = sizes.setdefault(line["round"], {}).setdefault(line["client"], [0, 0])
-            both[line["direction"] == "up"] += line["bytes"]
-    total, seconds = 0.0, []
-    for round_ in sorted(sizes):
-        total += max(link.seconds(down, up) for down, up in sizes[round_].values())
-        seconds.append(total)
+    network = Network(NetworkSettings.model_validate({"preset": preset}), 0)
+    seconds: list[float] = np.cumsum(measured(folder, network).seconds[:rounds]).tolist()
     return seconds
 
 

@@ -58,8 +58,9 @@ def run(
     words = settings or []
     recipe = Path(words[0]) if words and words[0].endswith(".toml") else None
     overrides = words[1:] if recipe else words
-    RunConfig.parse(flatten(merged_config(recipe, overrides)))
     root = app_folder()
+    sys.path.insert(0, str(root))  # a strategy of one's own lies there
+    RunConfig.parse(flatten(merged_config(recipe, overrides)))
     code = run_flower(
         root,
         recipe=recipe,
@@ -124,11 +125,10 @@ def strategies() -> None:
     """List the methods with their keys and sources."""
     from fedllm_app.server.methods import STRATEGIES
 
-    table = Table("strategy.name", "what it does", "keys", "source")
+    table = Table("strategy.name", "what it does", "keys: strategy.…", "source")
     for name, method in STRATEGIES.items():
-        keys = ", ".join(f"strategy.{key}" for key in method.keys)
-        table.add_row(name, method.about, keys, method.source)
-    Console().print(table)
+        table.add_row(name, method.about, "\n".join(method.keys), method.source)
+    Console(width=max(100, Console().width)).print(table)
 
 
 @app.command()

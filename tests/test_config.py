@@ -227,6 +227,16 @@ AT_ODDS = {
         "strategy.head is 'whole'; expected 'competes' with model.train = 'full'",
         {"model.train": "lora"},
     ),
+    "a whole head where there is none": (
+        {"strategy.head": "whole", "task.name": "next-token"},
+        "strategy.head is 'whole'; task.name 'next-token' has no head of its own",
+        {"task.name": "sequence-classification"},
+    ),
+    "error feedback of what leaves nothing out": (
+        {"strategy.error-feedback": True, "strategy.d-up": 1, "run.name": "x"},
+        "strategy.error-feedback is True with strategy.d-up = 1 and wire.up-values = 'fp32'",
+        {"wire.up-values": "int8"},
+    ),
     "an exponent without rounds": (
         {"strategy.name": "adapter-lth", "strategy.decay": 0, "run.rounds": 4},
         "strategy.decay is 0 (automatic) with strategy.density = 0.25 and run.rounds = 4; "

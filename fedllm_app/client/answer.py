@@ -6,12 +6,15 @@ one call away in train.py.
 Shapes: P trainable parameters, K coordinates that the device holds or sends.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from fedllm_app.client.keep import RESIDUAL, load_kept, residual, save_kept
+from fedllm_app.client.keep import RESIDUAL, fitting, load_kept, save_kept
 from fedllm_app.client.train import Device, train
-from fedllm_app.core.derive import base_of, expand
+from fedllm_app.core.derive import base_of, expand, held_by
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
@@ -52,18 +55,22 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
             "foreign",
         )
     plan, base, got = received(device, request, job)
-    kept = load_kept(device.kept, job) if device.settings.keep_optimizer or plan.keeps else {}
-    start = copy_of(device, plan, got)
+    keeps = device.settings.keep_optimizer or plan.keeps
+    kept: Mapping[str, Tensor] = load_kept(device.kept, job) if keeps else {}
+    # A device of a lower rank holds what came and nothing else.
+    start = got.values
+    if not plan.rank:
+        start = held_by(plan, got.positions, got.values, device.initial)
     model.load(start, plan.rank)
-    # A device that holds rank slices has nothing beside them to leave out.
+    kept = fitting(kept, start.size, job.client)
     held = None if plan.rank else expand(plan.train, layout, seed, job.id, job.client)
     metrics, state = train(device, job, plan.work, held, kept)
     delta = start - model.flat.numpy()
-    if RESIDUAL in plan.keeps and (left_P := residual(kept, layout.size, job.client)) is not None:
-        delta += left_P.numpy()
+    if RESIDUAL in plan.keeps and RESIDUAL in kept:
+        delta += kept[RESIDUAL].numpy()
     update, positions = encode_update(device, plan, job, base, delta)
     if RESIDUAL in plan.keeps:
-        state[RESIDUAL] = torch.from_numpy(left_out(delta, update, positions, layout, base))
+        state[RESIDUAL] = torch.from_numpy(left_out(plan, delta, update, positions, layout, base))
     if state or device.settings.keep_optimizer:
         save_kept(device.kept, job, state)
     return Reply(job.id, job.client, update, metrics)
@@ -90,17 +97,11 @@ def received(device: Device, request: Request, job: Job) -> tuple[ClientPlan, st
         fingerprint=base,
         derived=derived,
     )
-    return ClientPlan.from_words(request.plan, got.positions), base, got
-
-
-def copy_of(device: Device, plan: ClientPlan, got: Update) -> np.ndarray:
-    """Return the values that training starts from: (P,), or (K,) of a device that holds K."""
-    if got.positions is None or plan.rank:
-        return got.values
-    zeros = np.zeros(device.model.layout.size, np.float32)
-    start_P = device.initial.copy() if plan.fill == "keep" else zeros
-    start_P[got.positions] = got.values
-    return start_P
+    # A mask that keeps every coordinate is written without positions.
+    sent = got.positions
+    if sent is None and isinstance(draft.down, Positions):
+        sent = np.arange(layout.size)
+    return ClientPlan.from_words(request.plan, sent), base, got
 
 
 def encode_update(
@@ -136,7 +137,8 @@ def encode_update(
 
 
 def left_out(
-    delta_P: np.ndarray,
+    plan: ClientPlan,
+    delta: np.ndarray,
     update: np.ndarray,
     positions: np.ndarray | None,
     layout: ParamLayout,
@@ -146,7 +148,8 @@ def left_out(
 
     Source: error feedback, Karimireddy et al. 2019 (arXiv 1901.09847).
     """
-    got = decode(update, P=layout.size, layout_hash=layout.hash, fingerprint=base)
-    left_P = delta_P.copy()
-    left_P[slice(None) if positions is None else positions] -= got.values
-    return left_P
+    derived = None if isinstance(plan.up, TopK) else positions
+    got = decode(update, P=layout.size, layout_hash=layout.hash, fingerprint=base, derived=derived)
+    left = delta.copy()
+    left[slice(None) if positions is None or plan.rank else positions] -= got.values
+    return left

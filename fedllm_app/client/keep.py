@@ -5,7 +5,7 @@ the client's last job that it accepted (`state_from`); a job whose reply was los
 from the state before it, not from its own. It also names the last one that its newest checkpoint
 holds (`saved`): a server that was killed goes back to that.
 
-Shapes: P trainable parameters, K coordinates that may move.
+Shapes: P parameters that the device holds, K coordinates that may move.
 """
 
 import hashlib
@@ -49,33 +49,50 @@ def save_kept(root: Path, job: Job, state: Mapping[str, Tensor]) -> None:
 
 
 def restore(
-    optimizer: torch.optim.Optimizer, theta: Tensor, kept: Mapping[str, Tensor], client: str
+    optimizer: torch.optim.Optimizer,
+    theta: Tensor,
+    index: Tensor | None,
+    kept: Mapping[str, Tensor],
 ) -> None:
-    """Give an optimizer over `theta`, shape (K,), the state it had; one of other K is not used."""
-    state = {
-        name.removeprefix(OPTIMIZER): tensor
+    """Give an optimizer over `theta` the state that its coordinates had.
+
+    Parameters
+    ----------
+    index : which of P coordinates `theta`, shape (K,), is; None for all.
+    kept : tensors of shape (P,) and single numbers.
+    """
+    optimizer.state[theta] = {
+        name.removeprefix(OPTIMIZER): tensor if index is None or not tensor.ndim else tensor[index]
         for name, tensor in kept.items()
         if name.startswith(OPTIMIZER)
     }
-    if any(t.ndim and t.shape != theta.shape for t in state.values()):
-        log.warning("client %s: the optimizer moves other coordinates; it starts fresh", client)
-        return
-    optimizer.state[theta] = state
 
 
-def of_optimizer(optimizer: torch.optim.Optimizer, theta: Tensor) -> dict[str, Tensor]:
-    """Return the state of an optimizer over `theta` by the names it is kept under."""
-    state = optimizer.state[theta].items()
-    return {OPTIMIZER + name: value for name, value in state if isinstance(value, Tensor)}
+def of_optimizer(
+    optimizer: torch.optim.Optimizer,
+    theta: Tensor,
+    index: Tensor | None,
+    kept: Mapping[str, Tensor],
+    P: int,
+) -> dict[str, Tensor]:
+    """Return the state to keep: of the coordinates that moved anew, of the others as it was."""
+    state: dict[str, Tensor] = {}
+    for name, value in optimizer.state[theta].items():
+        if isinstance(value, Tensor):
+            state[OPTIMIZER + name] = value
+            if index is not None and value.shape == theta.shape:
+                before = kept.get(OPTIMIZER + name)
+                state[OPTIMIZER + name] = torch.zeros(P) if before is None else before.clone()
+                state[OPTIMIZER + name][index] = value
+    return state
 
 
-def residual(kept: Mapping[str, Tensor], P: int, client: str) -> Tensor | None:
-    """Return what the client's uploads have left out so far, float32 of shape (P,), or None."""
-    left_P = kept.get(RESIDUAL)
-    if left_P is not None and left_P.shape != (P,):
-        log.warning("client %s: the residual has another length; it starts fresh", client)
-        return None
-    return left_P
+def fitting(kept: Mapping[str, Tensor], P: int, client: str) -> Mapping[str, Tensor]:
+    """Return kept state, or nothing where it is of another number of coordinates than P."""
+    if any(tensor.ndim and tensor.shape != (P,) for tensor in kept.values()):
+        log.warning("client %s: what it kept has another length; it starts fresh", client)
+        return {}
+    return kept
 
 
 def _file(root: Path, client: str, job: int) -> Path:

@@ -116,7 +116,7 @@ def train(
     theta = model.flat if index is None else model.flat[index]
     optimizer = local_optimizer(settings, theta)
     if settings.keep_optimizer:
-        restore(optimizer, theta, kept, job.client)
+        restore(optimizer, theta, index, kept)
     loss_sum, units, examples, steps = torch.zeros(()), 0, 0, 0
     for batch in local_batches(device, job, work):
         model.grad.zero_()
@@ -134,8 +134,10 @@ def train(
         examples += len(next(iter(batch.values())))
     theta.grad = None
     seconds = time.monotonic() - began
-    state = of_optimizer(optimizer, theta) if settings.keep_optimizer else {}
-    return TrainMetrics(float(loss_sum), units, examples, steps, seconds), state
+    metrics = TrainMetrics(float(loss_sum), units, examples, steps, seconds)
+    if not settings.keep_optimizer:
+        return metrics, {}
+    return metrics, of_optimizer(optimizer, theta, index, kept, model.flat.numel())
 
 
 def local_batches(device: Device, job: Job, work: Work) -> Iterator[Batch]:

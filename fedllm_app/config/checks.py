@@ -104,6 +104,14 @@ def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
                 f"strategy.{key} is {value!r}, which strategy.name = {name!r} does not read; "
                 f"expected {default!r}, or one of {', '.join(readers)}"
             )
+    if strategy.head == "whole" and c.task.name == "next-token":
+        yield f"strategy.head is 'whole'; task.name {c.task.name!r} has no head of its own"
+    whole = name == "floss" and strategy.d_up == 1 and c.wire.up_values == "fp32"
+    if strategy.error_feedback and whole:
+        yield (
+            "strategy.error-feedback is True with strategy.d-up = 1 and wire.up-values = 'fp32', "
+            "which leave nothing out; expected false"
+        )
     if method.needs_lora and c.model.train != "lora":
         yield f"model.train is {c.model.train!r}; strategy.name = {name!r} needs 'lora'"
     if strategy.head == "whole" and c.model.train != "lora":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import RANK_SLICES, All, ClientPlan, Derived, Positions, Support
 from fedllm_app.core.seeds import generator
@@ -82,6 +82,24 @@ def lora_rank(layout: ParamLayout) -> int:
     return 0
 
 
+def held_by(
+    plan: ClientPlan, positions: np.ndarray | None, values: np.ndarray, initial_P: np.ndarray
+) -> np.ndarray:
+    """Return what a device holds of P coordinates once a download has come.
+
+    Parameters
+    ----------
+    positions : of the values that came, None for all.
+    values : float32, one for each.
+    initial_P : values the model was built with.
+    """
+    if positions is None:
+        return values
+    held_P = initial_P.copy() if plan.fill == "keep" else np.zeros_like(initial_P)
+    held_P[positions] = values
+    return held_P
+
+
 def base_of(
     plan: ClientPlan, fingerprint: str, initial_P: np.ndarray, down: np.ndarray | None
 ) -> str:
@@ -142,6 +160,8 @@ def _head_slices(
 
     Tensors outside attention are trained whole unless `only` is true (Szablewski 2025).
     """
+    if not 1 <= int(args["of"]) <= layout.size:
+        raise WireError(f"a plan has {args['of']} attention heads; expected 1 to {layout.size}")
     chosen = np.sort(rng.permutation(int(args["of"]))[: int(args["heads"])])
     slices: list[Slice] = []
     for i, name in enumerate(layout.names):

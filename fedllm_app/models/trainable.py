@@ -82,10 +82,13 @@ class TrainableModel:
         Raises
         ------
         WireError
-            If the shape is not (P,), or that of a lower rank.
+            If the shape is not (P,), or that of a lower rank, or the rank is above the layout's.
         """
-        if (rank or lora_rank(self.layout)) != self._rank:
-            self._hold(rank or lora_rank(self.layout))
+        most = lora_rank(self.layout)
+        if not 0 <= rank <= most:
+            raise WireError(f"rank is {rank}; this model's adapters have {most}")
+        if (rank or most) != self._rank:
+            self._hold(rank or most)
         if tuple(values_P.shape) != (self.held.size,):
             raise WireError(
                 f"{list(values_P.shape)} trainable values; expected [{self.held.size}], "

@@ -9,7 +9,7 @@ Shapes: P trainable parameters, K coordinates sent.
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.report.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.server.budget import upload_support
+from fedllm_app.server.budget import upload_bound, upload_support
 from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, max_bytes, size_of
 
 log = logging.getLogger("fedllm")
@@ -41,6 +41,7 @@ class Intake:
     ----------
     accepted : metrics of each client whose update is in the mean.
     dropped : count of drops by reason.
+    late : clients whose upload may still come after its round.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class Intake:
         self.open: dict[str, Job] = {job.client: job for r in requests for job in r.jobs}
         self.accepted: dict[str, TrainMetrics] = {}
         self.dropped: Counter[str] = Counter()
+        self.late: list[str] = []
+        self._heard: set[str] = set()
 
     def take(self, reply: Reply) -> None:
         """Fold one reply in, or drop it; one that nobody waits for any more costs its bytes."""
@@ -85,9 +88,24 @@ class Intake:
 
     def give_up(self) -> None:
         """Drop as late every job that is still open."""
+        self.late = list(self.open)
         for job in list(self.open.values()):
             self._drop(job, "late", "no reply within round.timeout-s")
         self.open.clear()
+
+    def outstanding(self, earlier: Mapping[str, int]) -> dict[str, int]:
+        """Return the most bytes that late uploads may still bring, by client.
+
+        Parameters
+        ----------
+        earlier : the same before this round; a client whose upload has come since owes nothing.
+        """
+        owed = {c: size for c, size in earlier.items() if c not in self._heard}
+        for client in self.late:
+            job = Job(self.round, client)
+            most = upload_bound(self.plan_of(job), self.layout, job, self.seed, self.wire)
+            owed[client] = owed.get(client, 0) + most
+        return owed
 
     def train_loss(self) -> float | None:
         """Return the mean training loss per unit over accepted replies."""
@@ -126,6 +144,7 @@ class Intake:
         return self.plan.groups[self.plan.group_of[job.client]]
 
     def _record(self, client: str, payload: np.ndarray, accepted: bool) -> None:
+        self._heard.add(client)
         try:
             size = size_of(payload)
             parts = (size.header, size.positions, size.values)

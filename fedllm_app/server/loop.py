@@ -10,12 +10,12 @@ Shapes: P trainable parameters, K coordinates of a payload.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from fedllm_app.core.derive import base_of, expand
+from fedllm_app.core.derive import base_of, expand, held_by
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
@@ -78,6 +78,7 @@ class Loop:
     evaluate : metrics of a flat vector, headline first, or None without test data.
     recorder : writes the run's folder; has restored the state when the run goes on.
     network : the links that simulated seconds are reckoned over, None without a clock.
+    late : the most bytes that late uploads may still bring, by client.
     """
 
     run: RunSettings
@@ -93,6 +94,7 @@ class Loop:
     evaluate: Callable[[np.ndarray], dict[str, float]] | None
     recorder: Recorder
     network: Network | None = None
+    late: dict[str, int] = field(default_factory=dict)
 
     def play(self) -> str:
         """Play every round that is left and return why the run ended."""
@@ -165,6 +167,7 @@ class Loop:
         evaluation = self.evaluation() if self.evaluation_due(t) else {}
         clock.lap("evaluate")
         simulated_s = self.simulated_s(opened)
+        self.late = opened.intake.outstanding(self.late)
         self.recorder.end_round(t, opened.intake, norm, evaluation, clock, simulated_s)
 
     def plan(self, t: int, cohort: Sequence[str]) -> tuple[RoundPlan, Mapping[str, np.ndarray]]:
@@ -222,11 +225,7 @@ class Loop:
             fingerprint=base,
             derived=derived,
         )
-        if update.positions is None:
-            return update.values
-        held_P = self.initial.copy() if group_plan.fill == "keep" else np.zeros_like(self.initial)
-        held_P[update.positions] = update.values
-        return held_P
+        return held_by(group_plan, update.positions, update.values, self.initial)
 
     def evaluation(self) -> dict[str, float]:
         """Return the metrics of the model that devices would receive next, or {}."""
@@ -255,10 +254,11 @@ class Loop:
                 )  # fmt: skip
 
     def bound(self, plan: RoundPlan, requests: Sequence[Request]) -> Cost:
-        """Return the most that the round can cost."""
+        """Return the most that the round can cost, late uploads of earlier ones included."""
         traffic = most_traffic(plan, requests, self.layout, self.run.seed, self.wire)
         down, up = (sum(both[way] for both in traffic.values()) for way in (0, 1))
         seconds = max(self.recorder.progress.slowest_s, self.recorder.closing_s)
+        up += sum(self.late.values())
         return Cost(up, down, seconds, self.network.round_seconds(traffic) if self.network else 0.0)
 
     def simulated_s(self, opened: OpenRound) -> float | None:

@@ -151,7 +151,8 @@ class Recorder:
         """
         self.progress.round = round_
         self.progress.clock += max((m.steps for m in intake.accepted.values()), default=0)
-        self.progress.accepted |= dict.fromkeys(intake.accepted, round_)
+        if update_norm is not None:  # without a step, nothing of what came was used
+            self.progress.accepted |= dict.fromkeys(intake.accepted, round_)
         totals = self.ledger.totals
         record: dict[str, object] = {
             "round": round_,

@@ -129,7 +129,7 @@ def network_for(
     from fedllm_app.core.errors import ConfigError
     from fedllm_app.devices.network import Network, NetworkSettings
 
-    settings: NetworkSettings = getattr(config, "network", NetworkSettings()).resolved()
+    settings: NetworkSettings = config.network.resolved()
     given = {"down_mbps": down_mbps, "up_mbps": up_mbps, "latency_ms": latency_ms}
     update: dict[str, Any] = {name: value for name, value in given.items() if value}
     update |= {"preset": "", "file": str(links.resolve()) if links else settings.file}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedllm_app.devices.network import Network
+from fedllm_app.devices.network import Network, Traffic
 from fedllm_app.report.metrics import Record, iterate_lines
 
 
@@ -52,7 +52,7 @@ class Costs:
         """Return the first rounds alone."""
         return Costs(**{f.name: getattr(self, f.name)[:rounds] for f in fields(self)})
 
-    def put_seconds(self, t: int, traffic: Mapping[str, tuple[int, int]], base: Mapping[str, int],
+    def put_seconds(self, t: int, traffic: Traffic, base: Mapping[str, int],
                     network: Network) -> None:  # fmt: skip
         """Put down how long round `t` lasts, and how much longer with the base for new clients."""
         whole = {c: (down + base.get(c, 0), up) for c, (down, up) in traffic.items()}
@@ -82,7 +82,7 @@ def measured(folder: Path, network: Network | None = None) -> Costs:
         down, up = ways["down"], ways["up"]
         costs.down_bytes[t - 1], costs.up_bytes[t - 1] = sum(down.values()), sum(up.values())
         if network:
-            traffic = {client: (size, up.get(client, 0)) for client, size in down.items()}
+            traffic = {client: (size, up.get(client)) for client, size in down.items()}
             costs.put_seconds(t, traffic, dict.fromkeys(down.keys() - met, base), network)
         met |= down.keys()
     return costs

@@ -64,7 +64,7 @@ def halve(
     Raises
     ------
     FedllmError
-        If nothing could be played.
+        If a short run may cost more than is left, or no candidate has a metric that is a number.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     falling = metric in FALLING
@@ -90,6 +90,8 @@ def halve(
                 format_metric(pilot.value), pilot.until(rung), duration(left),
             )  # fmt: skip
         live = _promoted(study, live, last=rung == rungs[-1])
+    if all(math.isnan(pilot.value) for pilot in pilots):
+        raise FedllmError(f"no candidate's {metric} is a number; a lower client.lr may help")
     sign = 1 if falling else -1
     return sorted(pilots, key=lambda p: (-p.rung, math.isnan(p.value), sign * p.value))
 

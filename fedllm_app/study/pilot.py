@@ -76,9 +76,8 @@ def pilot_config(candidate: Candidate) -> RunConfig:
         "round.max-up-bytes": 0,
         "round.max-down-bytes": 0,
         "round.max-seconds": 0.0,
+        "round.max-simulated-s": 0.0,
     }
-    if "round.max-simulated-s" in flat:
-        flat["round.max-simulated-s"] = 0.0
     apart = ("run.rounds", "run.checkpoint-every", "run.name")
     name = digest({key: value for key, value in flat.items() if key not in apart})
     return RunConfig.parse(flat | {"run.name": f"pilot-{name[:16]}"})

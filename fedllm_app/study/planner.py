@@ -87,11 +87,14 @@ def read_axes(config: RunConfig, asked: Sequence[str]) -> dict[str, tuple[Scalar
         If a pair is none, or its key may not be varied or is not read by the method.
     """
     flat = config.flat()
-    read = {f"strategy.{key}" for key in method_of(config.strategy.name).keys}
+    keys = method_of(config.strategy.name).keys
+    # A decay that is given leaves the density nothing to say.
+    dead = {"density"} if "decay" in keys and config.strategy.decay else set()
+    read = {f"strategy.{key}" for key in set(keys) - dead}
     axes: dict[str, tuple[Scalar, ...]] = {}
     for key, values in DEFAULT_AXES.items():
         unread = key.startswith("strategy.") and key not in read
-        if key not in flat or unread or (key == "lora.rank" and config.model.train != "lora"):
+        if unread or (key == "lora.rank" and config.model.train != "lora"):
             continue
         axes[key] = _distinct((flat[key], *values))
     for pair in asked:

@@ -10,6 +10,7 @@ who is new and over which link is exact.
 Shapes: P trainable parameters, K coordinates of a payload, N rounds.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Predictor:
     def costs(self, config: RunConfig) -> Costs:
         """Return what each round of `config` will cost if every client answers."""
         c = config.resolved()
-        N, costs, met = c.run.rounds, Costs.zeros(c.run.rounds), set[str]()
+        costs, met = Costs.zeros(c.run.rounds), set[str]()
         for t, payloads in enumerate(_Rounds(self, c).all(), start=1):
             i, new = t - 1, payloads.keys() - met
             met |= new
@@ -108,7 +109,6 @@ class Predictor:
                 traffic = {k: (down.size, up.size) for k, (down, up) in payloads.items()}
                 base = dict.fromkeys(new, self.base_client_bytes)
                 costs.put_seconds(t, traffic, base, self.network)
-        assert costs.rounds == N
         return costs
 
     def cohort(self, n: int, seed: int, t: int) -> list[str]:
@@ -137,7 +137,9 @@ class Predictor:
         """
         if support is not None and not isinstance(support, Positions):
             return Payload(max_bytes(K, P, value_type, block, explicit=False), K)
-        W = -1 if support is not None else P if within is None else within.size
+        W: object = P if within is None else within.size
+        if isinstance(support, Positions):
+            W = hashlib.blake2b(support.idx.tobytes()).digest()
         whole = 0 if always is None else always.size
         key = (W, K, whole, P, value_type, block)
         if key not in self._sizes:

@@ -84,7 +84,8 @@ def write_winner(
 ) -> None:
     """Name the winner, and write its whole configuration with the rounds that fit."""
     best = winner.candidate
-    config = RunConfig.parse(best.config.flat() | {"run.rounds": best.fits})
+    # As it was piloted: what was automatic hung on the rounds asked for.
+    config = RunConfig.parse(best.config.resolved().flat() | {"run.rounds": best.fits})
     say(console, f"Winner: {label(best.settings)}; {best.fits} rounds fit into what is left.")
     if out is None:
         return

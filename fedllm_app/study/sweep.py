@@ -84,7 +84,8 @@ def finished(cell: Cell, home: Path) -> bool:
             "Rename its folder, or choose another home"
         )
     checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is None or not (folder / "report.html").exists():
+    written = any((folder / result / "fedllm.json").exists() for result in ("adapter", "model"))
+    if checkpoint is None or not written:
         return False
     _, progress = load_checkpoint(checkpoint)
     whole = f"all {progress.round} rounds"
@@ -134,8 +135,10 @@ def play(cells: Sequence[Cell], home: Path, workers: int = 2, say: Say = print) 
     Raises
     ------
     SweepError
-        At the end, if some cells failed; it names them.
+        At the end, if some cells failed; it names them. At once if there are no workers.
     """
+    if workers < 1:
+        raise SweepError(f"workers is {workers}; expected 1 or more")
     failed: dict[str, str] = {}
     good: list[Cell] = []
     waiting: list[Cell] = []

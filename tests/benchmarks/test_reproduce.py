@@ -73,11 +73,11 @@ def test_a_round_lasts_as_long_as_its_slowest_client(tmp_path):
         (1, "b", "up", 25_000_000), (1, "", "base", 10**12), (2, "a", "down", 50_000_000),
     ]  # fmt: skip
     names = ("round", "client", "direction", "bytes")
-    ledger = tmp_path / "ledger.jsonl"
-    ledger.write_text("".join(json.dumps(dict(zip(names, x, strict=True))) + "\n" for x in lines))
-    assert results.simulated_seconds(ledger, 200.0, 2) == [1.0, 3.0]
-    assert results.simulated_seconds(ledger, 50.0, 2) == [4.0, 6.0]
-    assert results.simulated_seconds(ledger, 12.5, 1) == [16.0]
+    rows = (dict(zip(names, x, strict=True)) | {"clients": 1} for x in lines)
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert results.simulated_seconds(tmp_path, "thesis-1x", 2) == [1.0, 3.0]
+    assert results.simulated_seconds(tmp_path, "thesis-4x", 2) == [4.0, 6.0]
+    assert results.simulated_seconds(tmp_path, "thesis-16x", 1) == [16.0]
 
 
 def row(method, score, communication=1.0, seed=0, **more):

@@ -83,12 +83,25 @@ def test_a_device_without_the_state_starts_afresh(device):
     assert set(delta(device, Job(7, "a", state_from=3))) == {1}
 
 
-def test_state_of_another_support_is_not_used(device):
-    delta(device, Job(1, "a"))
-    masked = Positions(np.array([0, 3]))
-    plan = ClientPlan(down=masked, train=masked, up=masked)
-    assert delta(device, Job(2, "a", state_from=1), plan).tolist() == [1, 1]
-    assert delta(device, Job(3, "a", state_from=2), plan).tolist() == [1.5, 1.5]
+def masked(*positions):
+    support = Positions(np.array(positions))
+    return ClientPlan(down=support, train=support, up=support)
+
+
+def test_momentum_belongs_to_its_coordinate_whatever_the_mask(device):
+    assert delta(device, Job(1, "a"), masked(0, 3)).tolist() == [1, 1]
+    # 3 goes on; 4 begins; 0 waits and goes on from where it was.
+    assert delta(device, Job(2, "a", state_from=1), masked(3, 4)).tolist() == [1.5, 1]
+    assert delta(device, Job(3, "a", state_from=2), masked(0, 3, 4)).tolist() == [1.5, 1.75, 1.5]
+    # So it does when a mask follows a dense round.
+    delta(device, Job(1, "b"))
+    assert delta(device, Job(2, "b", state_from=1), masked(7)).tolist() == [12]
+
+
+def test_state_of_another_length_is_not_used(device, tmp_path, caplog):
+    save_kept(tmp_path, Job(1, "a"), {"optimizer.momentum_buffer": torch.ones(3)})
+    assert set(delta(device, Job(2, "a", state_from=1))) == {1}
+    assert "another length" in caplog.text
 
 
 def test_nothing_is_kept_unless_asked_for(tmp_path):
@@ -129,10 +142,10 @@ def test_every_tensor_of_the_optimizer_is_kept_bit_for_bit(tmp_path, name):
     for gradient in gradients[:3]:
         theta.grad = gradient.clone()
         optimizer.step()
-    save_kept(tmp_path, Job(4, "a"), of_optimizer(optimizer, theta))
+    save_kept(tmp_path, Job(4, "a"), of_optimizer(optimizer, theta, None, {}, 7))
     other, restored = fresh()
     other.copy_(theta)
-    restore(restored, other, load_kept(tmp_path, Job(9, "a", state_from=4)), "a")
+    restore(restored, other, None, load_kept(tmp_path, Job(9, "a", state_from=4)))
     for gradient in gradients[3:]:
         for values, stepped in ((theta, optimizer), (other, restored)):
             values.grad = gradient.clone()

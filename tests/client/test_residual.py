@@ -3,15 +3,21 @@
 A toy client of slopes 1 to 20 has the same delta every round; the upload holds one of twenty.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from asking import request_for
-from toys import PARAMS, P, Scripted, toy_device, toy_loop
+from safetensors.numpy import load_file
+from toys import BASE, LAYOUT, PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.client.answer import answer
+from fedllm_app.client.keep import save_kept
+from fedllm_app.core.derive import expand
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import ClientPlan, TopK
-from fedllm_app.wire.codec import WireSettings, decode
+from fedllm_app.core.plan import All, ClientPlan, Derived, TopK
+from fedllm_app.wire.codec import WireSettings, decode, encode
 
 SLOPES = {"a": np.arange(1, P + 1, dtype=np.float32)}
 KEEPING = ClientPlan(up=TopK(0.05), keeps=frozenset({"residual"}))
@@ -58,8 +64,6 @@ def test_sent_and_left_out_are_all_there_was(tmp_path, values, density):
     for t in range(1, 9):
         for where, value in sent(device, Job(t, "a", state_from=t - 1 or -1), plan).items():
             total[where] += value
-    from safetensors.numpy import load_file
-
     left = load_file(next(tmp_path.rglob("job-00000008*")))["residual"]
     # A step on weights up to 20 rounds each delta to 2^-20.
     np.testing.assert_allclose(total + left, 8 * slopes["a"], rtol=0, atol=1e-4)
@@ -80,11 +84,36 @@ def test_a_run_with_error_feedback_loses_no_coordinate(tmp_path):
     assert len(moved(error_feedback=True)) > 10
 
 
+@pytest.mark.parametrize(
+    "support",
+    [All(), Derived("tensors", {"without": ["*lora*"]}), Derived("rank-slices", {"rank": 1})],
+)
+def test_rounding_is_left_out_of_any_upload(tmp_path, support):
+    slopes = {"a": np.random.default_rng(1).normal(size=P).astype(np.float32)}
+    device = toy_device(slopes, tmp_path, wire=WireSettings(up_values="int8", block=16))
+    plan = ClientPlan(down=support, train=support, up=support, keeps=frozenset({"residual"}))
+    inside = expand(support, LAYOUT, 0, 1, "a")
+    inside = np.arange(P) if inside is None else inside
+    total = np.zeros(inside.size)
+    for t in range(1, 9):
+        request = request_for(device.model, PARAMS, Job(t, "a", state_from=t - 1 or -1))
+        payload = encode(
+            PARAMS[inside], None if inside.size == P else inside, P, value_type="fp32", block=256,
+            layout_hash=LAYOUT.hash, fingerprint=BASE, derived=inside.size < P,
+        )  # fmt: skip
+        (reply,) = answer(device, replace(request, plan=plan.words(), payload=payload))
+        assert reply.error == ""
+        got = decode(
+            reply.update, P=P, layout_hash=LAYOUT.hash, fingerprint=BASE,
+            derived=None if inside.size == P else inside,
+        )  # fmt: skip
+        total += got.values
+    left = load_file(next(tmp_path.rglob("job-00000008*")))["residual"]
+    left = left if left.size == inside.size else left[inside]
+    np.testing.assert_allclose(total + left, 8 * slopes["a"][inside], rtol=0, atol=1e-4)
+
+
 def test_a_residual_of_another_length_is_not_used(tmp_path, caplog):
-    import torch
-
-    from fedllm_app.client.keep import save_kept
-
     device = toy_device(SLOPES, tmp_path)
     save_kept(tmp_path, Job(1, "a"), {"residual": torch.ones(3)})
     assert sent(device, Job(2, "a", state_from=1)) == {19: 20}

@@ -212,6 +212,14 @@ def test_a_model_of_a_lower_rank_is_the_bank_with_zeros_in_the_rest(trainable, b
     assert torch.equal(again, logits)
 
 
+@pytest.mark.parametrize("rank", [-1, 5, 10**13])
+def test_a_rank_that_the_bank_lacks_is_refused_before_memory_is_taken(trainable, rank):
+    model = trainable("bert", lora={"rank": 4})
+    with pytest.raises(WireError, match=f"rank is {rank}; this model's adapters have 4"):
+        model.load(model.values(), rank=rank)
+    model.load(model.values())
+
+
 def test_values_of_another_rank_are_refused(trainable):
     model = trainable("bert", lora={"rank": 4})
     with pytest.raises(WireError, match="the length of this model's layout"):

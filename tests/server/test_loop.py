@@ -131,6 +131,29 @@ def test_below_min_replies_no_step_is_taken_and_that_is_said(play, said):
     assert play("abc", "again", min_replies=1, edits=broken).optimizer.params[0] == 0.75
 
 
+def test_a_round_without_a_step_leaves_every_residual_as_it_was(play):
+    # Only a answers in round 1, and that is too few: what it sent was not used, so it is sent again.
+    silent = {c: lambda r: [r] if r.job > 1 else [] for c in "bc"}
+    how = {"method": "floss", "min_replies": 2, "timeout_s": 0.05, "rounds": 2,
+           "strategy": {"d_down": 1.0, "d_up": 0.05, "error_feedback": True}}  # fmt: skip
+    loop = play("abc", edits=silent, **how)
+    last = {job.client: job.state_from for r in loop.transport.submitted[1] for job in r.jobs}
+    assert last == {"a": -1, "b": -1, "c": -1}
+    assert loop.rows[1]["update-norm"] is None
+
+
+def test_a_mask_that_keeps_every_coordinate_is_dense(play):
+    for method, strategy in (
+        ("floss", {"d_down": 0.999, "d_up": 0.999}),
+        ("fed-select", {"density": 1.0}),
+        ("sparse-adapter", {"density": 0.999}),
+        ("adapter-lth", {"decay": 0.999}),
+    ):
+        loop = play("abc", name=method, method=method, strategy=strategy, rounds=3)
+        assert [r["clients"] for r in loop.rows[1:]] == [3] * 3
+        assert loop.optimizer.params.tolist() == (PARAMS - 1.5).tolist()
+
+
 def test_nobody_answers_and_the_run_goes_on(play):
     loop = play("ab", rounds=2, timeout_s=0.05, edits=dict.fromkeys("ab", lambda r: []))
     assert [r["dropped"] for r in loop.rows[1:]] == [{"late": 2}] * 2
@@ -164,6 +187,26 @@ def test_a_byte_budget_holds_for_sparse_uploads(play):
     loop = play("ab", rounds=50, method="floss", wire=WireSettings(), max_up_bytes=budget,
                 strategy={"d_up": 0.25})  # fmt: skip
     assert budget - 2 * (64 + 23) < loop.recorder.ledger.totals.up_bytes <= budget
+
+
+def test_a_byte_budget_holds_for_uploads_that_come_after_their_round(play):
+    held = []
+
+    def late(reply):
+        held.append(reply)
+        return held if len(held) == 3 else []  # in round 3, with those of rounds 1 and 2
+
+    # Two payloads in round 1 and two in round 2; two more may come, so a third round is not begun.
+    budget = {"max_up_bytes": 7 * REPLY, "timeout_s": 0.05}
+    loop = play("abc", rounds=5, edits={"c": late}, **budget)
+    assert loop.recorder.progress.round == 2
+    assert "budget round.max-up-bytes" in loop.why
+    # With room for what is late it is begun, and all of it counts.
+    held.clear()
+    loop = play("abc", name="more", rounds=3, edits={"c": late}, max_up_bytes=9 * REPLY,
+                timeout_s=0.05)  # fmt: skip
+    assert loop.recorder.ledger.totals.up_bytes == 9 * REPLY
+    assert loop.late == {}
 
 
 def test_a_budget_of_seconds_is_never_exceeded(play):

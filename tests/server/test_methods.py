@@ -142,9 +142,11 @@ def test_a_client_is_of_the_tier_of_its_number_or_of_its_name():
 
 def test_tiers_say_which_clients_get_what_and_which_model_counts():
     round_ = plan("floss-tiers", cohort=("0", "1", "5"))
-    assert round_.group_of == {"0": "density-0.0625", "1": "density-0.25", "5": "density-1"}
-    assert round_.served == "density-1"
-    assert round_.groups["density-1"] == plan("dense").groups["all"]
+    assert round_.group_of == {
+        "0": "0-density-0.0625", "1": "1-density-0.25", "5": "2-density-1",
+    }  # fmt: skip
+    assert round_.served == "2-density-1"
+    assert round_.groups["2-density-1"] == plan("dense").groups["all"]
     round_ = plan("hetlora", cohort=("0", "1", "5"), tier_ranks="2,1,1")
     assert round_.served == "rank-2"
     assert [round_.groups[round_.group_of[c]].rank for c in ("0", "1", "5")] == [2, 1, 1]

@@ -152,3 +152,10 @@ def test_a_rank_keeps_its_scale_unless_alpha_is_varied():
     assert [config.lora.alpha for _, config in pairs] == [2.0, 8.0]
     pairs = combinations(base, {"lora.rank": (1, 4), "lora.alpha": (16.0,)})
     assert [config.lora.alpha for _, config in pairs] == [16.0, 16.0]
+
+
+def test_a_density_that_a_given_decay_overrules_is_not_varied():
+    given = RunConfig.parse({"strategy.name": "adapter-lth"})
+    assert "strategy.density" not in read_axes(given, [])
+    automatic = RunConfig.parse({"strategy.name": "adapter-lth", "strategy.decay": 0})
+    assert read_axes(automatic, [])["strategy.density"] == (1 / 16, 1 / 4, 1 / 2)

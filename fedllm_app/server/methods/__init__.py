@@ -34,8 +34,9 @@ def method_of(name: str) -> Method:
     module, colon, attribute = name.partition(":")
     try:
         own = getattr(importlib.import_module(module), attribute) if colon else None
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"strategy.name is {name!r}, which cannot be imported: {error}") from None
+    except Exception as error:  # whatever a module of somebody's raises
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"strategy.name is {name!r}, which cannot be imported: {why}") from None
     if not isinstance(own, Method):
         known = ", ".join(sorted(STRATEGIES))
         raise ConfigError(

@@ -9,7 +9,7 @@ Shapes: P trainable parameters.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -138,9 +138,9 @@ class Method:
     needs_lora: bool = False
 
 
-def one_group(plan: ClientPlan, cohort: Sequence[str]) -> RoundPlan:
-    """Return a round in which every client follows the same plan."""
-    return RoundPlan(groups={"all": plan}, group_of=dict.fromkeys(cohort, "all"))
+def one_group(plan: ClientPlan, cohort: Sequence[str], **how: Any) -> RoundPlan:
+    """Return a round in which every client follows the same plan; `how`: mean, step, outside."""
+    return RoundPlan(groups={"all": plan}, group_of=dict.fromkeys(cohort, "all"), **how)
 
 
 def tier_of(client: str, tiers: int) -> int:

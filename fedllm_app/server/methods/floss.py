@@ -36,9 +36,7 @@ def floss(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     """
     settings = inputs.settings
     plan = sparse(inputs, settings.d_down, settings.d_up)
-    return RoundPlan(
-        groups={"all": plan}, group_of=dict.fromkeys(inputs.cohort, "all"), mean=mean_of(inputs)
-    ), state
+    return one_group(plan, inputs.cohort, mean=mean_of(inputs)), state
 
 
 def floss_tiers(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
@@ -47,7 +45,7 @@ def floss_tiers(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSt
     The model of the densest tier is the one that is evaluated.
     """
     densities = inputs.settings.densities
-    names = [f"density-{density:.4g}" for density in densities]
+    names = [f"{tier}-density-{density:.4g}" for tier, density in enumerate(densities)]
     return RoundPlan(
         groups={
             name: sparse(inputs, density, density)

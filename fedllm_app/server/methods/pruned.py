@@ -10,7 +10,7 @@ Shapes: P trainable parameters, K kept coordinates.
 import numpy as np
 
 from fedllm_app.core.plan import ClientPlan, Outside, Positions, RoundPlan
-from fedllm_app.server.methods.base import Inputs, Method, MethodState
+from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group
 from fedllm_app.server.methods.floss import dense, head, top
 from fedllm_app.wire.select import kept, largest, without
 
@@ -54,12 +54,7 @@ def masked(inputs: Inputs, mask: np.ndarray, outside: Outside) -> RoundPlan:
     """Return a round in which the mask rules all."""
     support = Positions(mask)
     plan = ClientPlan(down=support, fill="zero", train=support, up=support)
-    return RoundPlan(
-        groups={"all": plan},
-        group_of=dict.fromkeys(inputs.cohort, "all"),
-        step=support,
-        outside=outside,
-    )
+    return one_group(plan, inputs.cohort, step=support, outside=outside)
 
 
 def positions(inputs: Inputs) -> np.ndarray:

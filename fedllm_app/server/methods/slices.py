@@ -6,7 +6,7 @@ Shapes: P trainable parameters, R rank of the bank.
 import numpy as np
 
 from fedllm_app.core.plan import RANK_SLICES, ClientPlan, Derived, RoundPlan
-from fedllm_app.server.methods.base import Inputs, Method, MethodState, tier_of
+from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group, tier_of
 from fedllm_app.server.methods.floss import mean_of
 
 NO_A = Derived("tensors", {"without": ["*.lora_A.*", "*lora_embedding_A*"]})
@@ -15,9 +15,7 @@ NO_A = Derived("tensors", {"without": ["*.lora_A.*", "*lora_embedding_A*"]})
 def ffa_lora(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     """Train and send B and the head; A stays as the seed drew it, on server and devices alike."""
     plan = ClientPlan(down=NO_A, fill="keep", train=NO_A, up=NO_A)
-    return RoundPlan(
-        groups={"all": plan}, group_of=dict.fromkeys(inputs.cohort, "all"), step=NO_A
-    ), state
+    return one_group(plan, inputs.cohort, step=NO_A), state
 
 
 def hetlora(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
