@@ -132,7 +132,7 @@ def test_below_min_replies_no_step_is_taken_and_that_is_said(play, said):
 
 
 def test_a_round_without_a_step_leaves_every_residual_as_it_was(play):
-    # Only a answers in round 1, and that is too few: what it sent was not used, so it is sent again.
+    # Only a answers in round 1, and that is too few: what it sent was not used.
     silent = {c: lambda r: [r] if r.job > 1 else [] for c in "bc"}
     how = {"method": "floss", "min_replies": 2, "timeout_s": 0.05, "rounds": 2,
            "strategy": {"d_down": 1.0, "d_up": 0.05, "error_feedback": True}}  # fmt: skip
