@@ -167,7 +167,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(12.5, 4.2), sharey=True)
     for row in rows:
         evaluated = [t for t in row["accuracy"] if t != "0"]
         values = [row["accuracy"][t] for t in evaluated]
@@ -180,7 +180,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         axes[1].plot([row["up-bytes"][t] / 1e6 for t in evaluated], values, **style)
     axes[0].set(xlabel="round", ylabel="test accuracy", title="bench-S")
     axes[1].set(xlabel="upload of all clients, MB", xscale="log", title="against measured bytes")
-    axes[1].legend(fontsize=8, frameon=False)
+    axes[1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02))
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.tight_layout()

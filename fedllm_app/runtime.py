@@ -36,7 +36,8 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
     CheckpointError
         If the folder is in use, or holds a run of another configuration.
     """
-    name = config.run.name or strftime(f"{config.strategy.name}-%Y%m%d-%H%M%S")
+    method = config.strategy.name.replace(":", "-")
+    name = config.run.name or strftime(f"{method}-%Y%m%d-%H%M%S")
     config = config.resolved()
     config = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     folder = Place.of(config).home / "runs" / name
