@@ -65,7 +65,7 @@ WRONG = [
     ("run.name", "../elsewhere", "letters"),
     ("run.name", "a/b", "letters"),
     ("server.optimizer", "lion", "'adam', 'adamw', 'sgd' or 'adagrad'"),
-    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16' or 'int8'"),
+    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4' or 'q3'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
     ("partition.name", "dirichlect", "'iid', 'dirichlet' or 'natural'"),
     ("task.name", "translation", "'next-token'"),

@@ -48,13 +48,18 @@ class WireSettings(Settings):
     """How values travel, namespace `wire`."""
 
     up_values: ValueType = Field(
-        "fp32", description="Type of the values that clients send: fp32, fp16, bf16 or int8."
+        "fp32",
+        description="Type of the values that clients send; int4, q4 and q3 are 4 and 3 bits.",
     )
     down_values: ValueType = Field(
-        "fp32", description="Type of the values that the server sends: fp32, fp16, bf16 or int8."
+        "fp32",
+        description="Type of the values that the server sends; int4, q4 and q3 are 4 and 3 bits.",
     )
     block: int = Field(
-        256, ge=16, le=65536, description="Values that share one scale in int8; a power of two."
+        256,
+        ge=16,
+        le=65536,
+        description="Values that share a scale in int8 and int4; a power of two.",
     )
 
     @field_validator("block")
@@ -81,7 +86,7 @@ class Update:
 
 @dataclass(frozen=True)
 class PayloadSize:
-    """Bytes of one payload by part; `values` includes the scales of int8."""
+    """Bytes of one payload by part; `values` includes scales and levels."""
 
     header: int
     positions: int
@@ -128,11 +133,11 @@ def encode(
     ----------
     values_K : float32 array of shape (K,)
     positions : strictly ascending integers of shape (K,); None sends all P, or derived ones.
-    value_type : fp32, fp16, bf16 or int8.
-    block : values that share a scale in int8; a power of two, 16 to 65536.
+    value_type : one of VALUE_TYPES.
+    block : values that share a scale in int8 and int4; a power of two, 16 to 65536.
     layout_hash, fingerprint : 32 hexadecimal digits each.
     derived : True when the receiver knows the positions, so that none are sent.
-    rng : draws the rounding of int8.
+    rng : draws the rounding of few levels.
 
     Returns
     -------
@@ -254,7 +259,7 @@ def _smallest(
 ) -> tuple[int, np.ndarray, where.Rice | None]:
     """Return mode and position section of the smallest payload; the simpler of equal ones."""
     K = positions.size
-    marked = value_bytes(P, value_type, block) - value_bytes(K, value_type, block)
+    marked = value_bytes(P, value_type, block, True) - value_bytes(K, value_type, block)
     rice = where.encode_rice(positions, P)
     if min(marked, where.bitmap_bytes(P)) > rice.data.size:
         return RICE, rice.data, rice

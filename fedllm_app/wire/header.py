@@ -46,8 +46,8 @@ class Header:
     @property
     def value_bytes(self) -> int:
         """Length of the value section: a marked one holds all P."""
-        N = self.P if self.mode == MARKED else self.K
-        return value_bytes(N, self.value_type, self.block)
+        marked = self.mode == MARKED
+        return value_bytes(self.P if marked else self.K, self.value_type, self.block, marked)
 
     @property
     def total(self) -> int:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import quantize
+from fedllm_app.wire.levels import pack_codes
 from fedllm_app.wire.quantize import LARGEST, VALUE_TYPES, value_bytes
 
 
@@ -105,7 +106,7 @@ def test_int8_without_a_generator_is_refused():
 
 @pytest.mark.parametrize("value_type", VALUE_TYPES)
 def test_marked_keeps_a_sent_zero_apart_from_not_sent(value_type):
-    out = np.empty(value_bytes(20, value_type, 16), dtype=np.uint8)
+    out = np.empty(value_bytes(20, value_type, 16, True), dtype=np.uint8)
     positions, values = np.array([0, 3, 19]), f32(0, 127, 0)
     quantize.pack_marked(values, positions, 20, value_type, 16, np.random.default_rng(0), out)
     got, back = quantize.unpack_marked(out, 20, value_type, 16)
@@ -113,10 +114,14 @@ def test_marked_keeps_a_sent_zero_apart_from_not_sent(value_type):
     assert back.tolist() == [0, 127, 0]
 
 
-@pytest.mark.parametrize("value_type", VALUE_TYPES)
+@pytest.mark.parametrize("value_type", ["fp32", "fp16", "bf16", "int8", "int4"])
 def test_the_code_for_not_sent_is_refused_where_all_are_sent(value_type):
     out = pack(f32(1, 2), value_type)
-    out[-quantize.VALUE_BYTES[value_type] :] = 0x80 if value_type == "int8" else 0xFF
+    codes = quantize._codes(out, 2, value_type, 16, False).copy()
+    codes[1] = quantize.NOT_SENT[value_type]
+    size = quantize.BITS[value_type]
+    data = pack_codes(codes, size) if size < 16 else codes.view(np.uint8)
+    out[-data.size :] = data
     with pytest.raises(WireError, match="not sent"):
         quantize.unpack_values(out, 2, value_type, 16)
 

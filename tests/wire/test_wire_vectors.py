@@ -9,6 +9,7 @@ import pytest
 
 from fedllm_app.wire.codec import decode, encode
 from fedllm_app.wire.header import MODES, read_header
+from fedllm_app.wire.quantize import VALUE_TYPES
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILE = json.loads((DOCS / "wire-vectors.json").read_text())
@@ -56,7 +57,7 @@ def test_read(name):
 
 def test_every_mode_and_value_type_has_a_vector():
     assert {v["mode"] for v in VECTORS.values()} == set(MODES)
-    assert {v["value_type"] for v in VECTORS.values()} == {"fp32", "fp16", "bf16", "int8"}
+    assert {v["value_type"] for v in VECTORS.values()} == set(VALUE_TYPES)
     assert any(read_header(parts(v)[2]).shortened for v in VECTORS.values())
 
 
