@@ -99,9 +99,13 @@ class FlowerTransport:
     def _replies(self) -> list[Reply]:
         """Return what has come, one reply for each job that a message asked for."""
         replies = []
-        for message in self._pull(list(self._open)):
-            _, jobs = self._open.pop(message.metadata.reply_to_message_id, (0, ()))
-            replies += read_replies(message, jobs)
+        for asked, message in self._pull(list(self._open)):
+            _, jobs = self._open.pop(asked, (0, ()))
+            if message is None:
+                why = "its reply is no message of Flower's"
+                replies += [Reply(j.id, j.client, error=why, reason="malformed") for j in jobs]
+            else:
+                replies += read_replies(message, jobs)
         return replies
 
     def assign(self, requests: Sequence[Request]) -> Iterable[tuple[int, Request]]:
@@ -130,9 +134,9 @@ class FlowerTransport:
                 yield node, replace(request, jobs=tuple(jobs))
 
     def _learn(self) -> list[int]:
-        """Ask every new node once which clients it plays; return the nodes that have answered.
+        """Ask every new node once which clients it plays, and wait for nobody's answer.
 
-        Nobody waits for an answer, so that a device that gives none holds up no round.
+        Returns the nodes that have answered.
         """
         nodes = sorted(self._grid.get_node_ids())
         if self._simulated:
@@ -149,16 +153,17 @@ class FlowerTransport:
             )
             self._asked |= {i: node for i in self._grid.push_messages([question]) if i}
         self._find_homes(nodes)
-        for answer in self._pull(list(self._asked)):
-            self._hear(self._asked.pop(answer.metadata.reply_to_message_id), answer)
+        for asked, answer in self._pull(list(self._asked)):
+            self._hear(self._asked.pop(asked), answer)
             self._find_homes(nodes)  # of two that come together, too, one is the first
         return [node for node in nodes if self._simulated or node in self._counts]
 
-    def _hear(self, node: int, answer: Message) -> None:
+    def _hear(self, node: int, answer: Message | None) -> None:
         """Take in what a node says it holds."""
         try:
-            if answer.has_error():
-                raise WireError(f"it failed: {last_line(answer.error.reason)}", "error")
+            if answer is None or answer.has_error():
+                why = last_line(answer.error.reason) if answer else "no message of Flower's"
+                raise WireError(f"it failed: {why}", "error")
             holdings = unpack_holdings(answer.content)
         except WireError as error:
             if not self._devices:
@@ -180,15 +185,18 @@ class FlowerTransport:
             if node in there:
                 self._homes = dict.fromkeys(held, node) | self._homes
 
-    def _pull(self, message_ids: list[str]) -> list[Message]:
-        """Return the replies that have come; a device's bytes may be no message at all."""
-        if not message_ids:
-            return []
-        try:
-            return list(self._grid.pull_messages(message_ids))
-        except (ArithmeticError, LookupError, TypeError, UnicodeError, ValueError) as error:
-            log.warning("replies that came cannot be read and are lost: %r", error)
-            return []
+    def _pull(self, message_ids: list[str]) -> list[tuple[str, Message | None]]:
+        """Return the replies that have come, by what they answer; None cannot be read."""
+        # One by one from devices: of those that come together one can spoil all.
+        found: list[tuple[str, Message | None]] = []
+        for ids in [[i] for i in message_ids] if self._devices else [message_ids]:
+            try:
+                for message in self._grid.pull_messages(ids) if ids else ():
+                    found.append((message.metadata.reply_to_message_id, message))
+            except (ArithmeticError, LookupError, TypeError, UnicodeError, ValueError) as error:
+                log.warning("a reply that came cannot be read: %r", error)
+                found += [(i, None) for i in ids]
+        return found
 
 
 class FedSparse(Strategy):
@@ -215,8 +223,7 @@ class FedSparse(Strategy):
 
     def summary(self) -> None:
         """Log the resolved settings."""
-        for line in self._summary.splitlines():
-            log.info(line)
+        log.info(self._summary)
 
     def loop(self, grid: Grid) -> Loop:
         """Return the loop over this grid, built at the first call."""
@@ -241,7 +248,7 @@ class FedSparse(Strategy):
         result = Result()
         result.arrays = arrays_of(loop.optimizer.params)
         metrics = MetricRecord(dict(loop.recorder.evaluation))
-        result.evaluate_metrics_serverapp[loop.recorder.progress.round] = metrics
+        result.evaluate_metrics_serverapp = {loop.recorder.progress.round: metrics}
         return result
 
     def configure_train(

@@ -66,17 +66,24 @@ def test_a_device_that_gives_no_answer_holds_up_no_round():
     assert sorted(grid.queries) == [1, 2]
 
 
-def test_replies_that_flower_cannot_read_end_no_run(said):
-    transport, grid = devices({1: one("ann")})
+def test_a_reply_that_flower_cannot_read_ends_no_run_and_takes_no_other_with_it(said):
+    transport, grid = devices({1: one("ann"), 2: one("bob")}, train=fine)
     transport.clients()
-    transport.submit([request("ann")], 9.0)
+    transport.submit([request("ann", "bob")], 9.0)
+    (broken,) = [i for i, m in grid.pushed.items() if m.metadata.dst_node_id == 1]
+    pull = grid.pull_messages
 
     def unreadable(message_ids):
-        raise ValueError("no such dtype")
+        if broken in message_ids:
+            raise ValueError("no such dtype")
+        return pull(message_ids)
 
     grid.pull_messages = unreadable
+    replies = {reply.client: reply for reply in transport.poll()}
+    assert (replies["ann"].update, replies["ann"].reason) == (None, "malformed")
+    assert replies["bob"].update is not None
+    assert "cannot be read" in said.text
     assert transport.poll() == []
-    assert "cannot be read and are lost" in said.text
 
 
 @pytest.mark.parametrize(
