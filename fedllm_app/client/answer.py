@@ -22,6 +22,7 @@ from fedllm_app.core.plan import ClientPlan, Positions, TopK
 from fedllm_app.core.seeds import generator
 from fedllm_app.wire.codec import Update, decode, encode
 from fedllm_app.wire.select import top_positions
+from fedllm_app.wire.sliced import slices_of
 
 
 def answer(device: Device, request: Request) -> list[Reply]:
@@ -96,6 +97,7 @@ def received(device: Device, request: Request, job: Job) -> tuple[ClientPlan, st
         layout_hash=layout.hash,
         fingerprint=base,
         derived=derived,
+        slices=slices_of(layout),
     )
     # A mask that keeps every coordinate is written without positions.
     sent = got.positions
@@ -132,6 +134,7 @@ def encode_update(
         fingerprint=base,
         derived=positions is not None and not chosen,
         rng=generator(device.seed, "up", job.id, job.client),
+        slices=slices_of(layout),
     )
     return update, positions
 
@@ -149,7 +152,14 @@ def left_out(
     Source: error feedback, Karimireddy et al. 2019 (arXiv 1901.09847).
     """
     derived = None if isinstance(plan.up, TopK) else positions
-    got = decode(update, P=layout.size, layout_hash=layout.hash, fingerprint=base, derived=derived)
+    got = decode(
+        update,
+        P=layout.size,
+        layout_hash=layout.hash,
+        fingerprint=base,
+        derived=derived,
+        slices=slices_of(layout),
+    )
     left = delta.copy()
     left[slice(None) if positions is None or plan.rank else positions] -= got.values
     return left

@@ -21,6 +21,7 @@ from fedllm_app.report.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.budget import upload_bound, upload_support
 from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, max_bytes, size_of
+from fedllm_app.wire.sliced import slices_of
 
 log = logging.getLogger("fedllm")
 MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float holds
@@ -130,6 +131,7 @@ class Intake:
             derived=None if chosen else within,
             count=count if chosen else None,
             value_type=self.wire.up_values,
+            slices=slices_of(self.layout),
         )
         if chosen and within is not None and update.positions is not None:
             if not np.isin(update.positions, within, assume_unique=True).all():

@@ -31,6 +31,7 @@ from fedllm_app.server.record import Clock, Recorder
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.server.settings import RoundSettings, RunSettings
 from fedllm_app.wire.codec import WireSettings, decode, dense_bytes, encode, size_of
+from fedllm_app.wire.sliced import slices_of
 
 log = logging.getLogger("fedllm")
 SHORTEST_WAIT_S = 0.01  # a message that may live no time at all is refused
@@ -207,6 +208,7 @@ class Loop:
             fingerprint=base,
             derived=positions is not None and not isinstance(plan.down, Positions),
             rng=generator(self.run.seed, "down", t, group),
+            slices=slices_of(self.layout),
         )
         return payload, base
 
@@ -224,6 +226,7 @@ class Loop:
             layout_hash=self.layout.hash,
             fingerprint=base,
             derived=derived,
+            slices=slices_of(self.layout),
         )
         return held_by(group_plan, update.positions, update.values, self.initial)
 

@@ -1,7 +1,7 @@
 """One update as one array of bytes: a header of 64, the positions, the values.
 
-The encoder writes the smallest of bitmap, Rice-coded gaps, and dense values in which a reserved
-code marks what is not sent. It is therefore never larger than the dense update of the same
+The encoder writes the smallest of bitmap, Rice-coded gaps, positions by slice of a tensor, and
+dense values in which a reserved code marks what is not sent. It is therefore never larger than the dense update of the same
 value type. The decoder takes hostile bytes: whatever it is given, it returns what an encoder
 could have written for this layout, base and support, or raises WireError before it takes memory
 beyond a few times the payload and P. docs/wire-format.md specifies every byte.
@@ -18,23 +18,21 @@ from pydantic import Field, field_validator
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.settings import Settings
 from fedllm_app.wire import positions as where
+from fedllm_app.wire.checks import check_arguments, check_expected
 from fedllm_app.wire.header import (
     ALL,
     BITMAP,
-    BLOCKS,
     DERIVED,
     HEADER_BYTES,
     MARKED,
-    MODES,
-    MOST_P,
     RICE,
+    SLICED,
     Header,
     check_origin,
     digest,
     read_header,
 )
 from fedllm_app.wire.quantize import (
-    VALUE_TYPES,
     ValueType,
     pack_marked,
     pack_values,
@@ -42,6 +40,7 @@ from fedllm_app.wire.quantize import (
     unpack_values,
     value_bytes,
 )
+from fedllm_app.wire.sliced import Slices, decode_sliced, encode_sliced
 
 
 class WireSettings(Settings):
@@ -126,6 +125,7 @@ def encode(
     fingerprint: str,
     derived: bool = False,
     rng: np.random.Generator | None = None,
+    slices: Slices | None = None,
 ) -> np.ndarray:
     """Return the payload of K coordinates.
 
@@ -138,6 +138,7 @@ def encode(
     layout_hash, fingerprint : 32 hexadecimal digits each.
     derived : True when the receiver knows the positions, so that none are sent.
     rng : draws the rounding of few levels.
+    slices : how the layout is cut; without them positions by slice are not tried.
 
     Returns
     -------
@@ -149,11 +150,11 @@ def encode(
         If positions and values do not match, a value is not finite or too large for its type.
     """
     values_K = np.asarray(values_K, dtype=np.float32)
-    _check_arguments(values_K, positions, P, value_type, block, derived)
+    check_arguments(values_K, positions, P, value_type, block, derived)
     K = values_K.size
     mode, section, rice = DERIVED if derived else ALL, np.zeros(0, dtype=np.uint8), None
     if positions is not None and not derived and K < P:
-        mode, section, rice = _smallest(positions, P, value_type, block)
+        mode, section, rice = _smallest(positions, P, value_type, block, slices)
     header = Header(
         mode,
         value_type,
@@ -187,6 +188,7 @@ def decode(
     count: int | None = None,
     derived: np.ndarray | None = None,
     value_type: str | None = None,
+    slices: Slices | None = None,
 ) -> Update:
     """Return the coordinates of a payload; its bytes may be hostile.
 
@@ -198,6 +200,7 @@ def decode(
     count : the K that must have been sent; None for any.
     derived : ascending positions of a derived support; they are returned as they are.
     value_type : the type that must have been used; None for any.
+    slices : how the layout is cut; without them positions by slice are refused.
 
     Raises
     ------
@@ -207,7 +210,7 @@ def decode(
     payload = np.ascontiguousarray(payload)
     header = read_header(payload)
     check_origin(header, P, layout_hash, fingerprint)
-    _check_expected(header, expect, count, derived, value_type)
+    check_expected(header, expect, count, derived, value_type)
     section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
     values = payload[HEADER_BYTES + header.position_bytes :]
     if header.mode == MARKED:
@@ -221,6 +224,10 @@ def decode(
     if header.mode == RICE:
         rice = where.Rice(header.rice_k, header.shortened, section)
         return Update(where.decode_rice(rice, P, header.K), values_K)
+    if header.mode == SLICED:
+        if slices is None:
+            raise WireError("positions are by slice; this receiver was not told how it is cut")
+        return Update(decode_sliced(section, slices, P, header.K), values_K)
     return Update(derived if header.mode == DERIVED else None, values_K)
 
 
@@ -230,70 +237,18 @@ def size_of(payload: np.ndarray) -> PayloadSize:
     return PayloadSize(HEADER_BYTES, header.position_bytes, header.value_bytes)
 
 
-def _check_arguments(
-    values_K: np.ndarray,
-    positions: np.ndarray | None,
-    P: int,
-    value_type: str,
-    block: int,
-    derived: bool,
-) -> None:
-    """Raise WireError if an update cannot be written: its receiver would refuse it."""
-    if value_type not in VALUE_TYPES or block not in BLOCKS:
-        raise WireError(
-            f"value type {value_type!r}, block {block!r}; expected one of {VALUE_TYPES} and a "
-            "power of two from 16 to 65536"
-        )
-    if values_K.ndim != 1 or not 1 <= P <= MOST_P or values_K.size > P:
-        raise WireError(f"values have shape {values_K.shape}; expected at most P={P} in a row")
-    if positions is not None:
-        where.check_positions(positions, P)
-        if positions.size != values_K.size:
-            raise WireError(f"{values_K.size} values for {positions.size} positions")
-    elif not derived and values_K.size != P:
-        raise WireError(f"{values_K.size} values without positions; expected all P={P}")
-
-
 def _smallest(
-    positions: np.ndarray, P: int, value_type: str, block: int
+    positions: np.ndarray, P: int, value_type: str, block: int, slices: Slices | None
 ) -> tuple[int, np.ndarray, where.Rice | None]:
     """Return mode and position section of the smallest payload; the simpler of equal ones."""
     K = positions.size
     marked = value_bytes(P, value_type, block, True) - value_bytes(K, value_type, block)
     rice = where.encode_rice(positions, P)
+    simple = min(marked, where.bitmap_bytes(P), rice.data.size)
+    if slices is not None and (section := encode_sliced(positions, slices, P)).size < simple:
+        return SLICED, section, None
     if min(marked, where.bitmap_bytes(P)) > rice.data.size:
         return RICE, rice.data, rice
     if marked < where.bitmap_bytes(P):
         return MARKED, np.zeros(0, dtype=np.uint8), None
     return BITMAP, where.encode_bitmap(positions, P), None
-
-
-def _check_expected(
-    header: Header,
-    expect: str,
-    count: int | None,
-    derived: np.ndarray | None,
-    value_type: str | None,
-) -> None:
-    """Raise WireError if the support or the value type is not what the plan asked for."""
-    # Explicit positions of all P coordinates are written as mode "all".
-    accepted = {
-        "any": range(len(MODES)),
-        "all": (ALL,),
-        "explicit": (ALL, BITMAP, RICE, MARKED),
-        "derived": (DERIVED,),
-    }[expect]
-    if header.mode not in accepted:
-        raise WireError(f"mode is {MODES[header.mode]!r}; expected {expect} positions")
-    if header.mode == DERIVED:
-        if derived is None:
-            raise WireError("payload has derived positions; this receiver has none to derive")
-        if header.K != derived.size:
-            raise WireError(f"K is {header.K}; the derived support has {derived.size} positions")
-    if count is not None and header.K != count:
-        raise WireError(f"K is {header.K}; expected {count} coordinates")
-    if value_type is not None and header.value_type != value_type:
-        raise WireError(
-            f"value type is {header.value_type!r}; expected {value_type!r} (wire.up-values, "
-            "wire.down-values)"
-        )

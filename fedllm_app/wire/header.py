@@ -18,8 +18,8 @@ from fedllm_app.wire.quantize import VALUE_TYPES, value_bytes
 MAGIC = b"FLLM"
 VERSION = 1
 HEADER_BYTES = 64
-ALL, DERIVED, BITMAP, RICE, MARKED = range(5)
-MODES = ("all", "derived", "bitmap", "rice", "marked")
+ALL, DERIVED, BITMAP, RICE, MARKED, SLICED = range(6)
+MODES = ("all", "derived", "bitmap", "rice", "marked", "sliced")
 BLOCKS = tuple(1 << exponent for exponent in range(4, 17))
 # A bitmap's length must fit the header's 32 bits.
 MOST_P = 1 << 34
@@ -165,7 +165,7 @@ def _check_counts(header: Header, shortened: int, reserved: int) -> None:
         raise WireError(f"K is {header.K} where all coordinates are sent; expected P={header.P}")
     if header.mode not in (ALL, DERIVED) and header.K == header.P:
         raise WireError(f"mode {mode!r} sends all P={header.P} coordinates; expected mode 'all'")
-    if header.mode not in (BITMAP, RICE) and header.position_bytes:
+    if header.mode not in (BITMAP, RICE, SLICED) and header.position_bytes:
         raise WireError(f"mode {mode!r} has {header.position_bytes} bytes of positions; expected 0")
     if shortened > (header.mode == RICE) or (header.rice_k and header.mode != RICE) or reserved:
         raise WireError(
