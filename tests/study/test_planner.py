@@ -78,7 +78,7 @@ def test_what_may_not_be_varied_is_refused(config, asked, message):
         ("strategy.d-up=1.5,0.5", "strategy.d-up is 1.5; expected less than or equal to 1"),
         ("lora.rank=4,four", "lora.rank is 'four'; expected"),
         ("lora.rank=1/2", "lora.rank is '1/2'; expected"),
-        ("wire.up-values=int4", "wire.up-values is 'int4'; expected"),
+        ("wire.up-values=fp8", "wire.up-values is 'fp8'; expected"),
         ("round.clients=5,50", "round.clients is 50; expected at most partition.clients = 20"),
     ],
 )
