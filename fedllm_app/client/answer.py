@@ -20,9 +20,9 @@ from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Positions, TopK
 from fedllm_app.core.seeds import generator
+from fedllm_app.core.slices import slices_of
 from fedllm_app.wire.codec import Update, decode, encode
 from fedllm_app.wire.select import top_positions
-from fedllm_app.wire.sliced import slices_of
 
 
 def answer(device: Device, request: Request) -> list[Reply]:

@@ -21,6 +21,7 @@ from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
 from fedllm_app.core.seeds import generator
+from fedllm_app.core.slices import slices_of
 from fedllm_app.devices.network import Network
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.budget import Cost, most_traffic, over_budget
@@ -31,7 +32,6 @@ from fedllm_app.server.record import Clock, Recorder
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.server.settings import RoundSettings, RunSettings
 from fedllm_app.wire.codec import WireSettings, decode, dense_bytes, encode, size_of
-from fedllm_app.wire.sliced import slices_of
 
 log = logging.getLogger("fedllm")
 SHORTEST_WAIT_S = 0.01  # a message that may live no time at all is refused

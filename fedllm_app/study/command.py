@@ -44,6 +44,9 @@ Links = Annotated[
 MinRounds = Annotated[
     int, Option(min=0, help="Show also what holds this many of its rounds; 0: half of them.")
 ]
+Like = Annotated[
+    Path | None, Option(help="Finished run whose supports are as uneven as those to come.")
+]
 Rows = Annotated[int, Option(min=1, help="Rows to print.")]
 Json = Annotated[Path | None, Option("--json", help="File to write every candidate to.")]
 Share = Annotated[float, Option(help="Share of the budget for short runs that rank; 0: none.")]
@@ -63,6 +66,7 @@ class Question:
     network: "Network | None"
     vary: Sequence[str]
     min_rounds: int
+    like: Path | None
     rows: int
     json_file: Path | None
     share: float
@@ -85,6 +89,7 @@ def plan(
     latency_ms: Latency = 0.0,
     links: Links = None,
     min_rounds: MinRounds = 0,
+    like: Like = None,
     show: Rows = 20,
     json_file: Json = None,
     pilot: Share = 0.0,
@@ -106,7 +111,7 @@ def plan(
     budget = Budget(max_up_mb, max_down_mb, max_mb, max_seconds, per_round, base)
     network = network_for(config, down_mbps, up_mbps, latency_ms, links)
     question = Question(
-        config, budget, network, vary or (), min_rounds, show, json_file, pilot, pilot_rounds,
+        config, budget, network, vary or (), min_rounds, like, show, json_file, pilot, pilot_rounds,
         pilot_most, out,
     )  # fmt: skip
     check(question)
@@ -179,6 +184,8 @@ def check(q: Question) -> None:
         wrong.append("--pilot-most is 1; expected 2 or more, to choose from")
     if q.out and (q.out.suffix != ".toml" or q.out.exists() or not q.out.parent.is_dir()):
         wrong.append(f"--out is {str(q.out)!r}; expected a new .toml file in a folder that exists")
+    if q.like and not (q.like / "ledger.jsonl").is_file():
+        wrong.append(f"--like is {str(q.like)!r}; expected the folder of a run")
     if q.json_file and not q.json_file.parent.is_dir():
         wrong.append(f"--json is {str(q.json_file)!r}; expected a file in a folder that exists")
     if wrong:
@@ -196,7 +203,7 @@ def answer(q: Question, console: "Console") -> None:
     choices = planner.combinations(q.config, planner.read_axes(q.config, q.vary), asked)
     budget = q.budget.left(q.share) if q.share else q.budget
     least = q.min_rounds or math.ceil(q.config.run.rounds / 2)
-    candidates = planner.plan(choices, budget, predictor(q.config, q.network), least)
+    candidates = planner.plan(choices, budget, predictor(q.config, q.network, q.like), least)
     print_candidates(console, candidates, len(choices), budget, q.rows)
     metric, pilots = metric_of(q.config), list["Pilot"]()
     if q.share:
@@ -208,14 +215,21 @@ def answer(q: Question, console: "Console") -> None:
         write_json(q.json_file, q.config, q.budget, candidates, pilots, metric)
 
 
-def predictor(config: "RunConfig", network: "Network | None") -> "Predictor":
+def predictor(
+    config: "RunConfig", network: "Network | None", like: Path | None = None
+) -> "Predictor":
     """Return the predictor over a configuration's data and model.
+
+    Parameters
+    ----------
+    like : folder of a finished run to learn from.
 
     Raises
     ------
     ConfigError
         If a client has no link.
     """
+    from fedllm_app.config import RunConfig, read_recipe
     from fedllm_app.core.errors import ConfigError
     from fedllm_app.parts import Parts, Place
     from fedllm_app.study.predict import Predictor
@@ -228,6 +242,8 @@ def predictor(config: "RunConfig", network: "Network | None") -> "Predictor":
             f"--links has no speed for {len(slow)} of {len(links)} clients, e.g. {slow[:3]}; "
             "expected a line for each, or --down-mbps and --up-mbps for the rest"
         )
+    if like is not None:
+        made.learn(RunConfig.parse(read_recipe(like / "config.toml")), like)
     return made
 
 

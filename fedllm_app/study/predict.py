@@ -3,9 +3,9 @@
 The bytes of a payload follow from how many coordinates it holds and a little from where they lie.
 How many is known: the method itself is asked for its plans, on parameters as large as real ones.
 Where is known for what the server chooses; what a device will choose is taken as spread evenly,
-which was within half a percent of the bytes of trained supports (docs/planner.md). The payload is
-then encoded by the real codec and measured. Cohorts come from (seed, round), so who takes part,
-who is new and over which link is exact.
+which is the dearest case, or as unevenly as in a run that it was told to learn from
+(docs/planner.md). The payload is then encoded by the real codec and measured. Cohorts come from
+(seed, round), so who takes part, who is new and over which link is exact.
 
 Shapes: P trainable parameters, K coordinates of a payload, N rounds.
 """
@@ -14,25 +14,28 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from fedllm_app.config import RunConfig
-from fedllm_app.core.derive import expand, lora_rank_axis, with_rank
+from fedllm_app.core.derive import expand
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.job import Job
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, Support, TopK
 from fedllm_app.core.seeds import generator
+from fedllm_app.core.slices import slices_of
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Parts
+from fedllm_app.report.metrics import iterate_lines
 from fedllm_app.server.budget import upload_support
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort
-from fedllm_app.study.costs import Costs
-from fedllm_app.wire.codec import encode, max_bytes
+from fedllm_app.study.costs import Costs, measured
+from fedllm_app.study.rank import Rank
+from fedllm_app.wire.codec import PayloadSize, encode, max_bytes, size_of
 from fedllm_app.wire.select import without
 
 ZEROS = "0" * 32  # a name of 32 digits: lengths do not depend on it
@@ -40,10 +43,11 @@ ZEROS = "0" * 32  # a name of 32 digits: lengths do not depend on it
 
 @dataclass(frozen=True)
 class Payload:
-    """One client's payload: its length in bytes and the coordinates in it."""
+    """One client's payload: its length in bytes, those of positions among them, its coordinates."""
 
     size: int
     K: int
+    positions: int = 0
 
 
 class Predictor:
@@ -56,6 +60,11 @@ class Predictor:
     base_client_bytes : what a device downloads once.
     counts : examples by client.
     network : links of the clients, None where seconds are not asked for.
+
+    Attributes
+    ----------
+    uneven : by way, what positions take of what they would if supports were spread evenly: 1 until
+        `learn` is told of a run.
     """
 
     def __init__(
@@ -68,7 +77,8 @@ class Predictor:
     ) -> None:
         self.layout, self.initial = layout, initial
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self._sizes: dict[tuple[object, ...], int] = {}
+        self.uneven = {"down": 1.0, "up": 1.0}
+        self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
 
@@ -111,6 +121,25 @@ class Predictor:
                 costs.put_seconds(t, traffic, base, self.network)
         return costs
 
+    def learn(self, config: RunConfig, folder: Path) -> None:
+        """Take from a finished run how unevenly its supports were spread.
+
+        Parameters
+        ----------
+        config, folder : of the run, on the same data and base.
+        """
+        told, paid = dict.fromkeys(self.uneven, 0), dict.fromkeys(self.uneven, 0)
+        for line in iterate_lines(folder / "ledger.jsonl"):
+            if line["direction"] in paid:
+                paid[line["direction"]] += line["positions"]
+        self.uneven = dict.fromkeys(told, 1.0)
+        rounds = config.run.model_copy(update={"rounds": measured(folder).rounds})
+        for payloads in _Rounds(self, config.resolved().model_copy(update={"run": rounds})).all():
+            for both in payloads.values():
+                for way, payload in zip(("down", "up"), both, strict=True):
+                    told[way] += payload.positions
+        self.uneven = {way: paid[way] / told[way] if told[way] else 1.0 for way in told}
+
     def cohort(self, n: int, seed: int, t: int) -> list[str]:
         """Return the clients of round `t`, as the loop draws them."""
         key = (n, seed, t)
@@ -124,17 +153,20 @@ class Predictor:
             self._params[rank] = Rank(self.layout, self.initial, rank)
         return self._params[rank]
 
-    def payload(self, support: Support | None, K: int, within: np.ndarray | None, P: int,
-                value_type: str, block: int, always: np.ndarray | None = None,
+    def payload(self, way: str, support: Support | None, K: int, within: np.ndarray | None,
+                layout: ParamLayout, value_type: str, block: int,
+                always: np.ndarray | None = None,
                 ) -> Payload:  # fmt: skip
         """Return the payload of K coordinates.
 
         Parameters
         ----------
+        way : "down" or "up".
         support : explicit positions; a device's choice is None, inside `within` (None: all P).
             Anything else costs no bytes for positions.
         always : positions that a device's choice holds in any case.
         """
+        P = layout.size
         if support is not None and not isinstance(support, Positions):
             return Payload(max_bytes(K, P, value_type, block, explicit=False), K)
         W: object = P if within is None else within.size
@@ -153,48 +185,12 @@ class Predictor:
             packed = encode(
                 np.zeros(K, np.float32), idx.astype(np.int64), P, value_type=value_type,
                 block=block, layout_hash=ZEROS, fingerprint=ZEROS, rng=rng,
+                slices=slices_of(layout),
             )  # fmt: skip
-            self._sizes[key] = int(packed.size)
-        return Payload(self._sizes[key], K)
-
-
-class Rank:
-    """The loaded model's layout with adapters of one rank, and parameters as they may be.
-
-    Attributes
-    ----------
-    layout : of this rank; P is its size.
-    """
-
-    def __init__(self, layout: ParamLayout, initial: np.ndarray, rank: int) -> None:
-        self.layout = with_rank(layout, rank)
-        self._loaded, self._initial, self._rank = layout, initial, rank
-
-    @cached_property
-    def start(self) -> np.ndarray:
-        """As the model is built: A drawn from the loaded A's values, B zero. float32 (P,)."""
-        return self._draw(grown=False)
-
-    @cached_property
-    def grown(self) -> np.ndarray:
-        """As after some training: B's entries are as large as A's. float32 (P,)."""
-        return self._draw(grown=True)
-
-    def _draw(self, grown: bool) -> np.ndarray:
-        rng, values = generator(0, "parameters", self._rank), np.empty(self.layout.size, np.float32)
-        loaded = {n: self._initial[self._loaded.span(n)] for n in self._loaded.names}
-        drawn = [v for n, v in loaded.items() if lora_rank_axis(n) is not None and v.any()]
-        pool = np.concatenate(drawn) if drawn else np.zeros(1, np.float32)
-        for name in self.layout.names:
-            span, own = self.layout.span(name), loaded[name]
-            size = span.stop - span.start
-            if lora_rank_axis(name) is None:
-                values[span] = own
-            elif own.any():
-                values[span] = rng.choice(own, size)
-            else:
-                values[span] = rng.choice(pool, size) if grown else 0
-        return values
+            self._sizes[key] = size_of(packed)
+        size = self._sizes[key]
+        positions = round(size.positions * self.uneven[way])
+        return Payload(size.total - size.positions + positions, K, positions)
 
 
 class _Rounds:
@@ -247,16 +243,16 @@ class _Rounds:
     def down(self, t: int, name: str, plan: ClientPlan) -> Payload:
         positions = expand(plan.down, self.layout, self.c.run.seed, t, name)
         K, wire = self.layout.size if positions is None else positions.size, self.c.wire
-        P = self.layout.size
-        return self.predictor.payload(plan.down, K, None, P, wire.down_values, wire.block)
+        payload = self.predictor.payload
+        return payload("down", plan.down, K, None, self.layout, wire.down_values, wire.block)
 
     def up(self, t: int, client: str, plan: ClientPlan) -> Payload:
-        seed, wire, P = self.c.run.seed, self.c.wire, self.layout.size
+        seed, wire = self.c.run.seed, self.c.wire
         within, always, K = upload_support(plan, self.layout, Job(t, client), seed)
         # Positions that went down, or are derived, cost nothing.
         support = None if isinstance(plan.up, TopK) else Derived("sent")
         payload = self.predictor.payload
-        return payload(support, K, within, P, wire.up_values, wire.block, always)
+        return payload("up", support, K, within, self.layout, wire.up_values, wire.block, always)
 
 
 def _signature(plan: RoundPlan) -> str:

@@ -11,7 +11,7 @@ Shapes: P flat trainable parameters, K coordinates sent.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -41,7 +41,10 @@ from fedllm_app.wire.quantize import (
     unpack_values,
     value_bytes,
 )
-from fedllm_app.wire.sliced import Slices, decode_sliced, encode_sliced
+from fedllm_app.wire.sliced import decode_sliced, encode_sliced
+
+if TYPE_CHECKING:
+    from fedllm_app.core.slices import Slices
 
 
 class WireSettings(Settings):
@@ -126,7 +129,7 @@ def encode(
     fingerprint: str,
     derived: bool = False,
     rng: np.random.Generator | None = None,
-    slices: Slices | None = None,
+    slices: "Slices | None" = None,
 ) -> np.ndarray:
     """Return the payload of K coordinates.
 
@@ -189,7 +192,7 @@ def decode(
     count: int | None = None,
     derived: np.ndarray | None = None,
     value_type: str | None = None,
-    slices: Slices | None = None,
+    slices: "Slices | None" = None,
 ) -> Update:
     """Return the coordinates of a payload; its bytes may be hostile.
 
@@ -239,7 +242,7 @@ def size_of(payload: np.ndarray) -> PayloadSize:
 
 
 def _smallest(
-    positions: np.ndarray, P: int, value_type: str, block: int, slices: Slices | None
+    positions: np.ndarray, P: int, value_type: str, block: int, slices: "Slices | None"
 ) -> tuple[int, np.ndarray, where.Rice | None]:
     """Return mode and position section of the smallest payload; the simpler of equal ones."""
     K = positions.size

@@ -25,7 +25,7 @@ def payload(positions=(1, 2), P=10):
     [
         (0, b"ZIP!", "starts with b'ZIP!'"),
         (4, b"\x02", "wire version is 2; expected 1"),
-        (5, b"\x05", "mode is 5"),
+        (5, b"\x06", "mode is 6"),
         (5, b"\x00", "expected P=10"),
         (5, b"\x01", "'derived' has 1 bytes of positions"),
         (6, b"\x07", "value type is 7"),

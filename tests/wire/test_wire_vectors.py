@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.slices import slices_of
 from fedllm_app.wire.codec import decode, encode
 from fedllm_app.wire.header import MODES, read_header
 from fedllm_app.wire.quantize import VALUE_TYPES
@@ -15,6 +17,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 FILE = json.loads((DOCS / "wire-vectors.json").read_text())
 OURS = {"layout_hash": FILE["layout_hash"], "fingerprint": FILE["fingerprint"]}
 VECTORS = {vector["name"]: vector for vector in FILE["vectors"]}
+
+
+def slices(vector):
+    if "layout" not in vector:
+        return None
+    names, shapes = vector["layout"]
+    return slices_of(ParamLayout(tuple(names), tuple(map(tuple, shapes))))
 
 
 def parts(vector):
@@ -38,6 +47,7 @@ def test_written(name):
         block=vector["block"],
         derived=vector["mode"] == "derived",
         rng=np.random.default_rng(0),
+        slices=slices(vector),
         **OURS,
     )
     assert written.tobytes().hex() == payload.tobytes().hex()
@@ -49,7 +59,7 @@ def test_read(name):
     vector = VECTORS[name]
     values, positions, payload = parts(vector)
     derived = positions if vector["mode"] == "derived" else None
-    got = decode(payload, P=vector["P"], derived=derived, **OURS)
+    got = decode(payload, P=vector["P"], derived=derived, slices=slices(vector), **OURS)
     assert np.array_equal(got.values, values)
     assert (got.positions is None) == (positions is None)
     assert positions is None or np.array_equal(got.positions, positions)
