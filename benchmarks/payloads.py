@@ -1,0 +1,99 @@
+"""Bytes of one upload on real changes: positions beside their entropy, all of it beside dense fp32.
+
+    python benchmarks/payloads.py RUN [RUN ...] --clients 4
+
+RUN is the folder of a finished FLoSS run, whose data and model are where its config.toml says.
+From its last parameters some clients train one round more, and what they would send is encoded at
+several densities and value types. The folders are only read. The result goes to
+benchmarks/results/payloads.json.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from record import write_result
+
+from fedllm_app.client.train import train
+from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.core.job import Job
+from fedllm_app.core.plan import Work
+from fedllm_app.core.slices import slices_of
+from fedllm_app.parts import Parts, Place
+from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.wire.codec import decode, dense_bytes, encode, size_of
+from fedllm_app.wire.select import top_positions
+
+DENSITIES = (1 / 2, 1 / 4, 1 / 16, 1 / 64, 1 / 100, 1 / 1000)
+KINDS = ("fp32", "fp16", "int8", "int4", "q4", "q3")
+HOW = {"layout_hash": "0" * 32, "fingerprint": "0" * 32}
+
+
+def changes(folder: Path, clients: int) -> tuple[list[np.ndarray], Parts]:
+    """Return what some clients would change after the run's last round, and the run's parts."""
+    config = RunConfig.parse(read_recipe(folder / "config.toml"))
+    parts = Parts(config, Place.of(config))
+    _ = parts.initial
+    path = latest_checkpoint(folder / "checkpoints")
+    assert path is not None, f"{folder} has no checkpoint"
+    tensors, progress = load_checkpoint(path)
+    params_P = tensors["params"].numpy()
+    sent = top_positions(params_P, config.strategy.d_down)
+    start_P = np.zeros_like(params_P)
+    start_P[sent] = params_P[sent]
+    found = []
+    with tempfile.TemporaryDirectory() as kept:
+        device = parts.device(Path(kept))
+        for client in [c for c, n in parts.counts().items() if n > 1][:clients]:
+            parts.model.load(start_P)
+            train(device, Job(progress.round + 1, client), Work(), None, {})
+            found.append(start_P - parts.model.flat.numpy())
+    return found, parts
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--clients", type=int, default=4)
+    options = parser.parse_args()
+    deltas = []
+    for folder in options.runs:
+        own, parts = changes(folder, options.clients)
+        deltas += own
+    layout, rng, rows = parts.model.layout, np.random.default_rng(0), []
+    P, cut = layout.size, slices_of(layout)
+    for density in DENSITIES:
+        entropy = -P / 8 * (density * np.log2(density) + (1 - density) * np.log2(1 - density))
+        for kind in KINDS:
+            sizes, errors, places = [], [], []
+            for delta_P in deltas:
+                at = top_positions(delta_P, density)
+                values = delta_P[at]
+                payload = encode(
+                    values, at, P, value_type=kind, block=256, rng=rng, slices=cut, **HOW
+                )
+                back = decode(payload, P=P, slices=cut, **HOW).values
+                sizes.append(payload.size)
+                places.append(size_of(payload).positions)
+                errors.append(float(np.square(back - values).sum() / np.square(values).sum()))
+            rows.append(
+                {
+                    "density": density,
+                    "values": kind,
+                    "bytes": fmean(sizes),
+                    "times-less-than-dense": dense_bytes(P) / fmean(sizes),
+                    "position-bytes": fmean(places),
+                    "positions-by-entropy": fmean(places) / entropy,
+                    "relative-squared-error": fmean(errors),
+                }
+            )
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()})
+    settings = {"runs": [folder.name for folder in options.runs], "updates": len(deltas), "P": P}
+    write_result("payloads", settings, rows)
+
+
+if __name__ == "__main__":
+    main()
