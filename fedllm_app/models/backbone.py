@@ -31,6 +31,7 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.seeds import seed_torch
 from fedllm_app.core.settings import Settings
 from fedllm_app.data.image import ImageSpec
+from fedllm_app.models.attention import widen
 from fedllm_app.models.gguf import gguf_folder
 from fedllm_app.models.targets import head_modules, inside
 
@@ -126,6 +127,8 @@ def load_backbone(
                 f"model.source is {source!r}, which does not load for task.name {task!r}: "
                 f"{reason} Expected {_SOURCES}."
             ) from error
+    if dtype == torch.bfloat16:
+        widen(model)
     model.fresh_modules = _fresh_modules(model, source, info)
     if not settings.dropout:
         silence_dropout(model)

@@ -1,0 +1,45 @@
+"""Attention of a bfloat16 base, computed in float32 on a CPU.
+
+torch's fused attention takes five times as long backwards in bfloat16 as in float32 on processors
+that multiply bfloat16 but have no tiles for it (AVX-512 without AMX), which eats what the matrix
+products gain. Other devices keep torch's own.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "sdpa-float32-on-cpu"
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Return what transformers' sdpa returns, in the query's type."""
+    if query.device.type != "cpu":
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return out, None
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    out, _ = sdpa_attention_forward(
+        module, query.float(), key.float(), value.float(), attention_mask, **options
+    )
+    return out.to(query.dtype), None
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def widen(model: PreTrainedModel) -> None:
+    """Let a model that computes attention by torch's sdpa do so in float32 on a CPU."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(NAME)
