@@ -18,8 +18,9 @@ from record import write_result
 
 from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.core.derive import held_by
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import Work
+from fedllm_app.core.plan import ClientPlan, Work
 from fedllm_app.core.slices import slices_of
 from fedllm_app.parts import Parts, Place
 from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
@@ -35,14 +36,12 @@ def changes(folder: Path, clients: int) -> tuple[list[np.ndarray], Parts]:
     """Return what some clients would change after the run's last round, and the run's parts."""
     config = RunConfig.parse(read_recipe(folder / "config.toml"))
     parts = Parts(config, Place.of(config))
-    _ = parts.initial
     path = latest_checkpoint(folder / "checkpoints")
     assert path is not None, f"{folder} has no checkpoint"
     tensors, progress = load_checkpoint(path)
     params_P = tensors["params"].numpy()
     sent = top_positions(params_P, config.strategy.d_down)
-    start_P = np.zeros_like(params_P)
-    start_P[sent] = params_P[sent]
+    start_P = held_by(ClientPlan(fill="zero"), sent, params_P[sent], parts.initial)
     found = []
     with tempfile.TemporaryDirectory() as kept:
         device = parts.device(Path(kept))

@@ -53,11 +53,9 @@ def run(
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
     from fedllm_app.config import RunConfig
     from fedllm_app.core.settings import flatten
-    from fedllm_app.launch import merged_config, run_flower
+    from fedllm_app.launch import merged_config, recipe_and_pairs, run_flower
 
-    words = settings or []
-    recipe = Path(words[0]) if words and words[0].endswith(".toml") else None
-    overrides = words[1:] if recipe else words
+    recipe, overrides = recipe_and_pairs(settings)
     root = app_folder()
     sys.path.insert(0, str(root))  # a strategy of one's own lies there
     RunConfig.parse(flatten(merged_config(recipe, overrides)))

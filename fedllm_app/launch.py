@@ -23,6 +23,12 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.superlink import SCRIPTS, local_superlink
 
 
+def recipe_and_pairs(words: Sequence[str] | None) -> tuple[Path | None, list[str]]:
+    """Return the recipe that a command line begins with, if it does, and the pairs after it."""
+    first, *rest = words or [""]
+    return (Path(first), rest) if first.endswith(".toml") else (None, list(words or []))
+
+
 def merged_config(recipe: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """Return a recipe's keys with `key=value` pairs put over them, nested as in the file.
 

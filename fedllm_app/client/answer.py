@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedllm_app.client.keep import RESIDUAL, fitting, load_kept, save_kept
 from fedllm_app.client.train import Device, train
-from fedllm_app.core.derive import base_of, expand, held_by
+from fedllm_app.core.derive import base_of, chosen_from, expand, held_by
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
@@ -118,8 +118,7 @@ def encode_update(
     """
     layout, up, chosen = device.model.layout, plan.up, isinstance(plan.up, TopK)
     if isinstance(up, TopK):
-        within = expand(up.within, layout, device.seed, job.id, job.client)
-        always = expand(up.always, layout, device.seed, job.id, job.client) if up.always else None
+        within, always = chosen_from(up, layout, device.seed, job.id, job.client)
         positions: np.ndarray | None = top_positions(delta, up.density, within, always)
     else:
         positions = expand(up, layout, device.seed, job.id, job.client)

@@ -78,12 +78,14 @@ def of_optimizer(
     """Return the state to keep: of the coordinates that moved anew, of the others as it was."""
     state: dict[str, Tensor] = {}
     for name, value in optimizer.state[theta].items():
-        if isinstance(value, Tensor):
-            state[OPTIMIZER + name] = value
-            if index is not None and value.shape == theta.shape:
-                before = kept.get(OPTIMIZER + name)
-                state[OPTIMIZER + name] = torch.zeros(P) if before is None else before.clone()
-                state[OPTIMIZER + name][index] = value
+        if not isinstance(value, Tensor):
+            continue
+        if index is not None and value.shape == theta.shape:
+            before = kept.get(OPTIMIZER + name)
+            whole = torch.zeros(P) if before is None else before.clone()
+            whole[index] = value
+            value = whole
+        state[OPTIMIZER + name] = value
     return state
 
 

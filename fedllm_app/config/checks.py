@@ -59,6 +59,18 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
             f"round.clients is {c.round.clients}; expected at most partition.clients = "
             f"{c.partition.clients}"
         )
+    yield from _of_task(c, simulated)
+    yield from network_problems(c.network)
+    if c.round.max_simulated_s and not c.network.on:
+        yield (
+            f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
+            "network.preset, or network.down-mbps and network.up-mbps"
+        )
+    yield from _relative_paths(c)
+
+
+def _of_task(c: "RunConfig", simulated: bool) -> Iterator[str]:
+    """Yield what is wrong between a task, its data and its model."""
     metrics = METRICS[c.task.name]
     if c.round.target_metric and c.round.target_metric not in metrics:
         yield f"round.target-metric is {c.round.target_metric!r}; expected one of {metrics}"
@@ -78,18 +90,11 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         )
     if not simulated and c.model.source == "embedded":
         yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
-    yield from network_problems(c.network)
-    if c.round.max_simulated_s and not c.network.on:
-        yield (
-            f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
-            "network.preset, or network.down-mbps and network.up-mbps"
-        )
-    yield from _relative_paths(c)
 
 
 def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
     """Yield what is wrong between a method and the keys that say how it works."""
-    name, strategy = c.strategy.name, c.strategy
+    name, strategy, defaults = c.strategy.name, c.strategy, StrategySettings()
     if method.optimizer and c.server.optimizer not in ("", method.optimizer):
         yield (
             f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {name!r} is defined "
@@ -97,7 +102,7 @@ def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
         )
     for key in ("tier-densities", "tier-ranks", "head", "mean", "error-feedback"):
         value = getattr(strategy, key.replace("-", "_"))
-        default = getattr(StrategySettings(), key.replace("-", "_"))
+        default = getattr(defaults, key.replace("-", "_"))
         if value != default and key not in method.keys:
             readers = [other for other, m in STRATEGIES.items() if key in m.keys]
             yield (

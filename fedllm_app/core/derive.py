@@ -15,7 +15,7 @@ import numpy as np
 
 from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import RANK_SLICES, All, ClientPlan, Derived, Positions, Support
+from fedllm_app.core.plan import RANK_SLICES, All, ClientPlan, Derived, Positions, Support, TopK
 from fedllm_app.core.seeds import generator
 
 Slice = tuple[str, tuple[slice, ...]]
@@ -52,6 +52,14 @@ def expand(
         grid = np.arange(start, start + int(np.prod(shape)), dtype=np.int64).reshape(shape)
         pieces.append(grid[slices].reshape(-1))
     return np.sort(np.concatenate(pieces)) if pieces else np.empty(0, np.int64)
+
+
+def chosen_from(
+    up: TopK, layout: ParamLayout, seed: int, job: int, client: str
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return what a device chooses its upload from (None: all P), and what it sends in any case."""
+    always = expand(up.always, layout, seed, job, client) if up.always else None
+    return expand(up.within, layout, seed, job, client), always
 
 
 def lora_rank_axis(name: str) -> int | None:

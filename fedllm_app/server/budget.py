@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedllm_app.core.derive import expand
+from fedllm_app.core.derive import chosen_from, expand
 from fedllm_app.core.job import Job, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
@@ -34,15 +34,14 @@ def upload_support(
     plan: ClientPlan, layout: ParamLayout, job: Job, seed: int
 ) -> tuple[np.ndarray | None, np.ndarray | None, int]:
     """Return the coordinates that an update may hold (None: all), must hold, and how many."""
-    up = plan.up
-    within = expand(up.within if isinstance(up, TopK) else up, layout, seed, job.id, job.client)
-    inside = layout.size if within is None else within.size
+    up, P = plan.up, layout.size
     if not isinstance(up, TopK):
-        return within, None, inside
-    always = expand(up.always, layout, seed, job.id, job.client) if up.always else None
-    free = without(layout.size, within, always)
+        within = expand(up, layout, seed, job.id, job.client)
+        return within, None, P if within is None else within.size
+    within, always = chosen_from(up, layout, seed, job.id, job.client)
+    free = without(P, within, always)
     whole = 0 if always is None else always.size
-    return within, always, whole + kept(inside if free is None else free.size, up.density)
+    return within, always, whole + kept(P if free is None else free.size, up.density)
 
 
 def upload_bound(

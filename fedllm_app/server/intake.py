@@ -42,7 +42,7 @@ class Intake:
     ----------
     accepted : metrics of each client whose update is in the mean.
     dropped : count of drops by reason.
-    late : clients whose upload may still come after its round.
+    late : jobs whose upload may still come after its round.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Intake:
         self.open: dict[str, Job] = {job.client: job for r in requests for job in r.jobs}
         self.accepted: dict[str, TrainMetrics] = {}
         self.dropped: Counter[str] = Counter()
-        self.late: list[str] = []
+        self.late: list[Job] = []
         self._heard: set[str] = set()
 
     def take(self, reply: Reply) -> None:
@@ -89,8 +89,8 @@ class Intake:
 
     def give_up(self) -> None:
         """Drop as late every job that is still open."""
-        self.late = list(self.open)
-        for job in list(self.open.values()):
+        self.late = list(self.open.values())
+        for job in self.late:
             self._drop(job, "late", "no reply within round.timeout-s")
         self.open.clear()
 
@@ -102,10 +102,9 @@ class Intake:
         earlier : the same before this round; a client whose upload has come since owes nothing.
         """
         owed = {c: size for c, size in earlier.items() if c not in self._heard}
-        for client in self.late:
-            job = Job(self.round, client)
+        for job in self.late:
             most = upload_bound(self.plan_of(job), self.layout, job, self.seed, self.wire)
-            owed[client] = owed.get(client, 0) + most
+            owed[job.client] = owed.get(job.client, 0) + most
         return owed
 
     def train_loss(self) -> float | None:

@@ -102,12 +102,10 @@ def plan(
 
     from fedllm_app.config import RunConfig
     from fedllm_app.core.settings import flatten
-    from fedllm_app.launch import merged_config
+    from fedllm_app.launch import merged_config, recipe_and_pairs
     from fedllm_app.study.budget import Budget
 
-    words = settings or []
-    recipe = Path(words[0]) if words and words[0].endswith(".toml") else None
-    config = RunConfig.parse(flatten(merged_config(recipe, words[1:] if recipe else words)))
+    config = RunConfig.parse(flatten(merged_config(*recipe_and_pairs(settings))))
     budget = Budget(max_up_mb, max_down_mb, max_mb, max_seconds, per_round, base)
     network = network_for(config, down_mbps, up_mbps, latency_ms, links)
     question = Question(

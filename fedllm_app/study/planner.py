@@ -201,6 +201,7 @@ def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
     """
 
     def beats(b: Candidate, a: Candidate) -> bool:
+        """Say whether `b` is `a` with something raised and nothing lowered."""
         if any(
             a.settings[k] != b.settings[k] for k in a.settings if k not in (*RAISED, "run.rounds")
         ):

@@ -172,9 +172,8 @@ def encode(
         bool(rice and rice.shortened),
     )
     payload = np.empty(header.total, dtype=np.uint8)
-    payload[:HEADER_BYTES] = header.pack()
-    payload[HEADER_BYTES : HEADER_BYTES + section.size] = section
-    out = payload[HEADER_BYTES + section.size :]
+    front = np.concatenate([header.pack(), section])
+    payload[: front.size], out = front, payload[front.size :]
     if mode == MARKED and positions is not None:
         pack_marked(values_K, positions, P, value_type, block, rng, out)
     else:
@@ -247,12 +246,13 @@ def _smallest(
     """Return mode and position section of the smallest payload; the simpler of equal ones."""
     K = positions.size
     marked = value_bytes(P, value_type, block, True) - value_bytes(K, value_type, block)
-    rice = where.encode_rice(positions, P)
-    simple = min(marked, where.bitmap_bytes(P), rice.data.size)
-    if slices is not None and (section := encode_sliced(positions, slices, P)).size < simple:
-        return SLICED, section, None
-    if min(marked, where.bitmap_bytes(P)) > rice.data.size:
+    rice, bitmap = where.encode_rice(positions, P), where.bitmap_bytes(P)
+    if slices is not None:
+        section = encode_sliced(positions, slices, P)
+        if section.size < min(marked, bitmap, rice.data.size):
+            return SLICED, section, None
+    if rice.data.size < min(marked, bitmap):
         return RICE, rice.data, rice
-    if marked < where.bitmap_bytes(P):
+    if marked < bitmap:
         return MARKED, np.zeros(0, dtype=np.uint8), None
     return BITMAP, where.encode_bitmap(positions, P), None

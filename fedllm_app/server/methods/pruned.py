@@ -11,8 +11,8 @@ import numpy as np
 
 from fedllm_app.core.plan import ClientPlan, Outside, Positions, RoundPlan
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group
-from fedllm_app.server.methods.floss import dense, head, top
-from fedllm_app.wire.select import kept, largest, without
+from fedllm_app.server.methods.floss import dense, head
+from fedllm_app.wire.select import kept, largest, top_positions, without
 
 STEPPED, MASK = "stepped", "mask"
 
@@ -59,8 +59,7 @@ def masked(inputs: Inputs, mask: np.ndarray, outside: Outside) -> RoundPlan:
 
 def positions(inputs: Inputs) -> np.ndarray:
     """Return the top `density` of abs(P)."""
-    chosen = top(inputs, inputs.settings.density)
-    return chosen.idx if isinstance(chosen, Positions) else np.arange(inputs.layout.size)
+    return top_positions(inputs.params, inputs.settings.density, always=head(inputs))
 
 
 def stepped(state: MethodState) -> int:
