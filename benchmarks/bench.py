@@ -1,0 +1,77 @@
+"""Measure fedllm against limits and peers: `make bench`, `make bench-quick`.
+
+    make bench ARGS="--data 20newsgroups=DIR --model minilm=DIR smollm2=FILE"
+    python benchmarks/bench.py --quick --only kernels      one group, smaller
+
+Every ratio is of two things measured in turns in this run, on this machine. A row whose data or
+model is not given is not run, and says so. Results go to benchmarks/results/bench-GROUP.json (of a
+quick run: to --results only), the table to the terminal. docs/performance.md explains each row.
+"""
+
+import argparse
+import importlib
+import tempfile
+import time
+from pathlib import Path
+
+from record import write_result
+from rich.console import Console
+from rich.table import Table
+from rows.row import Context, Row
+
+from fedllm_app.core.progress import duration
+
+# Groups in the order of running, with the minutes that each takes on two quiet cores.
+GROUPS = {"kernels": 2, "payload": 3, "training": 4, "flower": 6, "accuracy": 8}
+QUICK = ("kernels", "payload", "training", "flower")
+
+
+def parse() -> argparse.Namespace:
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", nargs="+", default=[], metavar="NAME=PATH")
+    parser.add_argument("--model", nargs="+", default=[], metavar="NAME=PATH")
+    parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=[])
+    parser.add_argument("--quick", action="store_true", help="about 3 minutes")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure group by group, write each as it is done, and print the table."""
+    arguments, console = parse(), Console()
+    pairs = (pair.partition("=") for pair in arguments.data + arguments.model)
+    places = {name: str(Path(path).absolute()) for name, _, path in pairs}
+    chosen = arguments.only or list(QUICK if arguments.quick else GROUPS)
+    every: list[Row] = []
+    for number, group in enumerate(chosen):
+        left = sum(GROUPS[name] for name in chosen[number:]) * (15 if arguments.quick else 60)
+        console.print(f"{group} ({number + 1} of {len(chosen)}), about {duration(left)} left")
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            context = Context(arguments.quick, places, Path(folder))
+            rows = importlib.import_module(f"rows.{group}").measure(context)
+        every += rows
+        if not arguments.quick:
+            took = {"seconds": round(time.monotonic() - began, 1)}
+            write_result(f"bench-{group}", took, [row.record() for row in rows])
+    console.print(table(every))
+    return 0
+
+
+def table(rows: list[Row]) -> Table:
+    """Return the rows as a table for a terminal."""
+    shown = Table("what", "measured", "limit or peer", "judged", "target", "verdict")
+    for row in rows:
+        if row.skipped:
+            shown.add_row(row.what, "", "", "", "", f"not run: {row.skipped}")
+            continue
+        theirs = "" if row.theirs is None else f": {row.theirs:,.4g} {row.unit}"
+        judged = "" if row.judged is None else f"{row.judged:,.3g} {row.about}"
+        target = f"{row.target[0]} {row.target[1]:g}" if row.target else ""
+        measured = "" if row.measured is None else f"{row.measured:,.4g} {row.unit}"
+        shown.add_row(row.what, measured, row.peer + theirs, judged, target, row.verdict)
+    return shown
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
