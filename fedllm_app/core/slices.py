@@ -21,13 +21,16 @@ class Slices:
     ----------
     lengths : coordinates in each slice, int64 of shape (S,).
     tensor : the tensor that a slice is of, int64 of shape (S,).
-    turned : (start, shape) of tensors whose slices lie across the flat order: a B is cut into its
-        columns.
+    first, step : where each slice's first coordinate lies in the flat order, and how far from one
+        to the next: int64 of shape (S,).
+    turned : (start, rows, columns) of tensors whose slices are their columns, as those of a B.
     """
 
     lengths: np.ndarray
     tensor: np.ndarray
-    turned: Sequence[tuple[int, tuple[int, int, int]]]
+    first: np.ndarray
+    step: np.ndarray
+    turned: Sequence[tuple[int, int, int]]
 
     @property
     def starts(self) -> np.ndarray:
@@ -35,26 +38,36 @@ class Slices:
         starts: np.ndarray = np.cumsum(self.lengths) - self.lengths
         return starts
 
-    def turn(self, mask_P: np.ndarray, back: bool = False) -> np.ndarray:
-        """Return a mask over the flat order in the order of slices, or back."""
+    def turn(self, mask_P: np.ndarray) -> np.ndarray:
+        """Return a mask over the flat order in the order of slices."""
         turned_P = mask_P.copy()
-        for start, (rows, columns, rest) in self.turned:
-            first, second = (columns, rows) if back else (rows, columns)
-            part = slice(start, start + rows * columns * rest)
-            block = mask_P[part].reshape(first, second, rest).transpose(1, 0, 2)
-            turned_P[part] = block.reshape(-1)
+        for start, rows, columns in self.turned:
+            part = slice(start, start + rows * columns)
+            turned_P[part] = mask_P[part].reshape(rows, columns).T.reshape(-1)
         return turned_P
+
+    def flat(self, slice_K: np.ndarray, offset_K: np.ndarray) -> np.ndarray:
+        """Return flat positions of coordinates, each by its slice and its place in the slice."""
+        flat_K: np.ndarray = self.first[slice_K] + offset_K * self.step[slice_K]
+        return flat_K
 
 
 @lru_cache(maxsize=8)
 def slices_of(layout: ParamLayout) -> Slices:
     """Return how a layout is cut."""
-    lengths, tensor, turned = [], [], []
+    parts: list[tuple[np.ndarray, ...]] = []
+    turned = []
     for t, (name, shape) in enumerate(zip(layout.names, layout.shapes, strict=True)):
-        size, axis = layout.sizes[t], lora_rank_axis(name) or 0
-        count = shape[axis] if len(shape) > 1 and size else 1
-        lengths.append(np.full(count, size // count, dtype=np.int64))
-        tensor.append(np.full(count, t, dtype=np.int64))
-        if axis == 1 and len(shape) > 1 and size:
-            turned.append((layout.offsets[t], (shape[0], shape[1], size // shape[0] // shape[1])))
-    return Slices(np.concatenate(lengths), np.concatenate(tensor), tuple(turned))
+        size, start = layout.sizes[t], layout.offsets[t]
+        across = lora_rank_axis(name) == 1 and size == shape[0] * shape[1] > 0
+        count = (shape[1] if across else shape[0]) if len(shape) > 1 and size else 1
+        length = size // count
+        if across:
+            turned.append((start, length, count))
+        numbers = np.arange(count, dtype=np.int64)
+        parts.append((
+            np.full_like(numbers, length), np.full_like(numbers, t),
+            start + numbers * (1 if across else length), np.full_like(numbers, count * across or 1),
+        ))  # fmt: skip
+    lengths, tensor, first, step = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Slices(lengths, tensor, first, step, tuple(turned))

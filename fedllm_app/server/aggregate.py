@@ -67,7 +67,7 @@ class Mean:
         if positions is None:
             self._sum_P += steps_K
         else:
-            self._sum_P[positions] += steps_K
+            np.add.at(self._sum_P, positions, steps_K)  # no copy of what is there
         if self._senders_P is not None:
             self._senders_P[slice(None) if positions is None else positions] += 1
         self.n += 1

@@ -66,11 +66,11 @@ def decode_sliced(data: np.ndarray, slices: "Slices", P: int, K: int) -> np.ndar
     if int(count_S.sum()) != K or bool((count_S > slices.lengths).any()):
         raise WireError(f"the counts of {S} slices do not fit them, or do not sum to K={K}")
     k_S, is_rice_S, is_map_S = _coding(count_S, slices.lengths)
-    mask_P = np.repeat(count_S == slices.lengths, slices.lengths)
-    mapped_P = np.repeat(is_map_S, slices.lengths)
-    mask_P[mapped_P] = stream.take(int(slices.lengths[is_map_S].sum()))
-    counts_R = count_S[is_rice_S]
-    k_R = np.repeat(k_S[is_rice_S], counts_R)
+    whole = _run_through(np.flatnonzero(count_S == slices.lengths), slices.lengths)
+    mapped = _run_through(np.flatnonzero(is_map_S), slices.lengths)
+    set_M = np.flatnonzero(stream.take(mapped[0].size))
+    slice_R = np.repeat(np.flatnonzero(is_rice_S), count_S[is_rice_S])
+    k_R = k_S[slice_R]
     quotient_R = stream.unary(k_R.size)
     if bool((quotient_R > P >> k_R).any()):
         raise WireError("a gap is longer than all coordinates together")
@@ -78,15 +78,33 @@ def decode_sliced(data: np.ndarray, slices: "Slices", P: int, K: int) -> np.ndar
     stream.end()
     # Within a slice, position i is i plus the gaps up to it.
     ends_R = np.cumsum(gap_R + 1)
+    counts_R = count_S[is_rice_S]
     before = np.repeat(np.append(0, ends_R)[np.cumsum(counts_R) - counts_R], counts_R)
     offset_R = ends_R - before - 1
-    if bool((offset_R >= np.repeat(slices.lengths[is_rice_S], counts_R)).any()):
+    if bool((offset_R >= slices.lengths[slice_R]).any()):
         raise WireError("a position lies beyond its slice")
-    mask_P[offset_R + np.repeat(slices.starts[is_rice_S], counts_R)] = True
-    positions = np.flatnonzero(slices.turn(mask_P, back=True)).astype(np.int64, copy=False)
-    if positions.size != K:
-        raise WireError(f"the bitmaps of slices hold {positions.size - K} positions too many")
-    return positions
+    slice_K = np.concatenate([slice_R, whole[0], mapped[0][set_M]])
+    if slice_K.size != K:
+        raise WireError(f"the bitmaps of slices hold {slice_K.size - K} positions too many")
+    return _ascending(
+        slices.flat(slice_K, np.concatenate([offset_R, whole[1], mapped[1][set_M]])), P
+    )
+
+
+def _ascending(positions: np.ndarray, P: int) -> np.ndarray:
+    """Return distinct positions below P in order: few are sorted, many are read off a mask."""
+    if positions.size < P >> 6:
+        return np.sort(positions)
+    mask_P = np.zeros(P, dtype=np.bool_)
+    mask_P[positions] = True
+    return np.flatnonzero(mask_P)
+
+
+def _run_through(chosen: np.ndarray, length_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slice and the place in it of every coordinate of the chosen slices."""
+    lengths = length_S[chosen]
+    offset = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(chosen, lengths), offset
 
 
 def _coding(count_S: np.ndarray, length_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
