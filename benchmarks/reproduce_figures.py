@@ -21,7 +21,6 @@ def draw(rows: dict[str, list[Row]]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for figure in ("5.1", "5.2"):
         if rows[figure]:
             save(draw_methods(rows[figure], figure), figure)
@@ -34,6 +33,7 @@ def save(drawing: Any, figure: str) -> None:
     """Write one figure and forget it."""
     import matplotlib.pyplot as plt
 
+    FOLDER.mkdir(parents=True, exist_ok=True)
     drawing.tight_layout()
     drawing.savefig(FOLDER / f"{figure.replace('.', '-')}.png", dpi=100)
     plt.close(drawing)

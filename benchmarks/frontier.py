@@ -1,0 +1,133 @@
+"""How few bytes bench-S can do with: density, value bits, levels, scales, feedback, mean, rate.
+
+    python benchmarks/frontier.py run --data DATA --model MODEL    all runs, about an hour; resumable
+    python benchmarks/frontier.py table                            the results, the plot, the table
+
+Every run is FLoSS on bench-S with FLoSS' own tuned rates unless it says another server lr, beside
+dense with its own. Those that `make reproduce` has played too are not played again: both keep
+their runs in the same home. Results go to benchmarks/results/reproduce-frontier.json.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from record import write_result
+from reproduce_cells import ROUNDS, Entry, Rates, Settings, floss_entry
+from reproduce_figures import save
+from reproduce_results import Row, best_rates, rows_of
+
+from fedllm_app.study.sweep import play
+
+Q4: Settings = {"wire.up-values": "q4"}
+INT4: Settings = {"wire.up-values": "int4"}
+DOWN8: Settings = {"wire.down-values": "int8"}
+DOWN4: Settings = {"wire.down-values": "q4"}
+FEEDBACK: Settings = {"strategy.error-feedback": True}
+SENDERS: Settings = {"strategy.mean": "senders"}
+# (density down, density up, options); the most telling first.
+POINTS: tuple[tuple[str, str, Settings], ...] = (
+    ("4", "16", Q4 | DOWN8),
+    ("4", "16", Q4),
+    ("4", "64", Q4),
+    ("4", "4", Q4),
+    ("4", "16", {}),
+    ("4", "64", {}),
+    ("4", "4", {}),
+    ("4", "16", {"wire.up-values": "int8"}),
+    ("4", "16", {"wire.up-values": "q3"}),
+    ("4", "16", INT4),
+    ("4", "16", INT4 | {"wire.block": 32}),
+    ("4", "16", INT4 | {"wire.block": 4096}),
+    ("4", "16", Q4 | {"server.lr": 0.003}),
+    ("4", "16", Q4 | {"server.lr": 0.03}),
+    ("4", "16", Q4 | FEEDBACK),
+    ("4", "64", Q4 | FEEDBACK),
+    ("4", "16", Q4 | SENDERS),
+    ("4", "64", Q4 | SENDERS),
+    ("4", "16", Q4 | DOWN4),
+    ("16", "16", Q4 | DOWN8),
+)
+
+
+def entries(rates: Rates) -> list[Entry]:
+    """Return dense, then every point."""
+    found = [floss_entry("frontier", 16, "1", "1", ROUNDS)]
+    for down, up, options in POINTS:
+        entry = floss_entry("frontier", 16, down, up, ROUNDS, options)
+        settings = dict(entry.settings) | dict(rates["floss"]) | options
+        found.append(replace(entry, settings=settings, tuned_as=""))
+    return found
+
+
+def table(home: Path) -> None:
+    """Write the results and the plot, and print every point beside dense."""
+    rates = best_rates(home)
+    rows = rows_of("frontier", entries(rates), rates, home)
+    dense = next((row for row in rows if row["method"] == "dense"), None)
+    last = str(ROUNDS)
+    for row in rows if dense else []:
+        row["points-from-dense"] = 100 * (row["score"] - dense["score"])
+        for way in ("up", "down"):
+            row[f"times-less-{way}"] = dense[f"{way}-bytes"][last] / row[f"{way}-bytes"][last]
+        words = f"{row['score']:.3f} {row['points-from-dense']:+5.1f} points"
+        less = f"{row['times-less-up']:6.1f}x up {row['times-less-down']:6.1f}x down"
+        print(f"{words} {less}  {label(row)}")
+    write_result("reproduce-frontier", {"recipes": ["recipes/bench-s.toml"]}, rows)
+    if dense:
+        plot(rows)
+
+
+def label(row: Row) -> str:
+    """Return what a run's point says."""
+    return "dense" if row["method"] == "dense" else row["run"].split("-r16-")[1].removesuffix("-s0")
+
+
+def plot(rows: list[Row]) -> None:
+    """Draw accuracy at the last round against bytes, up and down."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(12.5, 5.2), sharey=True)
+    dense = next(row["score"] for row in rows if row["method"] == "dense")
+    for axis, way in zip(axes, ("up", "down"), strict=True):
+        axis.axhline(dense - 0.01, color="grey", linestyle=":", linewidth=1)
+        for row in rows:
+            x = row[f"times-less-{way}"]
+            axis.plot(x, row["score"], "o", markersize=5)
+            if way == "up":
+                axis.annotate(label(row), (x, row["score"]), fontsize=6, rotation=20)
+        axis.set(xscale="log", xlabel=f"times fewer bytes {way} than dense")
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="test accuracy at round 100", title="bench-S; dotted: dense less 1 point")
+    save(figure, "frontier")
+
+
+def main() -> int:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("step", choices=["run", "table"])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--home", type=Path, default=Path.home() / ".fedllm" / "bench-s")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    if arguments.step == "run":
+        if not arguments.data or not arguments.model:
+            parser.error("run needs --data and --model")
+        rates = best_rates(arguments.home)
+        places = {
+            "data.train": str(arguments.data.absolute()),
+            "model.source": str(arguments.model.absolute()),
+        }
+        cells = [cell for e in entries(rates) if (cell := e.cell(rates, places))]
+        play(cells, arguments.home, arguments.workers)
+    table(arguments.home)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
