@@ -3,6 +3,8 @@
 #   make run                     the default federation; ARGS="recipes/x.toml strategy.name=dense" for another
 #   make test                    the default tests; ARGS="-k codec -x" for some
 #   make check                   ruff and mypy
+#   make bench                   fedllm beside its limits and peers, 25 minutes; docs/performance.md
+#   make bench-quick             a smaller version, 3 minutes
 #   make reproduce ARGS="..."    the thesis' figures, hours in the background; docs/reproducing-floss.md
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup run test check reproduce clean
+.PHONY: setup run test check bench bench-quick reproduce clean
 
 setup: $(VENV)/installed
 
@@ -33,6 +35,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-quick: setup
+	$(BIN)/python benchmarks/bench.py --quick $(ARGS)
 
 reproduce: setup
 	$(BIN)/python benchmarks/reproduce.py $(ARGS)

@@ -4,12 +4,13 @@
     python benchmarks/bench.py --quick --only kernels      one group, smaller
 
 Every ratio is of two things measured in turns in this run, on this machine. A row whose data or
-model is not given is not run, and says so. Results go to benchmarks/results/bench-GROUP.json (of a
-quick run: to --results only), the table to the terminal. docs/performance.md explains each row.
+model is not given is not run, and says so. Results go to benchmarks/results/bench-GROUP.json (a
+quick run writes none), the table to the terminal. docs/performance.md explains each row.
 """
 
 import argparse
 import importlib
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,8 +23,16 @@ from rows.row import Context, Row
 from fedllm_app.core.progress import duration
 
 # Groups in the order of running, with the minutes that each takes on two quiet cores.
-GROUPS = {"kernels": 2, "payload": 3, "training": 4, "flower": 6, "accuracy": 8}
-QUICK = ("kernels", "payload", "training", "flower")
+GROUPS = {
+    "kernels": 1,
+    "payload": 0.2,
+    "growth": 1,
+    "profile": 2,
+    "training": 5,
+    "flower": 6,
+    "bench_s": 8,
+}
+QUICK = ("kernels", "payload", "growth", "profile", "training", "flower")
 
 
 def parse() -> argparse.Namespace:
@@ -32,13 +41,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--model", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=[])
+    parser.add_argument("--home", type=Path, default=Path.home() / ".fedllm" / "bench-s")
     parser.add_argument("--quick", action="store_true", help="about 3 minutes")
     return parser.parse_args()
 
 
 def main() -> int:
     """Measure group by group, write each as it is done, and print the table."""
-    arguments, console = parse(), Console()
+    arguments, console = parse(), Console(width=None if sys.stdout.isatty() else 160)
     pairs = (pair.partition("=") for pair in arguments.data + arguments.model)
     places = {name: str(Path(path).absolute()) for name, _, path in pairs}
     chosen = arguments.only or list(QUICK if arguments.quick else GROUPS)
@@ -48,7 +58,7 @@ def main() -> int:
         console.print(f"{group} ({number + 1} of {len(chosen)}), about {duration(left)} left")
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            context = Context(arguments.quick, places, Path(folder))
+            context = Context(arguments.quick, places, Path(folder), arguments.home.absolute())
             rows = importlib.import_module(f"rows.{group}").measure(context)
         every += rows
         if not arguments.quick:

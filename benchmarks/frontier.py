@@ -1,6 +1,6 @@
 """How few bytes bench-S can do with: density, value bits, levels, scales, feedback, mean, rate.
 
-    python benchmarks/frontier.py run --data DATA --model MODEL    all runs, about an hour; resumable
+    python benchmarks/frontier.py run --data DATA --model MODEL    all of it, an hour; resumable
     python benchmarks/frontier.py table                            the results, the plot, the table
 
 Every run is FLoSS on bench-S with FLoSS' own tuned rates unless it says another server lr, beside

