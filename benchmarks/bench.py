@@ -5,17 +5,19 @@
 
 Every ratio is of two things measured in turns in this run, on this machine. A row whose data or
 model is not given is not run, and says so. Results go to benchmarks/results/bench-GROUP.json (a
-quick run writes none), the table to the terminal. docs/performance.md explains each row.
+quick run writes none) and into the tables of docs/performance.md, which explains each row.
 """
 
 import argparse
 import importlib
+import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from record import write_result
+from markers import fill, printed
+from record import RESULTS, ROOT, write_result
 from rich.console import Console
 from rich.table import Table
 from rows.row import Context, Row
@@ -65,21 +67,39 @@ def main() -> int:
             took = {"seconds": round(time.monotonic() - began, 1)}
             write_result(f"bench-{group}", took, [row.record() for row in rows])
     console.print(table(every))
+    if not arguments.quick:
+        fill(ROOT / "docs" / "performance.md", {g: printed(lines(known(g))) for g in GROUPS})
     return 0
 
 
-def table(rows: list[Row]) -> Table:
-    """Return the rows as a table for a terminal."""
-    shown = Table("what", "measured", "limit or peer", "judged", "target", "verdict")
+def known(group: str) -> list[Row]:
+    """Return the rows of a group as they were last written."""
+    path = RESULTS / f"bench-{group}.json"
+    found = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [Row(**{k: v for k, v in row.items() if k != "verdict"}) for row in found]
+
+
+def lines(rows: list[Row]) -> list[list[str]]:
+    """Return the cells of a table, its head first."""
+    table = [["what", "measured", "limit or peer", "judged", "target", "verdict"]]
     for row in rows:
         if row.skipped:
-            shown.add_row(row.what, "", "", "", "", f"not run: {row.skipped}")
+            table.append([row.what, "", "", "", "", f"not run: {row.skipped}"])
             continue
         theirs = "" if row.theirs is None else f": {row.theirs:,.4g} {row.unit}"
         judged = "" if row.judged is None else f"{row.judged:,.3g} {row.about}"
         target = f"{row.target[0]} {row.target[1]:g}" if row.target else ""
         measured = "" if row.measured is None else f"{row.measured:,.4g} {row.unit}"
-        shown.add_row(row.what, measured, row.peer + theirs, judged, target, row.verdict)
+        table.append([row.what, measured, row.peer + theirs, judged, target, row.verdict])
+    return table
+
+
+def table(rows: list[Row]) -> Table:
+    """Return the rows as a table for a terminal."""
+    head, *body = lines(rows)
+    shown = Table(*head)
+    for cells in body:
+        shown.add_row(*cells)
     return shown
 
 

@@ -13,7 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from record import write_result
+from markers import fill, printed
+from record import ROOT, write_result
 from reproduce_cells import ROUNDS, Entry, Rates, Settings, floss_entry
 from reproduce_figures import save
 from reproduce_results import Row, best_rates, rows_of
@@ -77,6 +78,17 @@ def table(home: Path) -> None:
     write_result("reproduce-frontier", {"recipes": ["recipes/bench-s.toml"]}, rows)
     if dense:
         plot(rows)
+        fill(ROOT / "docs" / "performance.md", {"frontier": printed(lines(rows))})
+
+
+def lines(rows: list[Row]) -> list[list[str]]:
+    """Return the cells of the table, its head first, the fewest bytes up last."""
+    table = [["point", "accuracy", "from dense", "times fewer up", "times fewer down"]]
+    for row in sorted(rows, key=lambda row: float(row["times-less-up"])):
+        apart = f"{row['points-from-dense']:+.1f} points"
+        less = [f"{row[f'times-less-{way}']:.1f}" for way in ("up", "down")]
+        table.append([label(row), f"{row['score']:.3f}", apart, *less])
+    return table
 
 
 def label(row: Row) -> str:

@@ -3,11 +3,11 @@
 A table stands between `<!-- NAME -->` and `<!-- end -->`.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from markers import fill, printed
 from reproduce_cells import COMPARED, DENSITIES, OTHERS, RANKS, TASKS, Entry, Rates
 from reproduce_claims import PENDING, verdicts
 from reproduce_figures import FOLDER, TITLES, densities, group_of, option_of
@@ -19,13 +19,7 @@ Table = list[list[str]]
 def write_document(
     path: Path, rows: dict[str, list[Row]], entries: Sequence[Entry], rates: Rates
 ) -> None:
-    """Write every table whose markers are in the document.
-
-    Raises
-    ------
-    KeyError
-        If a marker names no table.
-    """
+    """Write every table whose markers are in the document."""
     tables = {
         "claims": [["claim of the thesis", "here", "verdict"], *map(list, verdicts(rows))],
         "rates": rate_table(rows["tuning"], rates),
@@ -38,17 +32,7 @@ def write_document(
     texts = {name: printed(table) + picture(name) for name, table in tables.items()}
     texts["missing"] = missing(rows, entries)
 
-    def fill(match: re.Match[str]) -> str:
-        return f"<!-- {match[1]} -->\n\n{texts[match[1]]}\n\n<!-- end -->"
-
-    old = path.read_text("utf-8")
-    path.write_text(re.sub(r"<!-- (\S+) -->\n.*?<!-- end -->", fill, old, flags=re.S), "utf-8")
-
-
-def printed(table: Table) -> str:
-    """Return a table in Markdown, its first row as the head."""
-    head, *body = table
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
+    fill(path, texts)
 
 
 def picture(figure: str) -> str:
