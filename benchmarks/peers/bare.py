@@ -32,6 +32,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
 )
+from transformers.utils import logging
 
 Batch = dict[str, Tensor]
 
@@ -81,6 +82,8 @@ def build(inputs: Inputs) -> nn.Module:
     ValueError
         If PEFT trains other tensors than those of the initial values.
     """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(inputs.source)
     for name, value in vars(config).items():
         if "drop" in name and isinstance(value, float):
