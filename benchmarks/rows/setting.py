@@ -163,7 +163,8 @@ def bench_s(context: Context, rounds: int) -> Setting:
         "model.source": context.places["minilm"],
         "run.home": str(context.folder / "home"),
     }
-    return Setting(ROOT / "recipes" / "bench-s.toml", COMMON | keys, rounds)
+    short = {"client.steps": 3} if context.quick else {}
+    return Setting(ROOT / "recipes" / "bench-s.toml", COMMON | keys | short, rounds)
 
 
 def smollm2(context: Context, rounds: int) -> Setting:

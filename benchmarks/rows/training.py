@@ -32,7 +32,7 @@ def measure(context: Context) -> list[Row]:
     names = [f"the same against {style}, MiniLM" for style in ("FLASC-style", "example-style")]
     if lacking:
         return [Row(what=what, skipped=lacking) for what in (LOCAL, WHOLE, *names, MEMORY)]
-    setting = bench_s(context, 3 if context.quick else 6)
+    setting = bench_s(context, 2 if context.quick else 6)
     inputs = setting.inputs()
     file = inputs.save(context.folder / "inputs.pt")
     rows = [local_row(setting, inputs, 3 if context.quick else 10)]
@@ -179,7 +179,7 @@ def memory_row(context: Context, setting: Setting, file: Path, worker_mb: float)
     details: dict[str, Any] = {"bare": found}
     if not context.quick:
         details["imports-mb"] = memory.of_imports()
-    details["clients-mb"] = memory.of_clients(config, 3 if context.quick else 8)
+        details["clients-mb"] = memory.of_clients(config, 8)
     return Row(
         what=MEMORY,
         measured=worker_mb,
