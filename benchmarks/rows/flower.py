@@ -89,7 +89,7 @@ def start_row(context: Context, empty: flower_app.Played, repeats: int) -> Row:
         own.append(seconds)
         lines.append(line)
         if number:
-            keys = {"rounds": 1, "clients": 1}
+            keys = {"rounds": 1, "clients": 2}
             played = flower_app.play("empty", keys, nodes=2, folder=context.folder)
             other.append(played.first_train_s)
     return Row(
