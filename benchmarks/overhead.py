@@ -1,6 +1,6 @@
 """Seconds of overhead per round and memory of the server, by number of clients.
 
-    python benchmarks/overhead.py                     350 and 40,000 clients, 20 rounds each
+    python benchmarks/overhead.py                     350, 4,000 and 40,000 clients, 20 rounds each
     python benchmarks/overhead.py --clients 350 --rounds 5
 
 Each run is a real `flwr run` with the repository's federation of two workers. Every client owns one
@@ -169,7 +169,7 @@ def spread(values: list[float]) -> dict[str, float]:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clients", type=int, nargs="+", default=[350, 40_000])
+    parser.add_argument("--clients", type=int, nargs="+", default=[350, 4_000, 40_000])
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     if arguments.rounds < 2:
