@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.cache import build_once, digest
@@ -23,6 +22,7 @@ from fedllm_app.data.image import prepare_images
 from fedllm_app.data.labels import fixed_labels, label_names
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
 from fedllm_app.data.source import NODE, DataSettings, Source, source_of_test, source_of_train
+from fedllm_app.data.table import Rows, Table
 from fedllm_app.data.task import TaskSettings
 from fedllm_app.data.text import prepare_text, tokenizer_identity
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 FORMAT = 1  # part of the cache key: raise it when the same input would be prepared differently
 COLUMNS = ("input_ids", "image", "label")  # what a batch is made of
 T = TypeVar("T")
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class FederatedData:
     partition : who owns which row of `train`.
     """
 
-    train: "Dataset"
-    evaluation: "Dataset"
+    train: Table
+    evaluation: Table
     labels: list[str]
     partition: Partition
 
@@ -100,11 +99,11 @@ def federated_data(
     folder, labels = _prepared(
         data, task, tokenizer, cache, source_of_train(data), source_of_test(data)
     )
-    train = _open(folder / "train.arrow")
+    train = Table.open(folder / "train.arrow")
     has_test = (folder / "test.arrow").exists()
     held_out, kept = hold_out(train, data, not has_test)
     if data.evaluate_on == "test" and has_test:
-        measured = _open(folder / "test.arrow")
+        measured = Table.open(folder / "test.arrow")
         evaluation = _measured(measured, np.arange(len(measured)), data)
     else:
         evaluation = _measured(train, held_out, data)
@@ -123,7 +122,7 @@ def node_data(
     tokenizer: Any,
     cache: Path,
     labels: Sequence[str] | None = None,
-) -> "Dataset":
+) -> Table:
     """Open a device's own file, with the columns and settings of the run.
 
     Parameters
@@ -149,11 +148,11 @@ def node_data(
             "only cannot know the label set. Set data.labels to a count or to names"
         )
     folder, _ = _prepared(data, task, tokenizer, cache, source, None, known)
-    return _columns(_open(folder / "train.arrow"))
+    return _columns(Table.open(folder / "train.arrow"))
 
 
 def batches(
-    dataset: "Dataset",
+    dataset: Table,
     rows: Rows,
     batch: int,
     rng: np.random.Generator | None,
@@ -229,13 +228,11 @@ def _evaluation_only(
     data: DataSettings, task: TaskSettings, tokenizer: Any, cache: Path
 ) -> FederatedData:
     """Return what the server of real devices has: a test set, if one is named, and the labels."""
-    from datasets import Dataset
-
     nobody = Partition([], np.zeros(0, np.int64), np.zeros(1, np.int64))
-    nothing = Dataset.from_dict({})
+    nothing = Table.empty()
     if data.test:
         folder, labels = _prepared(data, task, tokenizer, cache, None, source_of_test(data))
-        measured = _open(folder / "test.arrow")
+        measured = Table.open(folder / "test.arrow")
         evaluation = _measured(measured, np.arange(len(measured)), data)
         return FederatedData(nothing, evaluation, labels, nobody)
     labels = fixed_labels(data) or []
@@ -247,15 +244,9 @@ def _evaluation_only(
     return FederatedData(nothing, nothing, labels, nobody)
 
 
-def _open(file: Path) -> "Dataset":
-    from datasets import Dataset
-
-    return Dataset.from_file(str(file))
-
-
-def _columns(dataset: "Dataset") -> "Dataset":
+def _columns(dataset: Table) -> Table:
     return dataset.select_columns([c for c in COLUMNS if c in dataset.column_names])
 
 
-def _measured(dataset: "Dataset", rows: Rows, data: DataSettings) -> "Dataset":
+def _measured(dataset: Table, rows: Rows, data: DataSettings) -> Table:
     return _columns(dataset).select(evaluation_order(dataset, rows, data))

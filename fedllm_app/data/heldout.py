@@ -4,22 +4,15 @@ Both depend on the data alone, not on the run's seed: runs that differ in their 
 the same examples.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-from numpy.typing import NDArray
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.seeds import generator
 from fedllm_app.data.source import DataSettings
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-Rows = NDArray[np.int64]
+from fedllm_app.data.table import Rows, Table
 
 
-def hold_out(train: "Dataset", data: DataSettings, no_test: bool) -> tuple[Rows, Rows]:
+def hold_out(train: Table, data: DataSettings, no_test: bool) -> tuple[Rows, Rows]:
     """Return the rows to evaluate on and the rows to train on, where train has to serve both.
 
     Whole texts are held out, not blocks of them. A validation share is taken beside the share that
@@ -39,7 +32,7 @@ def hold_out(train: "Dataset", data: DataSettings, no_test: bool) -> tuple[Rows,
     validate = data.evaluate_on == "validation"
     if not (no_test or validate):
         return np.zeros(0, np.int64), np.arange(len(train))
-    texts, text_of_row = np.unique(train.data.column("source_row").to_numpy(), return_inverse=True)
+    texts, text_of_row = np.unique(train.column("source_row").to_numpy(), return_inverse=True)
     size = max(1, round(len(texts) * data.holdout))
     order = generator("held-out examples").permutation(len(texts))
     test, validation = (size if no_test else 0), (size if validate else 0)
@@ -56,7 +49,7 @@ def hold_out(train: "Dataset", data: DataSettings, no_test: bool) -> tuple[Rows,
     return np.flatnonzero(part[text_of_row] == 0), kept
 
 
-def evaluation_order(dataset: "Dataset", rows: Rows, data: DataSettings) -> Rows:
+def evaluation_order(dataset: Table, rows: Rows, data: DataSettings) -> Rows:
     """Return a fixed subset of the rows, of `data.eval_examples`, shortest text first."""
     if 0 < data.eval_examples < len(rows):
         rows = generator("evaluated examples").choice(rows, data.eval_examples, replace=False)
@@ -64,6 +57,6 @@ def evaluation_order(dataset: "Dataset", rows: Rows, data: DataSettings) -> Rows
     if "input_ids" in dataset.column_names:
         import pyarrow.compute
 
-        lengths = pyarrow.compute.list_value_length(dataset.data.column("input_ids")).to_numpy()
+        lengths = pyarrow.compute.list_value_length(dataset.column("input_ids")).to_numpy()
         rows = rows[np.argsort(lengths[rows], kind="stable")]
     return rows

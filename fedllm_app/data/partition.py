@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,7 @@ from pydantic import Field
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.seeds import derive_seed, generator
 from fedllm_app.core.settings import Settings
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from fedllm_app.data.table import Table
 
 
 class PartitionSettings(Settings):
@@ -81,7 +79,7 @@ class Partition:
 
 
 def partition(
-    dataset: "Dataset",
+    dataset: Table,
     settings: PartitionSettings,
     seed: int,
     rows: NDArray[np.int64] | None = None,
@@ -120,14 +118,14 @@ def partition(
     return Partition(names, chosen[np.concatenate(parts)].astype(np.int64), starts)
 
 
-def _column(dataset: "Dataset", name: str, key: str, rows: NDArray[np.int64]) -> NDArray[np.str_]:
+def _column(dataset: Table, name: str, key: str, rows: NDArray[np.int64]) -> NDArray[np.str_]:
     if name not in dataset.column_names:
         law = {"user": "natural", "label": "dirichlet"}[name]
         raise DataError(
             f"partition.name is {law!r}, which needs a column of {name}s; the training data has "
             f"no column that {key} names. Set {key}, or another partition.name"
         )
-    values = dataset.select_columns([name])[name][:]
+    values = dataset.column(name).to_pylist()
     if None in values:
         raise DataError(
             f"{key} is empty in training row {values.index(None)}; expected a {name} in every row"

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.seeds import derive_seed
-from fedllm_app.data.partition import Partition, PartitionSettings, partition
+from fedllm_app.data.partition import Partition, PartitionSettings
+from fedllm_app.data.partition import partition as partition_of
+from fedllm_app.data.table import Table
+
+
+def partition(data, *others):
+    """Deal out a data set of flwr-datasets' kind."""
+    return partition_of(Table(data.data.table), *others)
 
 
 def labelled(n, classes=5):

@@ -40,7 +40,7 @@ def test_minilm_tokenizes_newsgroups(shared, minilm_folder, tmp_path):
     made = federated_data(
         newsgroups(shared), TaskSettings(max_tokens=64), CELL, tokenizer, 3, tmp_path
     )
-    first = made.train[0]["input_ids"]
+    first = made.train[[0]]["input_ids"][0]
     assert len(first) <= 64
     assert "From:" not in tokenizer.decode(first)[:10]
     assert first[0] == tokenizer.cls_token_id
