@@ -1,8 +1,10 @@
 """The rows of `make bench`: their verdicts, and those groups that need no data."""
 
+import subprocess
+
 import numpy as np
 import pytest
-from bench import table
+from bench import said_to, table
 from rows import growth, payload
 from rows.kernels import gpt2_layout, uneven
 from rows.row import Context, Row, alternately, ratio_of
@@ -31,6 +33,17 @@ def test_what_was_not_given_is_named_and_not_run(tmp_path):
     row = Row(what="x", skipped=context.lacks("20newsgroups"), target=("at most", 1.0))
     assert row.verdict == "not run"
     assert table([row, Row(what="y", judged=2.0)]).row_count == 2
+
+
+def test_what_a_group_prints_is_shown_only_if_it_fails(tmp_path, capfd):
+    with said_to(tmp_path / "good.txt"):
+        subprocess.run(["echo", "from a process"], check=True)
+    assert (tmp_path / "good.txt").read_text() == "from a process\n"
+    with pytest.raises(RuntimeError), said_to(tmp_path / "bad.txt"):
+        subprocess.run(["echo", "what went wrong"], check=True)
+        raise RuntimeError
+    print("after")
+    assert capfd.readouterr().out == "what went wrong\n\nafter\n"
 
 
 def test_ratios_are_of_neighbours():
