@@ -27,7 +27,7 @@ LOOK_S = 0.02  # between two looks at a file that a run writes
 
 def measure(context: Context) -> list[Row]:
     """Return all rows of the group."""
-    rounds, starts = (5, 1) if context.quick else (20, 3)
+    rounds, starts = (5, 1) if context.quick else (60, 3)
     empty = flower_app.play("empty", {"rounds": rounds}, nodes=10, folder=context.folder)
     measured = [overhead.measure(n, rounds) for n in CLIENTS[: 1 if context.quick else None]]
     failed = [row for row in measured if "failed" in row]
