@@ -53,11 +53,10 @@ def run(
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
     from fedllm_app.config import RunConfig
     from fedllm_app.core.settings import flatten
-    from fedllm_app.launch import merged_config, recipe_and_pairs, run_flower
+    from fedllm_app.launch import find_app, merged_config, recipe_and_pairs, run_flower
 
     recipe, overrides = recipe_and_pairs(settings)
-    root = app_folder()
-    sys.path.insert(0, str(root))  # a strategy of one's own lies there
+    root = find_app()
     RunConfig.parse(flatten(merged_config(recipe, overrides)))
     code = run_flower(
         root,
@@ -66,20 +65,6 @@ def run(
         federation=federation or root / "pyproject-federation.toml",
     )
     raise typer.Exit(code)
-
-
-def app_folder() -> Path:
-    """Return the folder that `flwr run` takes: the working directory, or the checkout.
-
-    Raises
-    ------
-    ConfigError
-        If neither is a checkout of this project.
-    """
-    for folder in (Path.cwd(), Path(__file__).parents[1]):
-        if (folder / "server_app.py").exists() and (folder / "pyproject.toml").exists():
-            return folder
-    raise ConfigError(f"no checkout of fedllm in {str(Path.cwd())!r}; run this command inside one")
 
 
 @app.command()

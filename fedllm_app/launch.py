@@ -23,6 +23,23 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.superlink import SCRIPTS, local_superlink
 
 
+def find_app() -> Path:
+    """Return the folder that `flwr run` takes: the working directory, or the checkout.
+
+    Modules are found there from then on: a strategy of one's own (MODULE:NAME) is one of them.
+
+    Raises
+    ------
+    ConfigError
+        If neither is a checkout of this project.
+    """
+    for folder in (Path.cwd(), Path(__file__).parents[1]):
+        if (folder / "server_app.py").exists() and (folder / "pyproject.toml").exists():
+            sys.path.insert(0, str(folder))
+            return folder
+    raise ConfigError(f"no checkout of fedllm in {str(Path.cwd())!r}; run this command inside one")
+
+
 def recipe_and_pairs(words: Sequence[str] | None) -> tuple[Path | None, list[str]]:
     """Return the recipe that a command line begins with, if it does, and the pairs after it."""
     first, *rest = words or [""]

@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from fedllm_app import launch, superlink
+from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, FedllmError
-from fedllm_app.launch import merged_config, run_flower
+from fedllm_app.launch import find_app, merged_config, run_flower
 
 # Stands for `flower-superlink`: listens where it is told, with a process in a session of its own.
 SUPERLINK = """
@@ -275,3 +276,18 @@ def test_nothing_outlives_a_killed_launcher(app, tmp_path):
     launcher.wait()
     numbers = " ".join(str(process.pid) for process in below)
     wait_for(lambda: not alive(numbers), 30)
+
+
+def test_a_strategy_of_one_s_own_is_found_beside_the_app(tmp_path, monkeypatch):
+    for name in ("server_app.py", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / "my_strategies.py").write_text(
+        "from fedllm_app.server.methods import STRATEGIES\nMINE = STRATEGIES['dense']\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    words = {"strategy.name": "my_strategies:MINE"}
+    with pytest.raises(ConfigError, match="my_strategies"):
+        RunConfig.parse(words)
+    assert find_app() == tmp_path
+    assert RunConfig.parse(words).strategy.name == "my_strategies:MINE"

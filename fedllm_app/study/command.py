@@ -102,9 +102,10 @@ def plan(
 
     from fedllm_app.config import RunConfig
     from fedllm_app.core.settings import flatten
-    from fedllm_app.launch import merged_config, recipe_and_pairs
+    from fedllm_app.launch import find_app, merged_config, recipe_and_pairs
     from fedllm_app.study.budget import Budget
 
+    find_app()
     config = RunConfig.parse(flatten(merged_config(*recipe_and_pairs(settings))))
     budget = Budget(max_up_mb, max_down_mb, max_mb, max_seconds, per_round, base)
     network = network_for(config, down_mbps, up_mbps, latency_ms, links)
