@@ -94,7 +94,7 @@ def unpack_request(content: RecordDict) -> Request:
             layout=words["layout"],
             fingerprint=words["fingerprint"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a train message: {error!r}") from None
 
 

@@ -148,7 +148,7 @@ class ClientPlan:
                 work=Work(*(int(n) for n in words["work"])),
                 keeps=frozenset(words["keeps"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise WireError(f"the plan is {words!r}; expected ClientPlan.words()") from error
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
@@ -80,6 +80,8 @@ def test_hostile_words(words):
 
 
 @given(st.sampled_from(sorted(GOOD)), JSON)
+@example("work", [float("inf")])
+@example("up", {"top": 10**400, "within": "all"})
 def test_one_hostile_word(key, word):
     try:
         plan = ClientPlan.from_words(GOOD | {key: word}, IDX)
