@@ -15,6 +15,8 @@ from statistics import fmean
 
 import numpy as np
 from record import write_result
+from rows.kernels import HOW
+from rows.payload import DENSITIES, entropy_bytes
 
 from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig, read_recipe
@@ -27,9 +29,7 @@ from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
 from fedllm_app.wire.codec import decode, dense_bytes, encode, size_of
 from fedllm_app.wire.select import top_positions
 
-DENSITIES = (1 / 2, 1 / 4, 1 / 16, 1 / 64, 1 / 100, 1 / 1000)
 KINDS = ("fp32", "fp16", "int8", "int4", "q4", "q3")
-HOW = {"layout_hash": "0" * 32, "fingerprint": "0" * 32}
 
 
 def changes(folder: Path, clients: int) -> tuple[list[np.ndarray], Parts]:
@@ -64,8 +64,8 @@ def main() -> None:
         deltas += own
     layout, rng, rows = parts.model.layout, np.random.default_rng(0), []
     P, cut = layout.size, slices_of(layout)
-    for density in DENSITIES:
-        entropy = -P / 8 * (density * np.log2(density) + (1 - density) * np.log2(1 - density))
+    for density in DENSITIES.values():
+        entropy = entropy_bytes(P, density)
         for kind in KINDS:
             sizes, errors, places = [], [], []
             for delta_P in deltas:

@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from record import ROOT
 
 from fedllm_app.core.slices import slices_of
@@ -18,7 +17,7 @@ from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
 from fedllm_app.wire.select import top_positions
 from rows.kernels import gpt2_layout, pack, uneven, unpack
-from rows.row import Context, Row
+from rows.row import Context, Row, threads
 
 LAYERS = (1, 3, 12, 48)  # 0.2 to 9.4 million parameters
 DENSITIES = (1 / 2, 1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 1000)
@@ -30,16 +29,12 @@ Curves = dict[str, list[tuple[float, float]]]
 
 def measure(context: Context) -> list[Row]:
     """Return a row for each panel of the figure, with the exponents of its curves, and draw it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         panels = {
             ("parameters", "s"): by_parameters(LAYERS[:3] if context.quick else LAYERS),
             ("density", "s"): by_density(),
             ("clients a round", "s"): by_clients(CLIENTS[:3] if context.quick else CLIENTS),
         }
-    finally:
-        torch.set_num_threads(threads)
     for x in ("parameters", "density", "clients a round"):
         curves = panels[x, "s"]
         panels[x, "bytes"] = {n: curves.pop(n) for n in list(curves) if n.endswith("bytes")}

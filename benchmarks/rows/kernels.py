@@ -22,7 +22,7 @@ from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
 from fedllm_app.wire.codec import Update, decode, encode
 from fedllm_app.wire.select import top_positions
-from rows.row import Context, Row, alternately, ratio_of
+from rows.row import Context, Row, alternately, ratio_of, threads
 
 HOW = {"layout_hash": "0" * 32, "fingerprint": "0" * 32}
 LIMIT_MS = 40.0
@@ -54,20 +54,15 @@ def uneven(layout: ParamLayout, rng: np.random.Generator) -> np.ndarray:
 
 def measure(context: Context) -> list[Row]:
     """Return the rows of this group."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        layout, rng = gpt2_layout(), np.random.default_rng(0)
-        repeats = 5 if context.quick else 15
-        rows = coding(layout, rng, repeats)
-        rows += [
+    layout, rng = gpt2_layout(), np.random.default_rng(0)
+    repeats = 5 if context.quick else 15
+    with threads(1):
+        return [
+            *coding(layout, rng, repeats),
             selecting(layout, rng, repeats),
             *folding(layout, rng, 100 if context.quick else 1000),
-            stepping(rng, 5 if context.quick else 15),
+            stepping(rng, repeats),
         ]
-        return rows
-    finally:
-        torch.set_num_threads(threads)
 
 
 def coding(layout: ParamLayout, rng: np.random.Generator, repeats: int) -> list[Row]:

@@ -2,20 +2,20 @@
 
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
 
+import numpy as np
 import torch
-from record import ROOT
 
 from fedllm_app.client.train import Device, train
-from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
 from rows.row import Context, Row
+from rows.setting import bench_s
 
 # Kind of work -> parts of the names of torch's operators.
 KINDS = {
@@ -38,15 +38,16 @@ def measure(context: Context) -> list[Row]:
     speeds, rows = {}, []
     with tempfile.TemporaryDirectory() as kept:
         for dtype in ("float32", "bfloat16"):
-            parts = parts_of(context, dtype)
+            setting = bench_s(context, 0)
+            parts = replace(setting, keys=setting.keys | {"model.dtype": dtype}).parts
             device = parts.device(Path(kept))
             names = [name for name, count in parts.counts().items() if count > 16][:clients]
             speeds[dtype] = median(speed(device, parts, names) for _ in range(3))
+            found = shares(device, names)
             rows.append(
                 Row(
                     what=f"profile of a client's training, {dtype} base",
-                    measured=speeds[dtype], unit="examples/s", peer=words(shares(device, names)),
-                    details=shares(device, names),
+                    measured=speeds[dtype], unit="examples/s", peer=words(found), details=found,
                 )
             )  # fmt: skip
         rows.append(padding(device, names))
@@ -59,19 +60,6 @@ def measure(context: Context) -> list[Row]:
             details={"processor has bfloat16": has_bfloat16()},
         ),
     ]  # fmt: skip
-
-
-def parts_of(context: Context, dtype: str) -> Parts:
-    """Return bench-S in this process, one thread, with every client's batches whole."""
-    recipe: dict[str, Any] = read_recipe(ROOT / "recipes" / "bench-s.toml")
-    places = {
-        "run.home": str(context.folder), "data.train": context.places["20newsgroups"],
-        "model.source": context.places["minilm"], "model.dtype": dtype, "client.threads": 1,
-    }  # fmt: skip
-    config = RunConfig.parse(recipe | places)
-    parts = Parts(config, Place.of(config))
-    _ = parts.initial
-    return parts
 
 
 def speed(device: Device, parts: Parts, clients: list[str]) -> float:
@@ -106,8 +94,6 @@ def words(found: dict[str, float]) -> str:
 
 def padding(device: Device, clients: list[str]) -> Row:
     """Return how many tokens of the batches are padding: all that length bucketing could save."""
-    import numpy as np
-
     real = padded = longest = 0
     for client in clients:
         for batch in device.batches(client, device.settings.batch, np.random.default_rng(0)):
@@ -124,4 +110,4 @@ def padding(device: Device, clients: list[str]) -> Row:
 def has_bfloat16() -> bool:
     """Say whether the processor names an instruction for bfloat16."""
     info = Path("/proc/cpuinfo")
-    return info.exists() and any(f in info.read_text() for f in ("avx512_bf16", "amx_bf16", "bf16"))
+    return info.exists() and "bf16" in info.read_text()

@@ -1,11 +1,14 @@
 """One row of `make bench`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, Literal
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,14 @@ def alternately(repeats: int, *measures: Callable[[], Any]) -> list[list[float]]
 def ratio_of(ours: list[float], theirs: list[float]) -> float:
     """Return the median of the ratios of pairs that were measured one after the other."""
     return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch have this many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,8 +1,6 @@
 """A run that peers are compared on: its settings, its clients' batches, and how ours plays it."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,14 +173,3 @@ def smollm2(context: Context, rounds: int) -> Setting:
         "run.home": str(context.folder / "home"),
     }
     return Setting(ROOT / "recipes" / "shakespeare.toml", COMMON | SMALL | keys, rounds)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let torch have this many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,8 +16,8 @@ from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
 from fedllm_app.core.seeds import seed_torch
 from rows import memory
-from rows.row import Context, Row, alternately, ratio_of
-from rows.setting import Setting, bench_s, smollm2, threads
+from rows.row import Context, Row, alternately, ratio_of, threads
+from rows.setting import Setting, bench_s, smollm2
 
 EXAMPLES = 96  # of the client whose training alone is measured, about
 LOCAL = "local training of one client"

@@ -155,16 +155,15 @@ def encode(
     """
     values_K = np.asarray(values_K, dtype=np.float32)
     check_arguments(values_K, positions, P, value_type, block, derived)
-    K = values_K.size
     mode, section, rice = DERIVED if derived else ALL, np.zeros(0, dtype=np.uint8), None
-    if positions is not None and not derived and K < P:
+    if positions is not None and not derived and values_K.size < P:
         mode, section, rice = _smallest(positions, P, value_type, block, slices)
     header = Header(
         mode,
         value_type,
         block,
         P,
-        K,
+        values_K.size,
         digest("layout hash", layout_hash),
         digest("base fingerprint", fingerprint),
         section.size,
