@@ -1,18 +1,34 @@
-"""The ServerApp: read the run-config, run or resume the strategy, write the result."""
+"""The ServerApp: read the run-config, run or resume the strategy, write the result.
+
+Loaded in a moment: torch and its like are imported once workers do so, too (fedllm_app/waking.py).
+"""
 
 import logging
+import os
 import sys
+import time
 
-from flwr.app import Context
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedllm_app.config import RunConfig
-from fedllm_app.parts import Parts, Place
-from fedllm_app.report.page import print_summary
-from fedllm_app.runtime import build_loop, finish_run, opened_run
-from fedllm_app.server.strategy import FedSparse
+from fedllm_app.waking import collector_at_rest
 
 app = ServerApp()
+WAKE_S = 30.0  # a start without its workers' answer is a slow one, nothing worse
+
+
+def wake_workers(grid: Grid) -> None:
+    """Let a simulation's workers import what they need; return when the first has begun."""
+    deadline, asked = time.monotonic() + WAKE_S, list[str]()
+    while time.monotonic() < deadline:
+        if not asked:
+            for node in sorted(grid.get_node_ids())[: os.cpu_count()]:
+                call = Message(RecordDict(), dst_node_id=node, message_type="query.wake", ttl=60.0)
+                asked += [i for i in grid.push_messages([call]) if i]
+        elif any(True for _ in grid.pull_messages(asked)):
+            return
+        time.sleep(0.05)
 
 
 @app.main()
@@ -23,9 +39,17 @@ def main(grid: Grid, context: Context) -> None:
     logger.propagate = False
     logger.handlers = [logging.StreamHandler(sys.stdout)]
     config = RunConfig.parse(context.run_config)
+    devices = config.data.train == "node"
+    if not devices:
+        wake_workers(grid)
+    with collector_at_rest():
+        from fedllm_app.parts import Parts, Place
+        from fedllm_app.report.page import print_summary
+        from fedllm_app.runtime import build_loop, finish_run, opened_run
+        from fedllm_app.server.strategy import FedSparse
+
     with opened_run(config) as (resolved, folder):
         parts = Parts(resolved, Place.of(resolved))
-        devices = resolved.data.train == "node"
         strategy = FedSparse(
             build=lambda transport: build_loop(parts, folder, transport),
             wait_for=resolved.round.clients if devices else 1,

@@ -21,8 +21,8 @@ HOUSE = [
     ["client", "server"],
     ["config"],
     ["parts"],
-    ["runtime"],
-    ["superlink", "guard"],
+    ["node", "runtime"],
+    ["waking", "superlink", "guard"],
     ["launch"],
     ["study"],
     ["cli"],
@@ -118,9 +118,24 @@ def run_without(absent, code):
 
 
 def test_a_device_needs_no_extra():
-    code = "import client_app, fedllm_app.client.train, fedllm_app.runtime; print('fine')"
+    code = "import client_app, fedllm_app.node, fedllm_app.runtime; print('fine')"
     done = run_without(EXTRAS, code)
     assert done.stdout.strip() == "fine", done.stderr[-2000:]
+
+
+def test_settings_are_checked_without_torch():
+    code = """
+import client_app, server_app
+from fedllm_app.config import RunConfig
+from fedllm_app.core.errors import ConfigError
+print(RunConfig.parse({}).resolved().summary()[:1])
+try:
+    RunConfig.parse({"strategy.d-up": 2.0, "client.lr": -1.0})
+except ConfigError as error:
+    print(len(str(error).splitlines()), "wrong")
+"""
+    done = run_without({"torch", "transformers", "peft", "datasets", "pyarrow"}, code)
+    assert done.stdout.strip() == "2 wrong", done.stderr[-2000:]
 
 
 def test_absent_means_absent():

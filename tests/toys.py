@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from fedllm_app.client.answer import answer
-from fedllm_app.client.train import ClientSettings, Device
+from fedllm_app.client.settings import ClientSettings
+from fedllm_app.client.train import Device
 from fedllm_app.core.derive import expand
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.layout import ParamLayout
@@ -26,9 +27,9 @@ from fedllm_app.devices.network import Network
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, StrategySettings
-from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
+from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.record import Recorder
-from fedllm_app.server.settings import RoundSettings, RunSettings
+from fedllm_app.server.settings import RoundSettings, RunSettings, ServerSettings
 from fedllm_app.wire.codec import WireSettings
 
 BASE = "ab" * 16

@@ -14,7 +14,8 @@ from record import ROOT
 
 from fedllm_app.core.slices import slices_of
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
+from fedllm_app.server.optimizer import ServerOptimizer
+from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.select import top_positions
 from rows.kernels import gpt2_layout, pack, uneven, unpack
 from rows.row import Context, Row, threads

@@ -19,7 +19,8 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.slices import Slices, slices_of
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
+from fedllm_app.server.optimizer import ServerOptimizer
+from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import Update, decode, encode
 from fedllm_app.wire.select import top_positions
 from rows.row import Context, Row, alternately, ratio_of, threads

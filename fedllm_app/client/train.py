@@ -10,41 +10,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from fedllm_app.client.keep import of_optimizer, restore
+from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.job import Job, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import Work
 from fedllm_app.core.seeds import generator, seed_torch
-from fedllm_app.core.settings import Settings
 from fedllm_app.wire.codec import WireSettings
 
 Batch = dict[str, Tensor]
-
-
-class ClientSettings(Settings):
-    """Namespace `client`: local training."""
-
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Local optimizer.")
-    lr: float = Field(0.05, gt=0, description="Local learning rate.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
-    weight_decay: float = Field(0.0, ge=0, description="Local weight decay.")
-    batch: int = Field(16, ge=1, description="Examples in a batch.")
-    epochs: int = Field(1, ge=1, description="Passes over the client's data in a round.")
-    steps: int = Field(0, ge=0, description="Batches in a round; 0 leaves it to epochs.")
-    clip_norm: float = Field(0.0, ge=0, description="Largest norm of a gradient; 0 is no limit.")
-    keep_optimizer: bool = Field(
-        False, description="Keep the local optimizer's state on the device from round to round."
-    )
-    threads: int = Field(
-        0, ge=0, description="Threads of a training process; automatic is the CPUs it was given."
-    )
 
 
 class Trainable(Protocol):

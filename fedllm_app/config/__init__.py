@@ -15,20 +15,18 @@ import tomli_w
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedllm_app.client.train import ClientSettings
+from fedllm_app.client.settings import ClientSettings
 from fedllm_app.config.checks import METRICS, cross_check
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
+from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings
-from fedllm_app.data.task import TaskSettings
 from fedllm_app.devices.network import NetworkSettings, automatic_words
-from fedllm_app.models.adapter import LoraSettings
-from fedllm_app.models.backbone import ModelSettings
+from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import StrategySettings, shrinking
-from fedllm_app.server.optimizer import ServerSettings
-from fedllm_app.server.settings import RoundSettings, RunSettings
+from fedllm_app.server.settings import RoundSettings, RunSettings, ServerSettings
 from fedllm_app.wire.codec import WireSettings
 
 

@@ -9,11 +9,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from fedllm_app.core.errors import WireError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ParamLayout:
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, tensors: Iterable[tuple[str, Tensor]]) -> "ParamLayout":
+    def of(cls, tensors: Iterable[tuple[str, "Tensor"]]) -> "ParamLayout":
         """Return the layout of (name, tensor) pairs in the order given."""
         pairs = list(tensors)
         return cls(tuple(n for n, _ in pairs), tuple(tuple(t.shape) for _, t in pairs))
@@ -65,7 +66,7 @@ class ParamLayout:
         i = self.names.index(name)
         return slice(self.offsets[i], self.offsets[i] + self.sizes[i])
 
-    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def flatten(self, tensors: Mapping[str, "Tensor"]) -> "Tensor":
         """Return a new float32 tensor of shape (P,).
 
         Raises
@@ -73,12 +74,14 @@ class ParamLayout:
         WireError
             If names or shapes differ from this layout; the message names the first difference.
         """
+        import torch
+
         other = ParamLayout.of((n, tensors[n]) for n in self.names if n in tensors)
         if other != self:
             raise WireError(self.first_difference(other))
         return torch.cat([tensors[n].detach().reshape(-1).float() for n in self.names])
 
-    def unflatten(self, flat_P: Tensor) -> dict[str, Tensor]:
+    def unflatten(self, flat_P: "Tensor") -> dict[str, "Tensor"]:
         """Return views of `flat_P`, one per tensor, in order."""
         if flat_P.numel() != self.size:
             raise WireError(f"flat vector has {flat_P.numel()} entries; expected {self.size}")

@@ -7,7 +7,6 @@ A killed run, another number of workers, or another order of replies therefore d
 import hashlib
 
 import numpy as np
-import torch
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -29,4 +28,6 @@ def generator(*parts: int | str) -> np.random.Generator:
 
 def seed_torch(*parts: int | str) -> None:
     """Seed torch's default generator (dropout, initial adapters) by `derive_seed(*parts)`."""
+    import torch  # seconds, which a check of settings does not take
+
     torch.manual_seed(derive_seed(*parts))

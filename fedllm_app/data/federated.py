@@ -21,9 +21,9 @@ from fedllm_app.data.heldout import evaluation_order, hold_out
 from fedllm_app.data.image import prepare_images
 from fedllm_app.data.labels import fixed_labels, label_names
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
+from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import NODE, DataSettings, Source, source_of_test, source_of_train
 from fedllm_app.data.table import Rows, Table
-from fedllm_app.data.task import TaskSettings
 from fedllm_app.data.text import prepare_text, tokenizer_identity
 
 if TYPE_CHECKING:

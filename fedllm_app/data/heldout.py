@@ -32,7 +32,7 @@ def hold_out(train: Table, data: DataSettings, no_test: bool) -> tuple[Rows, Row
     validate = data.evaluate_on == "validation"
     if not (no_test or validate):
         return np.zeros(0, np.int64), np.arange(len(train))
-    texts, text_of_row = np.unique(train.column("source_row").to_numpy(), return_inverse=True)
+    texts, text_of_row = np.unique(train.numbers("source_row"), return_inverse=True)
     size = max(1, round(len(texts) * data.holdout))
     order = generator("held-out examples").permutation(len(texts))
     test, validation = (size if no_test else 0), (size if validate else 0)
@@ -55,8 +55,5 @@ def evaluation_order(dataset: Table, rows: Rows, data: DataSettings) -> Rows:
         rows = generator("evaluated examples").choice(rows, data.eval_examples, replace=False)
     rows = np.sort(rows)
     if "input_ids" in dataset.column_names:
-        import pyarrow.compute
-
-        lengths = pyarrow.compute.list_value_length(dataset.column("input_ids")).to_numpy()
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        rows = rows[np.argsort(dataset.numbers("input_ids")[rows], kind="stable")]
     return rows

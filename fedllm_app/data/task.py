@@ -9,35 +9,20 @@ Shapes: B batch, T tokens of the longest row, C labels, V vocabulary.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.core.settings import Settings
 from fedllm_app.data.image import ImageSpec, pixels
+from fedllm_app.data.settings import TaskSettings
 
 Tally = dict[str, Any]  # int, float, or int64 array: all three add with +
 IGNORED = -100  # label of a position that is not predicted, torch's own convention
-
-
-class TaskSettings(Settings):
-    """Namespace `task`: what the model learns to answer."""
-
-    name: Literal["sequence-classification", "next-token", "image-classification"] = Field(
-        "sequence-classification",
-        description='"sequence-classification", "next-token" or "image-classification".',
-    )
-    max_tokens: int = Field(
-        64,
-        ge=2,
-        description="Longest row in tokens; longer texts are truncated, or cut for next-token.",
-    )
 
 
 class Task(Protocol):

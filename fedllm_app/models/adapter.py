@@ -10,32 +10,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.seeds import seed_torch
-from fedllm_app.core.settings import Settings
-from fedllm_app.models.backbone import ModelSettings
+from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.models.targets import head_modules, inside, is_language_model, lora_targets
 from fedllm_app.models.trainable import TrainableModel
-
-
-class LoraSettings(Settings):
-    """Namespace `lora`: size and place of the adapters."""
-
-    rank: int = Field(16, ge=1, description="Rank of every adapter.")
-    alpha: float = Field(16.0, gt=0, description="Adapters are scaled by alpha / rank.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in front of every adapter.")
-    targets: str = Field(
-        "auto",
-        description="'auto' (fits the architecture), 'qkv', 'all-linear', or names with commas.",
-    )
-    head: bool = Field(
-        True, description="Train and send the classification head beside the adapters."
-    )
 
 
 def wrap(

@@ -9,10 +9,9 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -29,10 +28,10 @@ from transformers.utils import logging as hf_logging
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.seeds import seed_torch
-from fedllm_app.core.settings import Settings
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.models.attention import widen
 from fedllm_app.models.gguf import gguf_folder
+from fedllm_app.models.settings import ModelSettings
 from fedllm_app.models.targets import head_modules, inside
 
 AUTO_MODELS: dict[str, Any] = {
@@ -43,27 +42,6 @@ AUTO_MODELS: dict[str, Any] = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _SOURCES = "'embedded', an absolute folder or .gguf file, or the name of a model on the hub"
-
-
-class ModelSettings(Settings):
-    """Namespace `model`: which backbone, and what of it is trained."""
-
-    source: str = Field(
-        "embedded", description="'embedded', an absolute folder or .gguf file, or a hub name."
-    )
-    init: Literal["pretrained", "random"] = Field(
-        "pretrained", description="Start from the source's weights, or only from its config."
-    )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Type of the frozen base; trainable tensors are always float32."
-    )
-    dropout: bool = Field(
-        False, description="Keep the backbone's own dropout; lora.dropout is separate."
-    )
-    train: Literal["lora", "head", "full"] = Field(
-        "lora", description="Train LoRA adapters and head, the head alone, or the whole model."
-    )
-    tokenizer: str = Field("", description="Folder or hub name; empty means that of the source.")
 
 
 def local_source(source: str, cache: Path) -> str:

@@ -1,6 +1,7 @@
-"""The settings of a run and of its rounds: namespaces `run` and `round`."""
+"""The settings of a run, its rounds and the server's step: namespaces `run`, `round`, `server`."""
 
 import re
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -55,3 +56,30 @@ class RoundSettings(Settings):
     max_simulated_s: float = Field(
         0.0, ge=0, description="The same for the simulated seconds of `network`; 0 is no limit."
     )
+
+
+class ServerSettings(Settings):
+    """Namespace `server`: the optimizer that steps on the mean delta."""
+
+    optimizer: Literal["", "adam", "adamw", "sgd", "adagrad"] = Field(
+        "", description="Optimizer; automatic is adam, or the one the method is defined with."
+    )
+    lr: float = Field(0.0, ge=0, description="Learning rate; automatic: 0.01, and 1 for sgd.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay rate.")
+    eps: float = Field(1e-8, gt=0, description="Adam's and Adagrad's denominator term.")
+    weight_decay: float = Field(
+        -1.0, ge=-1, description="Weight decay; -1 is automatic: 0.01 for adamw, 0 for the rest."
+    )
+    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
+    nesterov: bool = Field(False, description="Nesterov's form of sgd's momentum.")
+
+    def resolved(self, defined_with: str = "") -> "ServerSettings":
+        """Return the settings with every automatic value filled in."""
+        name = self.optimizer or defined_with or "adam"
+        decay = self.weight_decay if self.weight_decay >= 0 else 0.01 * (name == "adamw")
+        update = {"optimizer": name, "lr": self.lr or DEFAULT_LR[name], "weight_decay": decay}
+        return self.model_copy(update=update)
+
+
+DEFAULT_LR = {"adam": 1e-2, "adamw": 1e-2, "sgd": 1.0, "adagrad": 1e-2}

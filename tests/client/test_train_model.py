@@ -12,7 +12,8 @@ from toys import P, bits
 
 from fedllm_app import parts as parts_module
 from fedllm_app.client.answer import answer
-from fedllm_app.client.train import ClientSettings, train
+from fedllm_app.client.settings import ClientSettings
+from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import All, ClientPlan, Positions, Work

@@ -11,9 +11,10 @@ from fedllm_app.core.errors import DataError
 from fedllm_app.data import federated
 from fedllm_app.data.federated import batches, federated_data, node_data
 from fedllm_app.data.partition import PartitionSettings
+from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.data.table import Table
-from fedllm_app.data.task import TaskSettings, make_task
+from fedllm_app.data.task import make_task
 
 TASK = TaskSettings(max_tokens=8)
 FOUR = PartitionSettings(clients=4)

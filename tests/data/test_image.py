@@ -9,8 +9,9 @@ import torch
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.image import ImageSpec, pixels, prepare_images
+from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings, Source
-from fedllm_app.data.task import TaskSettings, make_task
+from fedllm_app.data.task import make_task
 
 Image = pytest.importorskip("PIL.Image")
 SOURCE = Source("data.train", "/x.parquet")

@@ -6,8 +6,9 @@ import pytest
 from fedllm_app.data.federated import batches, federated_data
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.partition import PartitionSettings
+from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings
-from fedllm_app.data.task import TaskSettings, make_task
+from fedllm_app.data.task import make_task
 
 pytestmark = pytest.mark.real
 CELL = PartitionSettings(name="dirichlet", clients=350, alpha=0.1)

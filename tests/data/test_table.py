@@ -56,3 +56,15 @@ def test_opening_needs_neither_datasets_nor_pandas(written):
     words = [sys.executable, "-c", program, str(written[0])]
     printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert printed == "{'input_ids': [[4]], 'label': [4]} set()\n"
+
+
+def test_numbers_of_a_column_and_lengths_of_lists_without_pandas(written):
+    program = (
+        "import sys; from pathlib import Path; from fedllm_app.data.table import Table;"
+        "t = Table.open(Path(sys.argv[1]));"
+        "print(*t.numbers('label'), *t.numbers('input_ids'), 'pandas' in sys.modules)"
+    )
+    words = [sys.executable, "-c", program, str(written[0])]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert printed == "0 1 2 3 4 5 6 1 2 1 2 1 2 1 False\n"
+    assert len(Table(pyarrow.table({"a": pyarrow.array([], pyarrow.int64())})).numbers("a")) == 0

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.data.task import TASKS, TaskSettings, add_tallies, macro_f1, make_task
+from fedllm_app.data.settings import TaskSettings
+from fedllm_app.data.task import TASKS, add_tallies, macro_f1, make_task
 
 CLASSIFY = make_task(TaskSettings(), pad_id=9)
 NEXT = make_task(TaskSettings(name="next-token"), pad_id=9)

@@ -22,8 +22,9 @@ from transformers import (
     ViTModel,
 )
 
-from fedllm_app.models.adapter import LoraSettings, wrap
-from fedllm_app.models.backbone import ModelSettings, load_backbone
+from fedllm_app.models.adapter import wrap
+from fedllm_app.models.backbone import load_backbone
+from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.models.trainable import TrainableModel
 
 VOCABULARY = 100

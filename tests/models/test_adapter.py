@@ -5,7 +5,7 @@ import torch
 
 from fedllm_app.core.derive import lora_rank_axis
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.models.adapter import LoraSettings
+from fedllm_app.models.settings import LoraSettings
 
 BERT = "base_model.model.bert.encoder.layer.0.attention.self.query"
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fedllm_app.models.attention import NAME, attend
-from fedllm_app.models.backbone import ModelSettings, load_backbone
+from fedllm_app.models.backbone import load_backbone
+from fedllm_app.models.settings import ModelSettings
 
 
 def drawn(*shape: int) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch
 from transformers import BertConfig
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.models.backbone import ModelSettings, image_spec, load_backbone, load_tokenizer
+from fedllm_app.models.backbone import image_spec, load_backbone, load_tokenizer
+from fedllm_app.models.settings import ModelSettings
 
 LABELS = ["sky", "sea", "soil"]
 CLASSES = "sequence-classification"

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from fedllm_app.models import gguf
-from fedllm_app.models.adapter import LoraSettings, wrap
-from fedllm_app.models.backbone import ModelSettings, image_spec, load_backbone, load_tokenizer
+from fedllm_app.models.adapter import wrap
+from fedllm_app.models.backbone import image_spec, load_backbone, load_tokenizer
 from fedllm_app.models.export import merge, save_adapter
+from fedllm_app.models.settings import LoraSettings, ModelSettings
 
 pytestmark = pytest.mark.real
 WEIGHTS = Path(os.environ.get("FEDLLM_TEST_WEIGHTS", "~/.cache/fedllm-test-weights")).expanduser()

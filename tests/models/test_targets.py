@@ -4,8 +4,9 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.models.adapter import LoraSettings, wrap
-from fedllm_app.models.backbone import ModelSettings, load_backbone
+from fedllm_app.models.adapter import wrap
+from fedllm_app.models.backbone import load_backbone
+from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.models.targets import head_modules, is_language_model, lora_targets
 
 TASK = {"bert": "sequence-classification", "vit": "image-classification"}

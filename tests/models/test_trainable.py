@@ -151,8 +151,10 @@ def test_fingerprint_is_the_same_in_another_process(trainable, source):
     folder = source("bert")
     lines = f"""
 from pathlib import Path
-from fedllm_app.models.adapter import LoraSettings, wrap
-from fedllm_app.models.backbone import ModelSettings, load_backbone
+from fedllm_app.models.settings import LoraSettings
+from fedllm_app.models.adapter import wrap
+from fedllm_app.models.settings import ModelSettings
+from fedllm_app.models.backbone import load_backbone
 s = ModelSettings(source={folder!r})
 m = load_backbone(s, s.source, "sequence-classification", ["x", "y"], Path("/nowhere"), seed=3)
 print(wrap(m, s, LoraSettings(), 3).fingerprint)

@@ -10,7 +10,7 @@ from fedllm_app.core.plan import All, Positions, TopK
 from fedllm_app.server.budget import upload_support
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Inputs, StrategySettings, shrinking, tier_of
-from fedllm_app.server.optimizer import ServerSettings
+from fedllm_app.server.settings import ServerSettings
 
 
 def plan(name, params=PARAMS, cohort=("a", "b"), state=None, **settings):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from toys import bits
 
-from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
+from fedllm_app.server.optimizer import ServerOptimizer
+from fedllm_app.server.settings import ServerSettings
 
 P = 7
 BETAS = {"betas": (0.8, 0.95), "eps": 1e-3}

@@ -9,8 +9,9 @@ from toys import PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.report.metrics import read_lines
-from fedllm_app.server.optimizer import ServerOptimizer, ServerSettings
+from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.record import Clock, Recorder
+from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import dense_bytes
 
 SLOPES = {c: np.ones(P, np.float32) for c in "ab"}

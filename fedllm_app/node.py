@@ -1,0 +1,46 @@
+"""What a node does when it is asked: the ClientApp without Flower.
+
+Ray's workers live for a whole run, so the model and the data are built once per process and only
+the trainable values change from client to client.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fedllm_app.client.answer import answer
+from fedllm_app.client.train import Device
+from fedllm_app.config import RunConfig
+from fedllm_app.core.job import Reply, Request
+from fedllm_app.core.settings import Scalar
+from fedllm_app.message import Holdings
+from fedllm_app.parts import Parts, Place
+
+
+@lru_cache(maxsize=1)
+def _parts(config: RunConfig, place: Place) -> Parts:
+    return Parts(config, place)
+
+
+@lru_cache(maxsize=1)
+def _device(config: RunConfig, place: Place, run_folder: Path) -> Device:
+    return _parts(config, place).device(run_folder)
+
+
+def holdings(run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]) -> Holdings:
+    """Return which clients this node plays."""
+    config = RunConfig.parse(run_config)
+    place = Place.of(config, node_config)
+    simulated = 0 if place.client else int(node_config.get("num-partitions", 1))
+    return Holdings(counts=_parts(config, place).counts(), federation=simulated)
+
+
+def train(
+    request: Request, run_config: Mapping[str, Scalar], node_config: Mapping[str, Any], run_id: int
+) -> list[Reply]:
+    """Do the jobs of a request."""
+    config = RunConfig.parse(run_config)
+    place = Place.of(config, node_config)
+    run_folder = place.home / "runs" / (config.run.name or str(run_id))
+    return answer(_device(config, place, run_folder), request)
