@@ -50,6 +50,8 @@ POINTS: tuple[tuple[str, str, Settings], ...] = (
     ("4", "64", Q4 | SENDERS),
     ("4", "16", Q4 | DOWN4),
     ("16", "16", Q4 | DOWN8),
+    ("16", "64", Q4 | DOWN4),
+    ("64", "64", Q4 | DOWN4),
 )
 
 
