@@ -42,7 +42,6 @@ def flower_environment(home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     env.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    env.setdefault("MALLOC_ARENA_MAX", "1")  # one thread computes: 30 MB less in every worker
     if "RAY_ADDRESS" not in env:
         # Despite its name it rules on Linux too: "0" makes a local Ray listen on 127.0.0.1 only.
         env.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
