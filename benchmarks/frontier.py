@@ -11,6 +11,7 @@ their runs in the same home. Results go to benchmarks/results/reproduce-frontier
 import argparse
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from markers import fill, printed
@@ -99,6 +100,11 @@ def label(row: Row) -> str:
     return "dense" if row["method"] == "dense" else row["run"].split("-r16-")[1].removesuffix("-s0")
 
 
+COLORS = {"fp32": "C7", "int8": "C0", "int4": "C2", "q4": "C3", "q3": "C4"}
+MARKERS = {"1": "*", "1/4": "o", "1/16": "s", "1/64": "^"}  # by density up
+LEAST = 0.36  # what lies below is drawn at the edge, with its figure
+
+
 def plot(rows: list[Row]) -> None:
     """Draw accuracy at the last round against bytes, up and down."""
     import matplotlib
@@ -111,14 +117,40 @@ def plot(rows: list[Row]) -> None:
     for axis, way in zip(axes, ("up", "down"), strict=True):
         axis.axhline(dense - 0.01, color="grey", linestyle=":", linewidth=1)
         for row in rows:
-            x = row[f"times-less-{way}"]
-            axis.plot(x, row["score"], "o", markersize=5)
-            if way == "up":
-                axis.annotate(label(row), (x, row["score"]), fontsize=6, rotation=20)
+            axis.plot(row[f"times-less-{way}"], max(row["score"], LEAST), **looks(row), alpha=0.8)
+            if words := remark(row):
+                at = (row[f"times-less-{way}"], max(row["score"], LEAST))
+                axis.annotate(words, at, (5, 3), textcoords="offset points", fontsize=7)
         axis.set(xscale="log", xlabel=f"times fewer bytes {way} than dense")
+        axis.set(ylim=(LEAST - 0.003, None), xlim=(0.8, 900))
         axis.grid(alpha=0.3)
+    shapes = [("k", m, f"{d} up") for d, m in MARKERS.items()]
+    for color, marker, name in [*((c, "o", f"{v} up") for v, c in COLORS.items()), *shapes]:
+        axes[1].plot([], [], marker, color=color, label=name)
+    axes[1].legend(fontsize=8, ncols=2, loc="upper right")
     axes[0].set(ylabel="test accuracy at round 100", title="bench-S; dotted: dense less 1 point")
     save(figure, "frontier")
+
+
+def looks(row: Row) -> dict[str, str]:
+    """Return a point's color, by values up, and marker, by density up."""
+    settings = row["settings"]
+    up = Fraction(settings.get("strategy.d-up", 1.0)).limit_denominator(64)
+    return {
+        "color": COLORS[settings.get("wire.up-values", "fp32")],
+        "marker": MARKERS[str(up)],
+        "linestyle": "",
+    }
+
+
+def remark(row: Row) -> str:
+    """Return what color and marker do not say of a point."""
+    if row["method"] == "dense":
+        return "dense"
+    words = [w for w in ("feedback", "senders", "block-32", "block-4096") if w in label(row)]
+    words += [f"lr {label(row).split('-lr-')[1]}"] if "-lr-" in label(row) else []
+    words += [f"{row['score']:.3f}"] if row["score"] < LEAST else []
+    return ", ".join(words)
 
 
 def main() -> int:
