@@ -71,7 +71,7 @@ def compare(home: Path, places: dict[str, str], share: float) -> None:
     budget = Budget(both_mb=both * BUDGET_ROUNDS / 100 / 1e6, base=False)
     made = choices(home, places)
     config = made[0][1]
-    question = Question(config, budget, None, (), 1, None, 20, None, share, 0, 0, None)
+    question = Question(config, budget, None, (), 1, (), 20, None, share, 0, 0, None)
     candidates = plan(made, budget.left(share), predictor(config, None), 1)
     pilots = play(question, candidates, budget.share(share, ROUNDS), Console(width=120))
     winner = pilots[0].candidate.settings

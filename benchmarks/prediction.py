@@ -1,10 +1,11 @@
 """Predicted bytes beside those of finished runs' ledgers: what `fedllm plan` says, held to account.
 
-    python benchmarks/prediction.py RUN [RUN ...] --home HOME
+    python benchmarks/prediction.py RUN [RUN ...] --home HOME [--like RUN ...]
 
 RUN is the folder of a finished run, whose data and model are where its config.toml says; HOME
-keeps the caches. Nothing is trained, and the folders are only read. The result goes to
-benchmarks/results/prediction.json.
+keeps the caches. Nothing is trained, and the folders are only read. Each is predicted with
+supports spread evenly, and with what the ledgers of the --like runs tell: those on the same data
+and model, itself left out. The result goes to benchmarks/results/prediction.json.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def row(folder: Path, predictor: Predictor, flat: dict[str, Any]) -> dict[str, A
     """Return both sums of each way, and the round in which they differ most."""
     paid = measured(folder)
     told = predictor.costs(RunConfig.parse(flat | {"run.rounds": paid.rounds}))
-    record: dict[str, Any] = {"run": folder.name, "rounds": paid.rounds}
+    record: dict[str, Any] = {}
     for way in WAYS:
         ours, theirs = (getattr(costs, f"{way}_bytes") for costs in (told, paid))
         off = np.abs(ours - theirs) / np.maximum(theirs, 1)
@@ -39,23 +40,43 @@ def row(folder: Path, predictor: Predictor, flat: dict[str, Any]) -> dict[str, A
     return record
 
 
+def config_of(folder: Path, home: Path) -> tuple[dict[str, Any], RunConfig]:
+    """Return a run's settings with caches in `home`."""
+    flat = read_recipe(folder / "config.toml") | {"run.home": str(home.resolve())}
+    return flat, RunConfig.parse(flat)
+
+
+def shared(c: RunConfig) -> str:
+    """Return what two runs have to have in common for one predictor."""
+    lora = c.lora.model_copy(update={"rank": 1, "alpha": 1.0})
+    return repr((c.run.seed, c.data, c.task, c.partition, c.model, lora))
+
+
 def main() -> None:
     """Predict every run and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--home", required=True, type=Path)
+    parser.add_argument("--like", nargs="+", default=[], type=Path, help="as of `fedllm plan`")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     made: dict[str, Predictor] = {}
     for folder in options.runs:
-        flat = read_recipe(folder / "config.toml") | {"run.home": str(options.home.resolve())}
-        config = RunConfig.parse(flat)
-        c, lora = config, config.lora.model_copy(update={"rank": 1})
-        shared = repr((c.run.seed, c.data, c.task, c.partition, c.model, lora))
-        if shared not in made:
-            made[shared] = Predictor.of(Parts(config, Place.of(config)), None)
-        rows.append(row(folder, made[shared], flat))
-        write_result("prediction", {}, rows)
+        flat, config = config_of(folder, options.home)
+        kind = shared(config)
+        if kind not in made:
+            made[kind] = Predictor.of(Parts(config, Place.of(config)), None)
+        predictor, record = made[kind], {"run": folder.name}
+        predictor.learned = {"down": [], "up": []}
+        record["even"] = row(folder, predictor, flat)
+        for like in options.like:
+            known = config_of(like, options.home)[1]
+            if shared(known) == kind and like.name != folder.name:
+                predictor.learn(known, like)
+        if any(predictor.learned.values()):
+            record["like"] = row(folder, predictor, flat)
+        rows.append(record)
+        write_result("prediction", {"like": [like.name for like in options.like]}, rows)
 
 
 if __name__ == "__main__":

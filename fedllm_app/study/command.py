@@ -45,7 +45,8 @@ MinRounds = Annotated[
     int, Option(min=0, help="Show also what holds this many of its rounds; 0: half of them.")
 ]
 Like = Annotated[
-    Path | None, Option(help="Finished run whose supports are as uneven as those to come.")
+    list[Path] | None,
+    Option(help="Finished run to learn from; of several, the one whose densities are nearest."),
 ]
 Rows = Annotated[int, Option(min=1, help="Rows to print.")]
 Json = Annotated[Path | None, Option("--json", help="File to write every candidate to.")]
@@ -66,7 +67,7 @@ class Question:
     network: "Network | None"
     vary: Sequence[str]
     min_rounds: int
-    like: Path | None
+    like: Sequence[Path]
     rows: int
     json_file: Path | None
     share: float
@@ -110,8 +111,8 @@ def plan(
     budget = Budget(max_up_mb, max_down_mb, max_mb, max_seconds, per_round, base)
     network = network_for(config, down_mbps, up_mbps, latency_ms, links)
     question = Question(
-        config, budget, network, vary or (), min_rounds, like, show, json_file, pilot, pilot_rounds,
-        pilot_most, out,
+        config, budget, network, vary or (), min_rounds, like or (), show, json_file, pilot,
+        pilot_rounds, pilot_most, out,
     )  # fmt: skip
     check(question)
     console = Console()
@@ -183,8 +184,9 @@ def check(q: Question) -> None:
         wrong.append("--pilot-most is 1; expected 2 or more, to choose from")
     if q.out and (q.out.suffix != ".toml" or q.out.exists() or not q.out.parent.is_dir()):
         wrong.append(f"--out is {str(q.out)!r}; expected a new .toml file in a folder that exists")
-    if q.like and not (q.like / "ledger.jsonl").is_file():
-        wrong.append(f"--like is {str(q.like)!r}; expected the folder of a run")
+    for run in q.like:
+        if not (run / "ledger.jsonl").is_file():
+            wrong.append(f"--like is {str(run)!r}; expected the folder of a run")
     if q.json_file and not q.json_file.parent.is_dir():
         wrong.append(f"--json is {str(q.json_file)!r}; expected a file in a folder that exists")
     if wrong:
@@ -215,13 +217,13 @@ def answer(q: Question, console: "Console") -> None:
 
 
 def predictor(
-    config: "RunConfig", network: "Network | None", like: Path | None = None
+    config: "RunConfig", network: "Network | None", like: Sequence[Path] = ()
 ) -> "Predictor":
     """Return the predictor over a configuration's data and model.
 
     Parameters
     ----------
-    like : folder of a finished run to learn from.
+    like : folders of finished runs to learn from.
 
     Raises
     ------
@@ -241,8 +243,8 @@ def predictor(
             f"--links has no speed for {len(slow)} of {len(links)} clients, e.g. {slow[:3]}; "
             "expected a line for each, or --down-mbps and --up-mbps for the rest"
         )
-    if like is not None:
-        made.learn(RunConfig.parse(read_recipe(like / "config.toml")), like)
+    for run in like:
+        made.learn(RunConfig.parse(read_recipe(run / "config.toml")), run)
     return made
 
 

@@ -30,8 +30,8 @@ DEFAULT_AXES: dict[str, tuple[Scalar, ...]] = {
     "strategy.d-down": (1.0, 1 / 4, 1 / 16),
     "strategy.d-up": (1.0, 1 / 4, 1 / 16, 1 / 64),
     "strategy.density": (1 / 2, 1 / 4, 1 / 16),
-    "wire.up-values": ("fp32", "int8"),
-    "wire.down-values": (),
+    "wire.up-values": ("fp32", "int8", "int4"),
+    "wire.down-values": ("fp32", "int8"),
     "round.clients": (),
     "run.rounds": (),
 }

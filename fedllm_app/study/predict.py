@@ -3,7 +3,7 @@
 The bytes of a payload follow from how many coordinates it holds and a little from where they lie.
 How many is known: the method itself is asked for its plans, on parameters as large as real ones.
 Where is known for what the server chooses; what a device will choose is taken as spread evenly,
-which is the dearest case, or as unevenly as in a run that it was told to learn from
+which is the dearest case, or as unevenly as in finished runs that it was told to learn from
 (docs/planner.md). The payload is then encoded by the real codec and measured. Cohorts come from
 (seed, round), so who takes part, who is new and over which link is exact.
 
@@ -49,6 +49,10 @@ class Payload:
     K: int
     positions: int = 0
 
+    def length(self, taken: float) -> int:
+        """Return the length where positions take this part of what they do here."""
+        return self.size + round(self.positions * (taken - 1))
+
 
 class Predictor:
     """Predicts configurations that share data, base, seed and links.
@@ -63,8 +67,9 @@ class Predictor:
 
     Attributes
     ----------
-    uneven : by way, what positions take of what they would if supports were spread evenly: 1 until
-        `learn` is told of a run.
+    learned : by way, of each run that `learn` was told of and that sent positions: logarithms of
+        the shares that travelled down and up, and what positions took of what they would if
+        supports were spread evenly.
     """
 
     def __init__(
@@ -77,7 +82,7 @@ class Predictor:
     ) -> None:
         self.layout, self.initial = layout, initial
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self.uneven = {"down": 1.0, "up": 1.0}
+        self.learned: dict[str, list[tuple[np.ndarray, float]]] = {"down": [], "up": []}
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -106,19 +111,25 @@ class Predictor:
         """Return what each round of `config` will cost if every client answers."""
         c = config.resolved()
         costs, met = Costs.zeros(c.run.rounds), set[str]()
-        for t, payloads in enumerate(_Rounds(self, c).all(), start=1):
+        planned = _Rounds(self, c)
+        rounds = planned.all()
+        taken = self.uneven(shares(rounds, planned.layout.size))
+        for t, payloads in enumerate(rounds, start=1):
             i, new = t - 1, payloads.keys() - met
             met |= new
+            sizes = {
+                client: (down.length(taken[0]), up.length(taken[1]))
+                for client, (down, up) in payloads.items()
+            }
+            costs.down_bytes[i] = sum(down for down, _ in sizes.values())
+            costs.up_bytes[i] = sum(up for _, up in sizes.values())
             for down, up in payloads.values():
-                costs.down_bytes[i] += down.size
-                costs.up_bytes[i] += up.size
                 costs.down_coordinates[i] += down.K
                 costs.up_coordinates[i] += up.K
             costs.base_bytes[i] = len(new) * self.base_client_bytes
             if self.network:
-                traffic = {k: (down.size, up.size) for k, (down, up) in payloads.items()}
                 base = dict.fromkeys(new, self.base_client_bytes)
-                costs.put_seconds(t, traffic, base, self.network)
+                costs.put_seconds(t, sizes, base, self.network)
         return costs
 
     def learn(self, config: RunConfig, folder: Path) -> None:
@@ -128,17 +139,26 @@ class Predictor:
         ----------
         config, folder : of the run, on the same data and base.
         """
-        told, paid = dict.fromkeys(self.uneven, 0), dict.fromkeys(self.uneven, 0)
+        paid = dict.fromkeys(self.learned, 0)
         for line in iterate_lines(folder / "ledger.jsonl"):
             if line["direction"] in paid:
                 paid[line["direction"]] += line["positions"]
-        self.uneven = dict.fromkeys(told, 1.0)
-        rounds = config.run.model_copy(update={"rounds": measured(folder).rounds})
-        for payloads in _Rounds(self, config.resolved().model_copy(update={"run": rounds})).all():
-            for both in payloads.values():
-                for way, payload in zip(("down", "up"), both, strict=True):
-                    told[way] += payload.positions
-        self.uneven = {way: paid[way] / told[way] if told[way] else 1.0 for way in told}
+        run = config.run.model_copy(update={"rounds": measured(folder).rounds})
+        planned = _Rounds(self, config.resolved().model_copy(update={"run": run}))
+        rounds = planned.all()
+        for i, (way, learned) in enumerate(self.learned.items()):
+            told = sum(both[i].positions for payloads in rounds for both in payloads.values())
+            if told:
+                learned.append((shares(rounds, planned.layout.size), paid[way] / told))
+
+    def uneven(self, shares_2: np.ndarray) -> tuple[float, float]:
+        """Return what positions take, down and up, in the runs whose shares are the nearest."""
+
+        def nearest(runs: list[tuple[np.ndarray, float]]) -> float:
+            return min(runs, key=lambda run: float(np.abs(run[0] - shares_2).sum()))[1]
+
+        down, up = (nearest(runs) if runs else 1.0 for runs in self.learned.values())
+        return down, up
 
     def cohort(self, n: int, seed: int, t: int) -> list[str]:
         """Return the clients of round `t`, as the loop draws them."""
@@ -153,7 +173,7 @@ class Predictor:
             self._params[rank] = Rank(self.layout, self.initial, rank)
         return self._params[rank]
 
-    def payload(self, way: str, support: Support | None, K: int, within: np.ndarray | None,
+    def payload(self, support: Support | None, K: int, within: np.ndarray | None,
                 layout: ParamLayout, value_type: str, block: int,
                 always: np.ndarray | None = None,
                 ) -> Payload:  # fmt: skip
@@ -161,7 +181,6 @@ class Predictor:
 
         Parameters
         ----------
-        way : "down" or "up".
         support : explicit positions; a device's choice is None, inside `within` (None: all P).
             Anything else costs no bytes for positions.
         always : positions that a device's choice holds in any case.
@@ -189,8 +208,7 @@ class Predictor:
             )  # fmt: skip
             self._sizes[key] = size_of(packed)
         size = self._sizes[key]
-        positions = round(size.positions * self.uneven[way])
-        return Payload(size.total - size.positions + positions, K, positions)
+        return Payload(size.total, K, size.positions)
 
 
 class _Rounds:
@@ -244,7 +262,7 @@ class _Rounds:
         positions = expand(plan.down, self.layout, self.c.run.seed, t, name)
         K, wire = self.layout.size if positions is None else positions.size, self.c.wire
         payload = self.predictor.payload
-        return payload("down", plan.down, K, None, self.layout, wire.down_values, wire.block)
+        return payload(plan.down, K, None, self.layout, wire.down_values, wire.block)
 
     def up(self, t: int, client: str, plan: ClientPlan) -> Payload:
         seed, wire = self.c.run.seed, self.c.wire
@@ -252,7 +270,13 @@ class _Rounds:
         # Positions that went down, or are derived, cost nothing.
         support = None if isinstance(plan.up, TopK) else Derived("sent")
         payload = self.predictor.payload
-        return payload("up", support, K, within, self.layout, wire.up_values, wire.block, always)
+        return payload(support, K, within, self.layout, wire.up_values, wire.block, always)
+
+
+def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> np.ndarray:
+    """Return the logarithms of the mean shares of P that travel down and up."""
+    both = np.array([(down.K, up.K) for r in rounds for down, up in r.values()], np.float64)
+    return np.asarray(np.log(np.maximum(both.mean(0), 1) / P))
 
 
 def _signature(plan: RoundPlan) -> str:

@@ -42,8 +42,13 @@ def print_candidates(
         say(console, f"All have {label(same)}.")
     counted = budget.base and not budget.per_round
     timed = any(c.costs.seconds.any() for c in candidates)
-    heads = ["rounds", "up", "down", "base" if counted else "base (not counted)", "all"]
-    heads += ["time", "base's time"] if timed else []
+    base = "base" if counted else "base (not counted)"
+    bases = {_base(candidate, timed) for candidate in candidates[:rows]}
+    apart = len(bases) > 1
+    if len(bases) == 1:
+        say(console, f"The {base}, once for each client: {', '.join(bases.pop())}.")
+    heads = ["rounds", "up", "down", "all", *(["time"] if timed else [])]
+    heads += [base, *(["base's time"] if timed else [])] if apart else []
     table = _table([*map(_name, varied), *heads])
     for candidate in candidates[:rows]:
         t = totals(candidate)
@@ -52,12 +57,19 @@ def print_candidates(
         table.add_row(
             *(fraction(candidate.settings[key]) for key in varied),
             f"{candidate.fits}{of}",
-            *map(format_bytes, (t["up_bytes"], t["down_bytes"], t["base_bytes"], both)),
-            *map(format_seconds, (t["seconds"], t["base_s"]) if timed else ()),
+            *map(format_bytes, (t["up_bytes"], t["down_bytes"], both)),
+            *([format_seconds(t["seconds"])] if timed else []),
+            *(_base(candidate, timed) if apart else ()),
         )
     console.print(table)
     if len(candidates) > rows:
         say(console, f"{len(candidates) - rows} more: --show, or --json FILE.")
+
+
+def _base(candidate: Candidate, timed: bool) -> tuple[str, ...]:
+    """Return what the base costs in bytes and, where there are links, in time."""
+    t = totals(candidate)
+    return format_bytes(t["base_bytes"]), *([format_seconds(t["base_s"])] if timed else [])
 
 
 def print_pilots(console: Console, pilots: Sequence[Pilot], budget: Budget, metric: str) -> None:

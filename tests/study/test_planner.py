@@ -26,7 +26,8 @@ def test_by_default_rank_densities_and_upload_type_are_varied():
     axes = read_axes(FLOSS, [])
     assert axes["lora.rank"] == (1, 2, 4, 8, 16, 32)
     assert axes["strategy.d-up"] == (1 / 64, 1 / 16, 1 / 4, 1.0)
-    assert axes["wire.up-values"] == ("fp32", "int8")
+    assert axes["wire.up-values"] == ("fp32", "int4", "int8")
+    assert axes["wire.down-values"] == ("fp32", "int8")
     assert axes["round.clients"] == (5,)
 
 

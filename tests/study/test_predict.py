@@ -174,6 +174,31 @@ def test_prediction_is_within_two_percent_of_the_ledger(tiny, name, values):
         assert told == pytest.approx(found, rel=0.02), which
 
 
+def test_of_several_runs_the_nearest_in_densities_is_learned_from(tiny):
+    def run(up, clients, values="fp32"):
+        return RunConfig.parse(tiny.keys() | {
+            "run.name": f"near-{up}-{clients}-{values}", "run.rounds": 4, "strategy.d-up": up,
+            "lora.targets": "all-linear", "partition.clients": clients, "round.clients": 4,
+            "round.evaluate-every": 0, "wire.up-values": values,
+        })  # fmt: skip
+
+    asked = run(1 / 64, 6, "int8")
+    made = Predictor.of(Parts(asked, Place.of(asked)), None)
+    even = made.costs(asked).up_bytes.sum()
+    far, near = run(1 / 2, 5), run(1 / 64, 5)
+    made.learn(far, run_local(far))
+    alone = made.costs(asked).up_bytes.sum()
+    made.learn(near, run_local(near))
+    paid = measured(run_local(asked)).up_bytes.sum()
+    assert made.costs(asked).up_bytes.sum() == pytest.approx(paid, rel=0.02)
+    assert abs(alone - paid) > abs(made.costs(asked).up_bytes.sum() - paid)
+    # Dense payloads have no positions, so such a run tells nothing of others.
+    dense = RunConfig.parse(far.flat() | {"run.name": "near-dense", "strategy.name": "dense"})
+    fresh = Predictor.of(Parts(asked, Place.of(asked)), None)
+    fresh.learn(dense, run_local(dense))
+    assert fresh.costs(asked).up_bytes.sum() == even
+
+
 def test_devices_of_their_own_are_named_by_their_links(tiny, tmp_path):
     c = RunConfig.parse(tiny.keys() | {"data.train": "node", "data.labels": "3"})
     with pytest.raises(ConfigError, match="name them in a file of links"):
