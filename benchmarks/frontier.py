@@ -54,6 +54,9 @@ POINTS: tuple[tuple[str, str, Settings], ...] = (
     ("16", "64", Q4 | DOWN4),
     ("64", "64", Q4 | DOWN4),
 )
+COLORS = {"fp32": "C7", "int8": "C0", "int4": "C2", "q4": "C3", "q3": "C4"}
+MARKERS = {"1": "*", "1/4": "o", "1/16": "s", "1/64": "^"}  # by density up
+LEAST = 0.36  # what lies below is drawn at the edge, with its figure
 
 
 def entries(rates: Rates) -> list[Entry]:
@@ -100,11 +103,6 @@ def label(row: Row) -> str:
     return "dense" if row["method"] == "dense" else row["run"].split("-r16-")[1].removesuffix("-s0")
 
 
-COLORS = {"fp32": "C7", "int8": "C0", "int4": "C2", "q4": "C3", "q3": "C4"}
-MARKERS = {"1": "*", "1/4": "o", "1/16": "s", "1/64": "^"}  # by density up
-LEAST = 0.36  # what lies below is drawn at the edge, with its figure
-
-
 def plot(rows: list[Row]) -> None:
     """Draw accuracy at the last round against bytes, up and down."""
     import matplotlib
@@ -117,9 +115,9 @@ def plot(rows: list[Row]) -> None:
     for axis, way in zip(axes, ("up", "down"), strict=True):
         axis.axhline(dense - 0.01, color="grey", linestyle=":", linewidth=1)
         for row in rows:
-            axis.plot(row[f"times-less-{way}"], max(row["score"], LEAST), **looks(row), alpha=0.8)
+            at = (row[f"times-less-{way}"], max(row["score"], LEAST))
+            axis.plot(*at, **looks(row), alpha=0.8)
             if words := remark(row):
-                at = (row[f"times-less-{way}"], max(row["score"], LEAST))
                 axis.annotate(words, at, (5, 3), textcoords="offset points", fontsize=7)
         axis.set(xscale="log", xlabel=f"times fewer bytes {way} than dense")
         axis.set(ylim=(LEAST - 0.003, None), xlim=(0.8, 900))

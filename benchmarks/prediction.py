@@ -61,6 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     made: dict[str, Predictor] = {}
+    likes = [(like, config_of(like, options.home)[1]) for like in options.like]
     for folder in options.runs:
         flat, config = config_of(folder, options.home)
         kind = shared(config)
@@ -69,8 +70,7 @@ def main() -> None:
         predictor, record = made[kind], {"run": folder.name}
         predictor.learned = {"down": [], "up": []}
         record["even"] = row(folder, predictor, flat)
-        for like in options.like:
-            known = config_of(like, options.home)[1]
+        for like, known in likes:
             if shared(known) == kind and like.name != folder.name:
                 predictor.learn(known, like)
         if any(predictor.learned.values()):

@@ -28,10 +28,16 @@ def _device(config: RunConfig, place: Place, run_folder: Path) -> Device:
     return _parts(config, place).device(run_folder)
 
 
+def _of(
+    run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]
+) -> tuple[RunConfig, Place]:
+    config = RunConfig.parse(run_config)
+    return config, Place.of(config, node_config)
+
+
 def holdings(run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]) -> Holdings:
     """Return which clients this node plays."""
-    config = RunConfig.parse(run_config)
-    place = Place.of(config, node_config)
+    config, place = _of(run_config, node_config)
     simulated = 0 if place.client else int(node_config.get("num-partitions", 1))
     return Holdings(counts=_parts(config, place).counts(), federation=simulated)
 
@@ -40,7 +46,6 @@ def train(
     request: Request, run_config: Mapping[str, Scalar], node_config: Mapping[str, Any], run_id: int
 ) -> list[Reply]:
     """Do the jobs of a request."""
-    config = RunConfig.parse(run_config)
-    place = Place.of(config, node_config)
+    config, place = _of(run_config, node_config)
     run_folder = place.home / "runs" / (config.run.name or str(run_id))
     return answer(_device(config, place, run_folder), request)

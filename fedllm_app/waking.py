@@ -7,12 +7,9 @@ one has: from then on Ray is up.
 """
 
 import gc
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
-
-NODE = "fedllm_app.node"
 
 
 @contextmanager
@@ -32,6 +29,6 @@ def import_node() -> None:
 
     def work() -> None:
         with collector_at_rest():
-            importlib.import_module(NODE)
+            import fedllm_app.node  # noqa: F401
 
     Thread(target=work, daemon=True).start()

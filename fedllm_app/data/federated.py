@@ -207,6 +207,7 @@ def _prepared(
             prepare_text(raw, source, data, tokenizer, task.max_tokens, names, file)
 
     def build(folder: Path) -> None:
+        """Write train.arrow, test.arrow and labels.json; DataError if a source is not as said."""
         scratch, names = folder / "raw", labels
         for source, name in ((train, "train.arrow"), (test, "test.arrow")):
             raw = None if source is None else source.load(task.name, scratch, cache)

@@ -75,6 +75,7 @@ def prepare_images(
         features["user"] = datasets.Value("string")
 
     def convert(batch: "Batch", rows: list[int]) -> "Batch":
+        """Return encoded images, label numbers and source rows; DataError names a bad row."""
         images = zip(batch[column], rows, strict=True)
         labels = zip(batch[settings.label_column], rows, strict=True)
         made: Batch = {

@@ -86,6 +86,7 @@ def label_numberer(names: Sequence[str], column: str, source: Source) -> Callabl
     numbers = {name: i for i, name in enumerate(names)}
 
     def number(value: Any, row: int) -> int:
+        """Return a label's number, 0 to the number of names less one; DataError if it has none."""
         if isinstance(value, str):
             found = numbers.get(value, -1)
         else:

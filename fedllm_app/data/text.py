@@ -162,6 +162,10 @@ def _converter(
     nothing = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
 
     def convert(batch: Batch, rows: list[int]) -> Batch:
+        """Return rows of at most `max_tokens` token ids each; DataError names a row without text.
+
+        One row for each text that has labels; without, one for each block that a text is cut into.
+        """
         texts = batch[settings.text_column]
         for row, text in zip(rows, texts, strict=True):
             # Next-token corpora hold empty lines by design; they give no block.

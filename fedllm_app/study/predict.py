@@ -146,10 +146,11 @@ class Predictor:
         run = config.run.model_copy(update={"rounds": measured(folder).rounds})
         planned = _Rounds(self, config.resolved().model_copy(update={"run": run}))
         rounds = planned.all()
+        sent = shares(rounds, planned.layout.size)
         for i, (way, learned) in enumerate(self.learned.items()):
             told = sum(both[i].positions for payloads in rounds for both in payloads.values())
             if told:
-                learned.append((shares(rounds, planned.layout.size), paid[way] / told))
+                learned.append((sent, paid[way] / told))
 
     def uneven(self, shares_2: np.ndarray) -> tuple[float, float]:
         """Return what positions take, down and up, in the runs whose shares are the nearest."""

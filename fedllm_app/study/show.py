@@ -43,15 +43,15 @@ def print_candidates(
     counted = budget.base and not budget.per_round
     timed = any(c.costs.seconds.any() for c in candidates)
     base = "base" if counted else "base (not counted)"
-    bases = {_base(candidate, timed) for candidate in candidates[:rows]}
-    apart = len(bases) > 1
-    if len(bases) == 1:
-        say(console, f"The {base}, once for each client: {', '.join(bases.pop())}.")
+    shown = [(candidate, totals(candidate)) for candidate in candidates[:rows]]
+    bases = [_base(t, timed) for _, t in shown]
+    apart = len(set(bases)) > 1
+    if not apart:
+        say(console, f"The {base}, once for each client: {', '.join(bases[0])}.")
     heads = ["rounds", "up", "down", "all", *(["time"] if timed else [])]
     heads += [base, *(["base's time"] if timed else [])] if apart else []
     table = _table([*map(_name, varied), *heads])
-    for candidate in candidates[:rows]:
-        t = totals(candidate)
+    for (candidate, t), own in zip(shown, bases, strict=True):
         of = "" if candidate.whole else f" of {candidate.config.run.rounds}"
         both = t["up_bytes"] + t["down_bytes"] + t["base_bytes"] * counted
         table.add_row(
@@ -59,16 +59,15 @@ def print_candidates(
             f"{candidate.fits}{of}",
             *map(format_bytes, (t["up_bytes"], t["down_bytes"], both)),
             *([format_seconds(t["seconds"])] if timed else []),
-            *(_base(candidate, timed) if apart else ()),
+            *(own if apart else ()),
         )
     console.print(table)
     if len(candidates) > rows:
         say(console, f"{len(candidates) - rows} more: --show, or --json FILE.")
 
 
-def _base(candidate: Candidate, timed: bool) -> tuple[str, ...]:
+def _base(t: Mapping[str, float], timed: bool) -> tuple[str, ...]:
     """Return what the base costs in bytes and, where there are links, in time."""
-    t = totals(candidate)
     return format_bytes(t["base_bytes"]), *([format_seconds(t["base_s"])] if timed else [])
 
 
