@@ -133,10 +133,10 @@ def test_the_frontier_is_what_cannot_be_raised():
     def cell(rank, d_up, values="fp32", **more):
         return candidate(lora__rank=rank, strategy__d_up=d_up, wire__up_values=values, **more)
 
-    top, wide, int8 = cell(4, 1 / 4), cell(16, 1 / 16), cell(1, 1 / 4, "int8")
-    longer = cell(1, 1 / 16, fits=9)
-    below = [cell(4, 1 / 16), cell(1, 1 / 4)]
-    assert frontier([below[0], top, wide, int8, below[1]]) == [top, wide, int8]
+    top, wide, int8 = cell(4, 1 / 4), cell(16, 1 / 16), cell(4, 1 / 16, "int8")
+    longer = cell(4, 1 / 16, fits=9)
+    below, narrow = cell(4, 1 / 16), cell(1, 1 / 4)
+    assert frontier([below, top, wide, int8, narrow]) == [top, wide, int8, narrow]
     shorter = cell(4, 1 / 4, fits=5)
     assert frontier([shorter, longer]) == [shorter, longer]
 
