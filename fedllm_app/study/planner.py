@@ -35,8 +35,8 @@ DEFAULT_AXES: dict[str, tuple[Scalar, ...]] = {
     "round.clients": (),
     "run.rounds": (),
 }
-# More of these is taken to be better, as far as cost allows. A larger rank is not: on bench-S rank 1
-# ends above 4, and 4 above 16 (docs/reproducing-floss.md, figure 5.3).
+# More of these is taken to be better, as far as cost allows. A larger rank is not: on bench-S rank
+# 1 ends above 4, and 4 above 16 (docs/reproducing-floss.md, figure 5.3).
 RAISED = ("strategy.d-down", "strategy.d-up", "strategy.density", "round.clients")
 # Keys outside these change data, base or seed, by which candidates are compared.
 VARIABLE = ("lora.rank", "lora.alpha", "lora.dropout", "round.clients", "run.rounds")
