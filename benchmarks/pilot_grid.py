@@ -6,7 +6,8 @@ DATA is the folder of 20 Newsgroups parquet files, MODEL that of MiniLM. The gri
 `make reproduce` (ranks x densities on bench-S), which has to be measured first; the budget is what
 50 dense rounds of rank 16 cost, both ways together. The pilot spends a share of it on short runs
 and names a winner; the winner is then worth what the grid's own run of it reaches with the rest of
-the budget. The result goes to benchmarks/results/pilot-grid.json.
+the budget. The result goes to benchmarks/results/pilot-grid.json and, as tables, to
+docs/planner.md.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS, write_result
+from markers import fill, printed
+from record import RESULTS, ROOT, write_result
 from reproduce_cells import DENSITIES, RANKS, ROUNDS, floss_entry
 from reproduce_results import BUDGET_ROUNDS, best_rates
 from rich.console import Console
@@ -24,7 +26,7 @@ from fedllm_app.config import RunConfig
 from fedllm_app.core.settings import Scalar
 from fedllm_app.study.budget import Budget
 from fedllm_app.study.command import Question, play, predictor
-from fedllm_app.study.planner import plan
+from fedllm_app.study.planner import fraction, plan
 
 Row = dict[str, Any]
 
@@ -79,33 +81,55 @@ def compare(home: Path, places: dict[str, str], share: float) -> None:
     under = {key: reached(row, both / 2) for key, row in cells.items()}
     best = max(under, key=lambda key: under[key][0])
     spent = sum(p.spent["both"] for p in pilots if p.spent)
-    rows = [
-        {
-            "budget-mb": both / 2e6,
-            "share": share,
-            "winner": dict(winner),
-            "winner-accuracy": own[0],
-            "winner-round": own[1],
-            "grid-best": {"rank": best[0], "density": best[1]},
-            "grid-best-accuracy": under[best][0],
-            "points-behind": 100 * (under[best][0] - own[0]),
-            "pilot-bytes": spent,
-            "grid-bytes": sum(size for _, _, size in under.values()),
-            "pilot-rounds": sum(p.played for p in pilots),
-            "grid-rounds": sum(t for _, t, _ in under.values()),
-            "pilots": [
-                {"settings": dict(p.candidate.settings), "rounds": p.played, "value": p.value}
-                for p in pilots
-            ],
-            "grid": [
-                {"rank": r, "density": d, "accuracy": a, "round": t}
-                for (r, d), (a, t, _) in under.items()
-            ],
-        }
-    ]
-    path = write_result("pilot-grid", {"figure": "5.3", "rounds": ROUNDS}, rows)
-    print(json.dumps({k: v for k, v in rows[0].items() if k not in ("pilots", "grid")}, indent=1))
-    print(path)
+    row: Row = {
+        "budget-mb": both / 2e6,
+        "share": share,
+        "winner": dict(winner),
+        "winner-accuracy": own[0],
+        "winner-round": own[1],
+        "grid-best": {"rank": best[0], "density": best[1]},
+        "grid-best-accuracy": under[best][0],
+        "points-behind": 100 * (under[best][0] - own[0]),
+        "pilot-bytes": spent,
+        "grid-bytes": sum(size for _, _, size in under.values()),
+        "pilot-rounds": sum(p.played for p in pilots),
+        "grid-rounds": sum(t for _, t, _ in under.values()),
+        "pilots": [
+            {"settings": dict(p.candidate.settings), "rounds": p.played, "value": p.value}
+            for p in pilots
+        ],
+        "grid": [
+            {"rank": r, "density": d, "accuracy": a, "round": t, "bytes": sent}
+            for (r, d), (a, t, sent) in under.items()
+        ],
+    }
+    print(write_result("pilot-grid", {"figure": "5.3", "rounds": ROUNDS}, [row]))
+    fill(ROOT / "docs" / "planner.md", {"comparison": document(row)})
+
+
+def document(row: Row) -> str:
+    """Return the outcome and the cells of the grid, with their pilots, as two tables."""
+    best, own = row["grid-best"], row["winner"]
+    mb = [row[f"{who}-bytes"] / 1e6 for who in ("pilot", "grid")]
+    outcome = [
+        ["", "pilot", "grid"],
+        ["chosen", *(f"rank {r}, density {fraction(d)}" for r, d in (
+            (own["lora.rank"], own["strategy.d-up"]), (best["rank"], best["density"])))],
+        ["accuracy within the budget", f"{row['winner-accuracy']:.3f} ({row['points-behind']:.1f} "
+         "points behind)", f"{row['grid-best-accuracy']:.3f}"],
+        ["bytes spent to choose", f"{mb[0]:.0f} MB, {mb[0] / mb[1]:.2f} of the grid's",
+         f"{mb[1]:.0f} MB"],
+        ["rounds played to choose", str(row["pilot-rounds"]), str(row["grid-rounds"])],
+    ]  # fmt: skip
+    short = {(p["settings"]["lora.rank"], p["settings"]["strategy.d-up"]): p for p in row["pilots"]}
+    cells = [["rank", "density", "accuracy within the budget", "MB", "short run, on validation"]]
+    for cell in row["grid"]:
+        tried = short.get((cell["rank"], cell["density"]))
+        words = f"{tried['value']:.3f} after {tried['rounds']} rounds" if tried else "not tried"
+        cells.append([str(cell["rank"]), fraction(cell["density"]),
+                      f"{cell['accuracy']:.3f} (round {cell['round']})",
+                      f"{cell['bytes'] / 1e6:.1f}", words])  # fmt: skip
+    return f"{printed(outcome)}\n\n{printed(cells)}"
 
 
 def main() -> None:

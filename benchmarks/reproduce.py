@@ -5,7 +5,7 @@
 
 starts it in the background (about nine hours on two quiet cores) and says where its log is; started
 again it goes on. The steps: `start` (the default), `run` (the same in the foreground), `table`
-(results, figures and the tables of docs/reproducing-floss.md from what is finished). `--list`
+(results, figures and the tables of docs and README from what is finished). `--list`
 prints every run with its state. A task whose places are not given is left out.
 """
 
@@ -16,9 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import ROOT
 from reproduce_cells import STAGES, TASKS, Entry, Rates, entries
-from reproduce_document import write_document
+from reproduce_document import write_documents
 from reproduce_figures import draw
 from reproduce_results import NOWHERE, best_rates, collect, is_finished, state
 
@@ -178,7 +177,7 @@ def tables(home: Path) -> None:
     print("\n".join(f"left out: {why}" for why in sorted(refused)), end="\n" if refused else "")
     rows = collect(table, rates, home)
     draw(rows)
-    write_document(ROOT / "docs" / "reproducing-floss.md", rows, table, rates)
+    write_documents(rows, table, rates)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Rewrite the tables of docs/reproducing-floss.md between their markers; the prose is by hand.
+"""Rewrite the tables of docs/reproducing-floss.md and of the README; the prose is by hand.
 
 A table stands between `<!-- NAME -->` and `<!-- end -->`.
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 
 from markers import fill, printed
+from record import ROOT
 from reproduce_cells import COMPARED, DENSITIES, OTHERS, RANKS, TASKS, Entry, Rates
 from reproduce_claims import PENDING, verdicts
 from reproduce_figures import FOLDER, TITLES, densities, group_of, option_of
@@ -16,10 +16,11 @@ from reproduce_results import UP_MBPS, Row
 Table = list[list[str]]
 
 
-def write_document(
-    path: Path, rows: dict[str, list[Row]], entries: Sequence[Entry], rates: Rates
-) -> None:
-    """Write every table whose markers are in the document."""
+DOCUMENT, README = ROOT / "docs" / "reproducing-floss.md", ROOT / "README.md"
+
+
+def write_documents(rows: dict[str, list[Row]], entries: Sequence[Entry], rates: Rates) -> None:
+    """Write every table into its place."""
     tables = {
         "claims": [["claim of the thesis", "here", "verdict"], *map(list, verdicts(rows))],
         "rates": rate_table(rows["tuning"], rates),
@@ -31,8 +32,8 @@ def write_document(
     }
     texts = {name: printed(table) + picture(name) for name, table in tables.items()}
     texts["missing"] = missing(rows, entries)
-
-    fill(path, texts)
+    fill(DOCUMENT, texts)
+    fill(README, {"methods": printed(readme_table(rows))})
 
 
 def picture(figure: str) -> str:
@@ -68,6 +69,28 @@ def method_table(rows: list[Row]) -> Table:
             costs.append(f"{mean(cost):.3f}" if cost else PENDING)
         table.append([method, *values, *costs])
     return table
+
+
+def readme_table(rows: dict[str, list[Row]]) -> Table:
+    """Return the methods on bench-S: accuracy of both partitions, bytes of the second."""
+    table = [["method", "IID", "Dirichlet 0.1", "up, MB", "times less", "down, MB", "times less"]]
+    bench = {f: [r for r in rows[f] if r["task"] == "20newsgroups"] for f in ("5.1", "5.2")}
+    dense = [row for row in bench["5.2"] if row["method"] == "dense"]
+    for method in COMPARED + OTHERS:
+        own = {f: [row for row in bench[f] if row["method"] == method] for f in bench}
+        line = [with_spread([row["score"] for row in own[f]]) for f in bench]
+        for way in ("up-bytes", "down-bytes"):
+            line += sent(own["5.2"], dense, way)
+        table.append([method, *line])
+    return table
+
+
+def sent(own: list[Row], dense: list[Row], way: str) -> list[str]:
+    """Return the mean megabytes of a method's runs one way, and how many times less than dense."""
+    if not own or not dense:
+        return [PENDING] * 2
+    ours, theirs = (mean(row[way][str(row["rounds"])] for row in rows) for rows in (own, dense))
+    return [f"{ours / 1e6:.1f}", f"{theirs / ours:.2f}"]
 
 
 def with_spread(values: Sequence[float]) -> str:

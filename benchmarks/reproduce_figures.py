@@ -24,6 +24,8 @@ def draw(rows: dict[str, list[Row]]) -> None:
     for figure in ("5.1", "5.2"):
         if rows[figure]:
             save(draw_methods(rows[figure], figure), figure)
+    if rows["5.2"]:
+        save(draw_uploads(rows), "upload")
     for figure, drawn in (("5.3", draw_grid), ("5.4", draw_links), ("options", draw_options)):
         if rows[figure]:
             save(drawn(rows[figure]), figure)
@@ -67,6 +69,30 @@ def draw_methods(rows: list[Row], figure: str) -> Any:
         axis.set(title=f"{TITLES[task]}, {partition}", ylabel=TASKS[task].metric())
         if not methods:
             axis.text(0.5, 0.5, "not yet measured", ha="center", transform=axis.transAxes)
+    return drawing
+
+
+def draw_uploads(rows: dict[str, list[Row]]) -> Any:
+    """Draw accuracy on bench-S (Dirichlet, seed 0) against rounds and against measured upload."""
+    drawing, axes = panels(2, sharey=True)
+    bench = [r for r in rows["5.2"] if (r["task"], r["seed"]) == ("20newsgroups", 0)]
+    sparser = [r for r in rows["options"] if option_of(r) == "as it is" and group_of(r)[0] == 350]
+    curves = {row["run"]: row for row in bench + sparser}
+    for row in curves.values():
+        rounds = [t for t in row["accuracy"] if t in row["up-bytes"]]
+        x = [int(t) for t in rounds], [row["up-bytes"][t] / 1e6 for t in rounds]
+        y = [row["accuracy"][t] for t in rounds]
+        ours = row["method"] == "floss"
+        style = {
+            "color": COLOURS[row["method"]], "label": densities(row) if ours else row["method"],
+            "marker": {1 / 16: "s", 1 / 64: "^"}.get(row["settings"].get("strategy.d-up"), "."),
+            "lw": 1.8 if ours else 1.2, "markersize": 5 if ours else 4,
+        }  # fmt: skip
+        for axis, values in zip(axes, x, strict=True):
+            axis.plot(values, y, **style)
+    axes[0].set(xlabel="round", ylabel="accuracy")
+    axes[1].set(xlabel="MB sent up by all clients", xscale="log")
+    axes[0].legend(frameon=False, fontsize=7)
     return drawing
 
 
