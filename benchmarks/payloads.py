@@ -15,7 +15,7 @@ from statistics import fmean
 
 import numpy as np
 from record import write_result
-from rows.kernels import HOW
+from rows.kernels import NO_BASE
 from rows.payload import DENSITIES, entropy_bytes
 
 from fedllm_app.client.train import train
@@ -23,11 +23,11 @@ from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.derive import held_by
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan, Work
-from fedllm_app.core.slices import slices_of
 from fedllm_app.parts import Parts, Place
 from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
 from fedllm_app.wire.codec import decode, dense_bytes, encode, size_of
 from fedllm_app.wire.select import top_positions
+from fedllm_app.wire.slices import origin_of
 
 KINDS = ("fp32", "fp16", "int8", "int4", "q4", "q3")
 
@@ -63,7 +63,7 @@ def main() -> None:
         own, parts = changes(folder, options.clients)
         deltas += own
     layout, rng, rows = parts.model.layout, np.random.default_rng(0), []
-    P, cut = layout.size, slices_of(layout)
+    P, origin = layout.size, origin_of(layout, NO_BASE)
     for density in DENSITIES.values():
         entropy = entropy_bytes(P, density)
         for kind in KINDS:
@@ -71,10 +71,8 @@ def main() -> None:
             for delta_P in deltas:
                 at = top_positions(delta_P, density)
                 values = delta_P[at]
-                payload = encode(
-                    values, at, P, value_type=kind, block=256, rng=rng, slices=cut, **HOW
-                )
-                back = decode(payload, P=P, slices=cut, **HOW).values
+                payload = encode(values, at, origin, value_type=kind, block=256, rng=rng)
+                back = decode(payload, origin).values
                 sizes.append(payload.size)
                 places.append(size_of(payload).positions)
                 errors.append(float(np.square(back - values).sum() / np.square(values).sum()))

@@ -14,10 +14,11 @@ from reproduce_results import Row as Measured
 from reproduce_results import best_rates
 from reproduce_results import measure as measured_run
 
-from fedllm_app.core.slices import slices_of
 from fedllm_app.study.sweep import play
 from fedllm_app.wire.codec import dense_bytes
 from fedllm_app.wire.select import top_positions
+from fedllm_app.wire.slices import origin_of
+from rows.kernels import NO_BASE
 from rows.payload import DENSITIES, PROMISED, entropy_bytes, sizes
 from rows.row import Context, Row
 
@@ -49,16 +50,16 @@ def real_bytes(folder: Path) -> list[Row]:
     """Return the bytes of what some clients would send after a run's last round."""
     deltas, parts = changes(folder, CLIENTS)
     layout = parts.model.layout
-    P, cut = layout.size, slices_of(layout)
+    P, origin = layout.size, origin_of(layout, NO_BASE)
     by_entropy, by_type = {}, dict.fromkeys(PROMISED, 0.0)
     for name, density in DENSITIES.items():
         supports = [top_positions(delta_P, density) for delta_P in deltas]
         pairs = [(d[at], at) for d, at in zip(deltas, supports, strict=True)]
-        taken = fmean(sizes(values, at, P, "fp32", cut).positions for values, at in pairs)
+        taken = fmean(sizes(values, at, origin, "fp32").positions for values, at in pairs)
         by_entropy[name] = taken / entropy_bytes(P, density)
         if name == "1/16":
             for kind in PROMISED:
-                total = fmean(sizes(values, at, P, kind, cut).total for values, at in pairs)
+                total = fmean(sizes(values, at, origin, kind).total for values, at in pairs)
                 by_type[kind] = dense_bytes(P) / total
     worst = max(by_entropy.values())
     denser = max(value for name, value in by_entropy.items() if name != "1/1000")

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from record import ROOT
 
-from fedllm_app.core.slices import slices_of
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.settings import ServerSettings
+from fedllm_app.wire.codec import decode
 from fedllm_app.wire.select import top_positions
-from rows.kernels import gpt2_layout, pack, uneven, unpack
+from fedllm_app.wire.slices import origin_of
+from rows.kernels import NO_BASE, gpt2_layout, pack, uneven
 from rows.row import Context, Row, threads
 
 LAYERS = (1, 3, 12, 48)  # 0.2 to 9.4 million parameters
@@ -77,15 +78,15 @@ def by_density() -> Curves:
 def by_clients(clients: tuple[int, ...]) -> Curves:
     """Return the seconds in which a round's replies are decoded and folded, and their bytes."""
     layout = gpt2_layout()
-    P, cut = layout.size, slices_of(layout)
+    P, origin = layout.size, origin_of(layout, NO_BASE)
     values_P = uneven(layout, np.random.default_rng(0))
     at = top_positions(values_P, 1 / 16)
-    payload = pack(values_P[at], at, P, "q4", cut)
+    payload = pack(values_P[at], at, origin, "q4")
     curves: Curves = {"decode and fold": [], "upload bytes": []}
     for n in clients:
         mean, began = Mean(P, cohort=n), perf_counter()
         for _ in range(n):
-            update = unpack(payload, P, cut)
+            update = decode(payload, origin)
             mean.fold(update.positions, update.values)
         mean.mean()
         curves["decode and fold"].append((n, perf_counter() - began))
@@ -96,16 +97,16 @@ def by_clients(clients: tuple[int, ...]) -> Curves:
 def steps_of(layers: int, density: float) -> tuple[dict[str, float], dict[str, float]]:
     """Return the median seconds of each step of a round, and its parameters and bytes."""
     layout = gpt2_layout(layers)
-    P, cut = layout.size, slices_of(layout)
+    P, origin = layout.size, origin_of(layout, NO_BASE)
     values_P = uneven(layout, np.random.default_rng(0))
     at = top_positions(values_P, density)
-    payload = pack(values_P[at], at, P, "q4", cut)
-    update, mean = unpack(payload, P, cut), Mean(P, cohort=1000)
+    payload = pack(values_P[at], at, origin, "q4")
+    update, mean = decode(payload, origin), Mean(P, cohort=1000)
     server = ServerOptimizer(ServerSettings().resolved(), values_P)
     seconds = {
         "choose": timed(partial(top_positions, values_P, density)),
-        "encode": timed(partial(pack, values_P[at], at, P, "q4", cut)),
-        "decode": timed(partial(unpack, payload, P, cut)),
+        "encode": timed(partial(pack, values_P[at], at, origin, "q4")),
+        "decode": timed(partial(decode, payload, origin)),
         "fold": timed(partial(mean.fold, update.positions, update.values)),
         "step": timed(partial(server.step, values_P)),
     }

@@ -17,15 +17,16 @@ from flwr.common import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.slices import Slices, slices_of
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import Update, decode, encode
+from fedllm_app.wire.header import Origin
 from fedllm_app.wire.select import top_positions
+from fedllm_app.wire.slices import origin_of, slices_of
 from rows.row import Context, Row, alternately, ratio_of, threads
 
-HOW = {"layout_hash": "0" * 32, "fingerprint": "0" * 32}
+NO_BASE = "0" * 32
 LIMIT_MS = 40.0
 MATRICES = {"attn.c_attn": (768, 2304), "attn.c_proj": (768, 768), "mlp.c_fc": (768, 3072),
             "mlp.c_proj": (3072, 768)}  # fmt: skip
@@ -68,15 +69,15 @@ def measure(context: Context) -> list[Row]:
 
 def coding(layout: ParamLayout, rng: np.random.Generator, repeats: int) -> list[Row]:
     """Encode and decode at 1/16, by value type; the worst of them is what is judged."""
-    P, cut = layout.size, slices_of(layout)
+    P, origin = layout.size, origin_of(layout, NO_BASE)
     dense_P, out_P = uneven(layout, rng), np.empty(P, np.float32)
     at = top_positions(dense_P, 1 / 16)
     found: dict[str, dict[str, float]] = {"encode": {}, "decode": {}}
     copies: list[float] = []
     for kind in ("fp32", "int8", "q4"):
-        write = partial(pack, dense_P[at], at, P, kind, cut)
+        write = partial(pack, dense_P[at], at, origin, kind)
         payload = write()
-        read = partial(unpack, payload, P, cut)
+        read = partial(decode, payload, origin)
         assert np.array_equal(read().positions, at)
         wrote, was_read, copied = alternately(
             repeats, write, read, partial(np.copyto, out_P, dense_P)
@@ -95,15 +96,10 @@ def coding(layout: ParamLayout, rng: np.random.Generator, repeats: int) -> list[
     ]  # fmt: skip
 
 
-def pack(values: np.ndarray, at: np.ndarray, P: int, kind: str, cut: Slices) -> np.ndarray:
+def pack(values: np.ndarray, at: np.ndarray, origin: Origin, kind: str) -> np.ndarray:
     """Return one payload; its rounding is drawn from a fixed seed."""
     rng = np.random.default_rng(1)
-    return encode(values, at, P, value_type=kind, block=256, rng=rng, slices=cut, **HOW)
-
-
-def unpack(payload: np.ndarray, P: int, cut: Slices) -> Update:
-    """Return what a payload holds."""
-    return decode(payload, P=P, slices=cut, **HOW)
+    return encode(values, at, origin, value_type=kind, block=256, rng=rng)
 
 
 def selecting(layout: ParamLayout, rng: np.random.Generator, repeats: int) -> Row:
@@ -122,11 +118,11 @@ def selecting(layout: ParamLayout, rng: np.random.Generator, repeats: int) -> Ro
 
 def folding(layout: ParamLayout, rng: np.random.Generator, replies: int) -> list[Row]:
     """Fold replies at density 0.01, and decode and fold, against Flower's aggregate, dense."""
-    P, cut, distinct = layout.size, slices_of(layout), 8
+    P, origin, distinct = layout.size, origin_of(layout, NO_BASE), 8
     vectors = [uneven(layout, rng) for _ in range(distinct)]
     chosen = [top_positions(vector, 0.01) for vector in vectors]
     updates = [Update(at, v[at]) for v, at in zip(vectors, chosen, strict=True)]
-    payloads = [pack(u.values, u.positions, P, "fp32", cut) for u in updates]
+    payloads = [pack(u.values, u.positions, origin, "fp32") for u in updates]
     dense = [dense_reply(layout, vector) for vector in vectors]
 
     def fold() -> None:
@@ -138,7 +134,7 @@ def folding(layout: ParamLayout, rng: np.random.Generator, replies: int) -> list
     def decode_and_fold() -> None:
         mean = Mean(P, cohort=replies)
         for i in range(replies):
-            update = unpack(payloads[i % distinct], P, cut)
+            update = decode(payloads[i % distinct], origin)
             mean.fold(update.positions, update.values)
         mean.mean()
 

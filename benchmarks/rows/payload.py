@@ -7,9 +7,10 @@ from math import log2
 
 import numpy as np
 
-from fedllm_app.core.slices import Slices, slices_of
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, size_of
-from rows.kernels import HOW, gpt2_layout
+from fedllm_app.wire.header import Origin
+from fedllm_app.wire.slices import origin_of
+from rows.kernels import NO_BASE, gpt2_layout
 from rows.row import Context, Row
 
 DENSITIES = {"1/2": 1 / 2, "1/4": 1 / 4, "1/16": 1 / 16, "1/64": 1 / 64, "1/100": 1 / 100,
@@ -24,25 +25,26 @@ def entropy_bytes(P: int, density: float) -> float:
     return -P * spread / 8
 
 
-def sizes(values: np.ndarray, at: np.ndarray, P: int, kind: str, cut: Slices) -> PayloadSize:
+def sizes(values: np.ndarray, at: np.ndarray, origin: Origin, kind: str) -> PayloadSize:
     """Return the bytes of one payload by part."""
     rng = np.random.default_rng(1)
-    return size_of(encode(values, at, P, value_type=kind, block=256, rng=rng, slices=cut, **HOW))
+    return size_of(encode(values, at, origin, value_type=kind, block=256, rng=rng))
 
 
 def measure(context: Context) -> list[Row]:
     """Return the rows of this group."""
     layout = gpt2_layout(3 if context.quick else 12)
-    P, cut, rng = layout.size, slices_of(layout), np.random.default_rng(0)
+    P, rng = layout.size, np.random.default_rng(0)
+    origin = origin_of(layout, NO_BASE)
     by_entropy, by_type = {}, {}
     for name, density in DENSITIES.items():
         at = np.sort(rng.choice(P, round(P * density), replace=False))
         values = rng.standard_normal(at.size, dtype=np.float32)
-        positions = sizes(values, at, P, "fp32", cut).positions
+        positions = sizes(values, at, origin, "fp32").positions
         by_entropy[name] = positions / entropy_bytes(P, at.size / P)
         if name == "1/16":
             by_type = {
-                kind: dense_bytes(P) / sizes(values, at, P, kind, cut).total for kind in PROMISED
+                kind: dense_bytes(P) / sizes(values, at, origin, kind).total for kind in PROMISED
             }
     worst = max(by_entropy.values())
     rows = [

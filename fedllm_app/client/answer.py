@@ -20,9 +20,9 @@ from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Positions, TopK
 from fedllm_app.core.seeds import generator
-from fedllm_app.core.slices import slices_of
 from fedllm_app.wire.codec import Update, decode, encode
 from fedllm_app.wire.select import top_positions
+from fedllm_app.wire.slices import origin_of
 
 
 def answer(device: Device, request: Request) -> list[Reply]:
@@ -91,14 +91,7 @@ def received(device: Device, request: Request, job: Job) -> tuple[ClientPlan, st
     if not isinstance(draft.down, Positions):
         derived = expand(draft.down, layout, device.seed, job.id, request.group)
     base = base_of(draft, model.fingerprint, device.initial, derived)
-    got = decode(
-        request.payload,
-        P=layout.size,
-        layout_hash=layout.hash,
-        fingerprint=base,
-        derived=derived,
-        slices=slices_of(layout),
-    )
+    got = decode(request.payload, origin_of(layout, base), derived=derived)
     # A mask that keeps every coordinate is written without positions.
     sent = got.positions
     if sent is None and isinstance(draft.down, Positions):
@@ -126,14 +119,11 @@ def encode_update(
     update = encode(
         delta if whole else delta[positions],
         positions,
-        layout.size,
+        origin_of(layout, base),
         value_type=device.wire.up_values,
         block=device.wire.block,
-        layout_hash=layout.hash,
-        fingerprint=base,
         derived=positions is not None and not chosen,
         rng=generator(device.seed, "up", job.id, job.client),
-        slices=slices_of(layout),
     )
     return update, positions
 
@@ -151,14 +141,7 @@ def left_out(
     Source: error feedback, Karimireddy et al. 2019 (arXiv 1901.09847).
     """
     derived = None if isinstance(plan.up, TopK) else positions
-    got = decode(
-        update,
-        P=layout.size,
-        layout_hash=layout.hash,
-        fingerprint=base,
-        derived=derived,
-        slices=slices_of(layout),
-    )
+    got = decode(update, origin_of(layout, base), derived=derived)
     left = delta.copy()
     left[slice(None) if positions is None or plan.rank else positions] -= got.values
     return left

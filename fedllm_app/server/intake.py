@@ -17,11 +17,11 @@ from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
-from fedllm_app.core.slices import slices_of
 from fedllm_app.report.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.budget import upload_bound, upload_support
 from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, max_bytes, size_of
+from fedllm_app.wire.slices import origin_of
 
 log = logging.getLogger("fedllm")
 MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float holds
@@ -123,14 +123,11 @@ class Intake:
             raise WireError(f"update has {payload.size} bytes; expected at most {bound}")
         update = decode(
             payload,
-            P=P,
-            layout_hash=self.layout.hash,
-            fingerprint=self.base[job.client],
+            origin_of(self.layout, self.base[job.client]),
             expect="explicit" if chosen else "all" if within is None else "derived",
             derived=None if chosen else within,
             count=count if chosen else None,
             value_type=self.wire.up_values,
-            slices=slices_of(self.layout),
         )
         if chosen and within is not None and update.positions is not None:
             if not np.isin(update.positions, within, assume_unique=True).all():

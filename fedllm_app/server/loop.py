@@ -21,7 +21,6 @@ from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
 from fedllm_app.core.seeds import generator
-from fedllm_app.core.slices import slices_of
 from fedllm_app.devices.network import Network
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.budget import Cost, most_traffic, over_budget
@@ -32,6 +31,7 @@ from fedllm_app.server.record import Clock, Recorder
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.server.settings import RoundSettings, RunSettings
 from fedllm_app.wire.codec import WireSettings, decode, dense_bytes, encode, size_of
+from fedllm_app.wire.slices import origin_of
 
 log = logging.getLogger("fedllm")
 SHORTEST_WAIT_S = 0.01  # a message that may live no time at all is refused
@@ -201,14 +201,11 @@ class Loop:
         payload = encode(
             params_P if positions is None else params_P[positions],
             positions,
-            self.layout.size,
+            origin_of(self.layout, base),
             value_type=self.wire.down_values,
             block=self.wire.block,
-            layout_hash=self.layout.hash,
-            fingerprint=base,
             derived=positions is not None and not isinstance(plan.down, Positions),
             rng=generator(self.run.seed, "down", t, group),
-            slices=slices_of(self.layout),
         )
         return payload, base
 
@@ -220,14 +217,7 @@ class Loop:
         positions = expand(group_plan.down, self.layout, self.run.seed, t, plan.served)
         derived = None if isinstance(group_plan.down, Positions) else positions
         payload, base = self.download(t, plan.served, group_plan)
-        update = decode(
-            payload,
-            P=self.layout.size,
-            layout_hash=self.layout.hash,
-            fingerprint=base,
-            derived=derived,
-            slices=slices_of(self.layout),
-        )
+        update = decode(payload, origin_of(self.layout, base), derived=derived)
         return held_by(group_plan, update.positions, update.values, self.initial)
 
     def evaluation(self) -> dict[str, float]:

@@ -25,7 +25,6 @@ from fedllm_app.core.job import Job
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, Support, TopK
 from fedllm_app.core.seeds import generator
-from fedllm_app.core.slices import slices_of
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Parts
 from fedllm_app.report.metrics import iterate_lines
@@ -37,8 +36,9 @@ from fedllm_app.study.costs import Costs, measured
 from fedllm_app.study.rank import Rank
 from fedllm_app.wire.codec import PayloadSize, encode, max_bytes, size_of
 from fedllm_app.wire.select import without
+from fedllm_app.wire.slices import origin_of
 
-ZEROS = "0" * 32  # a name of 32 digits: lengths do not depend on it
+NO_BASE = "0" * 32  # a name of 32 digits: lengths do not depend on it
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,8 @@ class Predictor:
                 idx = rng.choice(P if free is None else free, K - whole, replace=False)
                 idx = np.sort(idx if always is None else np.concatenate([idx, always]))
             packed = encode(
-                np.zeros(K, np.float32), idx.astype(np.int64), P, value_type=value_type,
-                block=block, layout_hash=ZEROS, fingerprint=ZEROS, rng=rng,
-                slices=slices_of(layout),
+                np.zeros(K, np.float32), idx.astype(np.int64), origin_of(layout, NO_BASE),
+                value_type=value_type, block=block, rng=rng,
             )  # fmt: skip
             self._sizes[key] = size_of(packed)
         size = self._sizes[key]

@@ -29,6 +29,7 @@ from fedllm_app.wire.header import (
     RICE,
     SLICED,
     Header,
+    Origin,
     check_origin,
     digest,
     read_header,
@@ -44,7 +45,7 @@ from fedllm_app.wire.quantize import (
 from fedllm_app.wire.sliced import decode_sliced, encode_sliced
 
 if TYPE_CHECKING:
-    from fedllm_app.core.slices import Slices
+    from fedllm_app.wire.slices import Slices
 
 
 class WireSettings(Settings):
@@ -121,15 +122,12 @@ def max_bytes(K: int, P: int, value_type: str, block: int, explicit: bool) -> in
 def encode(
     values_K: np.ndarray,
     positions: np.ndarray | None,
-    P: int,
+    origin: Origin,
     *,
     value_type: str,
     block: int,
-    layout_hash: str,
-    fingerprint: str,
     derived: bool = False,
     rng: np.random.Generator | None = None,
-    slices: "Slices | None" = None,
 ) -> np.ndarray:
     """Return the payload of K coordinates.
 
@@ -137,12 +135,11 @@ def encode(
     ----------
     values_K : float32 array of shape (K,)
     positions : strictly ascending integers of shape (K,); None sends all P, or derived ones.
+    origin : whose parameters they are.
     value_type : one of VALUE_TYPES.
     block : values that share a scale in int8 and int4; a power of two, 16 to 65536.
-    layout_hash, fingerprint : 32 hexadecimal digits each.
     derived : True when the receiver knows the positions, so that none are sent.
     rng : draws the rounding of few levels.
-    slices : how the layout is cut; without them positions by slice are not tried.
 
     Returns
     -------
@@ -153,19 +150,19 @@ def encode(
     WireError
         If positions and values do not match, a value is not finite or too large for its type.
     """
-    values_K = np.asarray(values_K, dtype=np.float32)
+    values_K, P = np.asarray(values_K, dtype=np.float32), origin.P
     check_arguments(values_K, positions, P, value_type, block, derived)
     mode, section, rice = DERIVED if derived else ALL, np.zeros(0, dtype=np.uint8), None
     if positions is not None and not derived and values_K.size < P:
-        mode, section, rice = _smallest(positions, P, value_type, block, slices)
+        mode, section, rice = _smallest(positions, P, value_type, block, origin.slices)
     header = Header(
         mode,
         value_type,
         block,
         P,
         values_K.size,
-        digest("layout hash", layout_hash),
-        digest("base fingerprint", fingerprint),
+        digest("layout hash", origin.layout_hash),
+        digest("base fingerprint", origin.fingerprint),
         section.size,
         rice.k if rice else 0,
         bool(rice and rice.shortened),
@@ -182,27 +179,23 @@ def encode(
 
 def decode(
     payload: np.ndarray,
+    origin: Origin,
     *,
-    P: int,
-    layout_hash: str,
-    fingerprint: str,
     expect: Literal["any", "all", "explicit", "derived"] = "any",
     count: int | None = None,
     derived: np.ndarray | None = None,
     value_type: str | None = None,
-    slices: "Slices | None" = None,
 ) -> Update:
     """Return the coordinates of a payload; its bytes may be hostile.
 
     Parameters
     ----------
     payload : uint8 array of one dimension.
-    P, layout_hash, fingerprint : of the receiver; the payload's must be the same.
+    origin : of the receiver; the payload's must be the same.
     expect : the support that is acceptable: all P coordinates, explicit positions, or derived.
     count : the K that must have been sent; None for any.
     derived : ascending positions of a derived support; they are returned as they are.
     value_type : the type that must have been used; None for any.
-    slices : how the layout is cut; without them positions by slice are refused.
 
     Raises
     ------
@@ -210,8 +203,8 @@ def decode(
         If the payload is malformed, foreign, not finite, or not the support expected.
     """
     payload = np.ascontiguousarray(payload)
-    header = read_header(payload)
-    check_origin(header, P, layout_hash, fingerprint)
+    header, P = read_header(payload), origin.P
+    check_origin(header, origin)
     check_expected(header, expect, count, derived, value_type)
     section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
     values = payload[HEADER_BYTES + header.position_bytes :]
@@ -227,9 +220,9 @@ def decode(
         rice = where.Rice(header.rice_k, header.shortened, section)
         return Update(where.decode_rice(rice, P, header.K), values_K)
     if header.mode == SLICED:
-        if slices is None:
+        if origin.slices is None:
             raise WireError("positions are by slice; this receiver was not told how it is cut")
-        return Update(decode_sliced(section, slices, P, header.K), values_K)
+        return Update(decode_sliced(section, origin.slices, P, header.K), values_K)
     return Update(derived if header.mode == DERIVED else None, values_K)
 
 

@@ -9,11 +9,15 @@ Shapes: P flat trainable parameters, K coordinates sent.
 
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire.quantize import VALUE_TYPES, value_bytes
+
+if TYPE_CHECKING:  # a layout needs torch, which the wire does without
+    from fedllm_app.wire.slices import Slices
 
 MAGIC = b"FLLM"
 VERSION = 1
@@ -26,6 +30,23 @@ MOST_P = 1 << 34
 # magic, version, mode, value type, log2 of block, P, K, layout hash, base fingerprint,
 # bytes of positions, Rice parameter, shortened, reserved
 _STRUCT = struct.Struct("<4sBBBBQQ16s16sIBBH")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Whose parameters a payload holds: sender and receiver must have the same.
+
+    Attributes
+    ----------
+    P : flat trainable parameters.
+    layout_hash, fingerprint : of their layout and of the base below them, 32 hexadecimal digits.
+    slices : how the layout is cut; without them positions by slice are neither tried nor read.
+    """
+
+    P: int
+    layout_hash: str
+    fingerprint: str
+    slices: "Slices | None" = None
 
 
 @dataclass(frozen=True)
@@ -136,20 +157,20 @@ def digest(name: str, digits: str) -> bytes:
     return data
 
 
-def check_origin(header: Header, P: int, layout_hash: str, fingerprint: str) -> None:
+def check_origin(header: Header, ours: Origin) -> None:
     """Raise WireError if the payload was written for another model."""
-    if header.P != P:
-        raise WireError(f"payload is of P={header.P} parameters; expected {P}", "foreign")
-    if header.layout_hash != digest("layout hash", layout_hash):
+    if header.P != ours.P:
+        raise WireError(f"payload is of P={header.P} parameters; expected {ours.P}", "foreign")
+    if header.layout_hash != digest("layout hash", ours.layout_hash):
         raise WireError(
-            f"layout hash is {header.layout_hash.hex()!r}; expected {layout_hash!r}. The two sides "
-            "train other tensors: compare model.* and lora.*",
+            f"layout hash is {header.layout_hash.hex()!r}; expected {ours.layout_hash!r}. The two "
+            "sides train other tensors: compare model.* and lora.*",
             "foreign",
         )
-    if header.fingerprint != digest("base fingerprint", fingerprint):
+    if header.fingerprint != digest("base fingerprint", ours.fingerprint):
         raise WireError(
-            f"base fingerprint is {header.fingerprint.hex()!r}; expected {fingerprint!r}. The "
-            "frozen weights differ: compare model.source and model.dtype",
+            f"base fingerprint is {header.fingerprint.hex()!r}; expected {ours.fingerprint!r}. "
+            "The frozen weights differ: compare model.source and model.dtype",
             "foreign",
         )
 

@@ -16,7 +16,7 @@ import numpy as np
 from fedllm_app.core.errors import WireError
 
 if TYPE_CHECKING:  # a layout needs torch, which the wire does without
-    from fedllm_app.core.slices import Slices
+    from fedllm_app.wire.slices import Slices
 
 PARAMETER_BITS = 4
 MOST_K = 31

@@ -13,6 +13,7 @@ from fedllm_app.client.keep import load_kept, of_optimizer, restore, save_kept
 from fedllm_app.core.job import Job, Request
 from fedllm_app.core.plan import ClientPlan, Positions
 from fedllm_app.wire.codec import decode, encode
+from fedllm_app.wire.slices import origin_of
 
 SLOPES = {"a": np.ones(P, np.float32), "b": np.full(P, 8, np.float32)}
 
@@ -28,13 +29,13 @@ DENSE = ClientPlan()
 def delta(device, job, plan=DENSE, params=PARAMS):
     """Return what a job sends up."""
     sent = plan.down.idx if isinstance(plan.down, Positions) else None
-    how = {"layout_hash": LAYOUT.hash, "fingerprint": BASE}
-    payload = encode(params if sent is None else params[sent], sent, P,
-                     value_type="fp32", block=256, **how)  # fmt: skip
+    origin = origin_of(LAYOUT, BASE)
+    values = params if sent is None else params[sent]
+    payload = encode(values, sent, origin, value_type="fp32", block=256)
     request = Request("all", plan.words(), payload, (job,), LAYOUT.hash, BASE)
     (reply,) = answer(device, request)
     assert reply.error == ""
-    return decode(reply.update, P=P, derived=sent, **how).values
+    return decode(reply.update, origin, derived=sent).values
 
 
 def test_an_accepted_job_is_gone_on_from(device):

@@ -18,6 +18,7 @@ from fedllm_app.core.derive import expand
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import All, ClientPlan, Derived, TopK
 from fedllm_app.wire.codec import WireSettings, decode, encode
+from fedllm_app.wire.slices import origin_of
 
 SLOPES = {"a": np.arange(1, P + 1, dtype=np.float32)}
 KEEPING = ClientPlan(up=TopK(0.05), keeps=frozenset({"residual"}))
@@ -28,7 +29,7 @@ def sent(device, job, plan=KEEPING):
     (reply,) = answer(device, request_for(device.model, PARAMS, job, plan=plan))
     assert reply.error == ""
     model = device.model
-    got = decode(reply.update, P=P, layout_hash=model.layout.hash, fingerprint=model.fingerprint)
+    got = decode(reply.update, origin_of(model.layout, model.fingerprint))
     where = range(P) if got.positions is None else got.positions.tolist()
     return dict(zip(where, got.values.tolist(), strict=True))
 
@@ -98,15 +99,16 @@ def test_rounding_is_left_out_of_any_upload(tmp_path, support):
     for t in range(1, 9):
         request = request_for(device.model, PARAMS, Job(t, "a", state_from=t - 1 or -1))
         payload = encode(
-            PARAMS[inside], None if inside.size == P else inside, P, value_type="fp32", block=256,
-            layout_hash=LAYOUT.hash, fingerprint=BASE, derived=inside.size < P,
+            PARAMS[inside], None if inside.size == P else inside, origin_of(LAYOUT, BASE),
+            value_type="fp32", block=256, derived=inside.size < P,
         )  # fmt: skip
         (reply,) = answer(device, replace(request, plan=plan.words(), payload=payload))
         assert reply.error == ""
         got = decode(
-            reply.update, P=P, layout_hash=LAYOUT.hash, fingerprint=BASE,
+            reply.update,
+            origin_of(LAYOUT, BASE),
             derived=None if inside.size == P else inside,
-        )  # fmt: skip
+        )
         total += got.values
     left = load_file(next(tmp_path.rglob("job-00000008*")))["residual"]
     left = left if left.size == inside.size else left[inside]

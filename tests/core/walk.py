@@ -9,6 +9,7 @@ from fedllm_app.core.derive import expand
 from fedllm_app.core.plan import TopK
 from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import decode, size_of
+from fedllm_app.wire.slices import origin_of
 
 
 class Walk:
@@ -55,10 +56,8 @@ class Walk:
         derived = None
         if not isinstance(plan.up, TopK):
             derived = expand(plan.up, LAYOUT, 0, job.id, job.client)
-        update = decode(
-            reply.update, P=P, layout_hash=LAYOUT.hash, fingerprint=opened.intake.base[job.client],
-            derived=derived,
-        )  # fmt: skip
+        origin = origin_of(LAYOUT, opened.intake.base[job.client])
+        update = decode(reply.update, origin, derived=derived)
         where = range(P) if update.positions is None else update.positions.tolist()
         return dict(zip(where, update.values.tolist(), strict=True))
 

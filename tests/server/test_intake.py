@@ -15,6 +15,7 @@ from fedllm_app.report.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.intake import Intake
 from fedllm_app.wire.codec import WireSettings, encode
+from fedllm_app.wire.header import Origin
 
 DENSE = ClientPlan()
 NO_A = Derived("tensors", {"without": ["*lora_A*"]})
@@ -36,11 +37,9 @@ def intake(tmp_path):
     return build
 
 
-def payload(values, positions=None, **how):
-    settings = {
-        "value_type": "fp32", "block": 256, "layout_hash": LAYOUT.hash, "fingerprint": BASE,
-    } | how  # fmt: skip
-    return encode(np.asarray(values, np.float32), positions, P, **settings)
+def payload(values, positions=None, layout=LAYOUT.hash, base=BASE, value_type="fp32", **how):
+    values, origin = np.asarray(values, np.float32), Origin(P, layout, base)
+    return encode(values, positions, origin, value_type=value_type, block=256, **how)
 
 
 ONES = payload(np.ones(P))
@@ -78,8 +77,8 @@ REFUSED = {
     "huge": (ClientPlan(), np.zeros(10**6, np.uint8), "malformed"),
     "not finite": (ClientPlan(), nan_inside(), "non-finite"),
     "too large a magnitude": (ClientPlan(), payload(at({3: 2**18})), "malformed"),
-    "another layout": (ClientPlan(), payload(np.ones(P), layout_hash=OTHER), "foreign"),
-    "another base": (ClientPlan(), payload(np.ones(P), fingerprint=OTHER), "foreign"),
+    "another layout": (ClientPlan(), payload(np.ones(P), layout=OTHER), "foreign"),
+    "another base": (ClientPlan(), payload(np.ones(P), base=OTHER), "foreign"),
     "another type": (ClientPlan(), payload(np.ones(P), value_type="fp16"), "malformed"),
     "positions where all was asked": (ClientPlan(), payload(np.ones(5), FIVE), "malformed"),
     "all where the top was asked": (TOP, ONES, "malformed"),

@@ -15,6 +15,7 @@ from fedllm_app.core.job import Reply
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.report.metrics import read_lines
 from fedllm_app.wire.codec import WireSettings, dense_bytes, encode
+from fedllm_app.wire.header import Origin
 
 SLOPES = {name: np.full(P, i + 1, np.float32) for i, name in enumerate("abcdefghijkl")}
 REPLY = dense_bytes(P)
@@ -81,9 +82,8 @@ def nan_inside(reply):
 
 def encoded(values, positions=None, layout=LAYOUT.hash, base="ab" * 16):
     return encode(
-        values.astype(np.float32), positions, P, value_type="fp32", block=256,
-        layout_hash=layout, fingerprint=base,
-    )  # fmt: skip
+        values.astype(np.float32), positions, Origin(P, layout, base), value_type="fp32", block=256
+    )
 
 
 EDITS = {

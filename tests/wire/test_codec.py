@@ -1,5 +1,7 @@
 """The codec as its users see it: supports, bounds, what is refused and by which name."""
 
+from dataclasses import replace
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ from fedllm_app.wire.codec import (
     max_bytes,
     size_of,
 )
-from fedllm_app.wire.header import MODES, read_header
+from fedllm_app.wire.header import MODES, Origin, read_header
 from fedllm_app.wire.quantize import VALUE_TYPES, value_bytes
 
-OURS = {"layout_hash": "ab" * 16, "fingerprint": "cd" * 16}
+
+def ours(P):
+    return Origin(P, "ab" * 16, "cd" * 16)
 
 
 def f32(*values):
@@ -29,7 +33,7 @@ def f32(*values):
 def write(values, positions, P, value_type="fp32", block=16, derived=False):
     rng = np.random.default_rng(0)
     return encode(
-        values, positions, P, value_type=value_type, block=block, derived=derived, rng=rng, **OURS
+        values, positions, ours(P), value_type=value_type, block=block, derived=derived, rng=rng
     )
 
 
@@ -60,7 +64,7 @@ def updates(draw):
 def test_explicit_positions_come_back_and_never_cost_more_than_dense(update, value_type):
     values, positions, P = update
     payload = write(values, positions, P, value_type)
-    got = decode(payload, P=P, expect="explicit", count=positions.size, **OURS)
+    got = decode(payload, ours(P), expect="explicit", count=positions.size)
     at = np.arange(P) if got.positions is None else got.positions
     assert np.array_equal(at, positions)
     # The floats hold these exactly; few levels are at most one level off (test_levels.py).
@@ -75,7 +79,7 @@ def test_explicit_positions_come_back_and_never_cost_more_than_dense(update, val
 def test_derived_positions_cost_nothing(update, value_type):
     values, positions, P = update
     payload = write(values, positions, P, value_type, derived=True)
-    got = decode(payload, P=P, expect="derived", derived=positions, **OURS)
+    got = decode(payload, ours(P), expect="derived", derived=positions)
     assert got.positions is positions
     assert size_of(payload).positions == 0
     assert payload.size == max_bytes(positions.size, P, value_type, 16, explicit=False)
@@ -84,7 +88,7 @@ def test_derived_positions_cost_nothing(update, value_type):
 def test_all_of_them_in_fp32_are_the_values_behind_a_header():
     values = f32(1, 0, -2)
     payload = write(values, None, 3)
-    got = decode(payload, P=3, expect="all", **OURS)
+    got = decode(payload, ours(3), expect="all")
     assert got.positions is None
     assert got.values.tobytes() == values.tobytes()
     assert payload.size == dense_bytes(3) == 64 + 12
@@ -106,7 +110,7 @@ def test_each_mode_is_taken_where_it_is_smallest():
 def test_a_sent_zero_is_not_a_coordinate_not_sent(chosen, value_type):
     positions = np.array(chosen)
     payload = write(np.zeros(positions.size, np.float32), positions, 100, value_type)
-    got = decode(payload, P=100, **OURS)
+    got = decode(payload, ours(100))
     assert got.positions is not None
     assert got.positions.tolist() == chosen
     assert not got.values.any()
@@ -129,7 +133,7 @@ def test_a_support_that_was_not_asked_for_is_refused(positions, derived, asked, 
     at = None if positions is None else np.array(positions)
     payload = write(np.ones(10 if at is None else at.size, np.float32), at, 10, derived=derived)
     with pytest.raises(WireError, match=why):
-        decode(payload, P=10, **OURS, **asked)
+        decode(payload, ours(10), **asked)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_a_support_that_was_not_asked_for_is_refused(positions, derived, asked, 
 def test_another_model_is_foreign(other, why):
     payload = write(f32(1, 2, 3), None, 3)
     with pytest.raises(WireError, match=why) as refusal:
-        decode(payload, **{"P": 3, **OURS, **other})
+        decode(payload, replace(ours(3), **other))
     assert refusal.value.reason == "foreign"
 
 

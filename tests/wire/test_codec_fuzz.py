@@ -1,6 +1,7 @@
 """Whatever bytes come: a valid update or WireError, and never much memory."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire.codec import decode, encode
+from fedllm_app.wire.header import Origin
 from fedllm_app.wire.positions import check_positions
 from fedllm_app.wire.quantize import VALUE_TYPES
 
-OURS = {"layout_hash": "ab" * 16, "fingerprint": "cd" * 16}
 P = 300
+OURS = Origin(P, "ab" * 16, "cd" * 16)
 
 
 def valid(density, value_type, derived, seed):
@@ -22,12 +24,11 @@ def valid(density, value_type, derived, seed):
     return encode(
         rng.standard_normal(positions.size, dtype=np.float32),
         positions,
-        P,
+        OURS,
         value_type=value_type,
         block=16,
         derived=derived,
         rng=rng,
-        **OURS,
     )
 
 
@@ -42,7 +43,7 @@ payloads = st.builds(
 
 def check(payload, derived=None):
     try:
-        got = decode(payload, P=P, derived=derived, **OURS)
+        got = decode(payload, OURS, derived=derived)
     except WireError as error:
         assert error.reason in ("malformed", "foreign", "non-finite")
         return
@@ -90,7 +91,7 @@ def test_large_claims_take_no_memory(mode, value_type):
     payload[60:62] = (31, 1) if mode == 3 else 0
     tracemalloc.start()
     with pytest.raises(WireError):
-        decode(payload, P=P, **OURS)
+        decode(payload, OURS)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50_000
@@ -101,9 +102,10 @@ def test_decoding_takes_a_few_times_payload_and_positions():
     rng = np.random.default_rng(0)
     positions = np.flatnonzero(rng.random(P) < 0.38)
     values = rng.standard_normal(positions.size, dtype=np.float32)
-    payload = encode(values, positions, P, value_type="fp32", block=256, **OURS)
+    ours = replace(OURS, P=P)
+    payload = encode(values, positions, ours, value_type="fp32", block=256)
     tracemalloc.start()
-    decode(payload, P=P, **OURS)
+    decode(payload, ours)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * P + 40 * positions.size

@@ -5,18 +5,16 @@ import pytest
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire.codec import encode
-from fedllm_app.wire.header import BITMAP, read_header
+from fedllm_app.wire.header import BITMAP, Origin, read_header
 
 
 def payload(positions=(1, 2), P=10):
     return encode(
         np.ones(len(positions), np.float32),
         np.array(positions),
-        P,
+        Origin(P, "ab" * 16, "cd" * 16),
         value_type="fp32",
         block=256,
-        layout_hash="ab" * 16,
-        fingerprint="cd" * 16,
     )
 
 

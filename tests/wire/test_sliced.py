@@ -1,5 +1,7 @@
 """Positions by slice: back as they were, short where slices differ, safe against any bytes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,11 +9,11 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.slices import slices_of
 from fedllm_app.wire.codec import decode, encode
-from fedllm_app.wire.header import MODES, read_header
+from fedllm_app.wire.header import MODES, Origin, read_header
 from fedllm_app.wire.positions import encode_rice
 from fedllm_app.wire.sliced import decode_sliced, encode_sliced
+from fedllm_app.wire.slices import slices_of
 
 # A's rows, B's columns, the head's rows, a bias and a single number.
 LAYOUT = ParamLayout(
@@ -80,15 +82,13 @@ def test_slices_that_differ_are_shorter_than_any_code_that_does_not_know_them():
     entropy = -size / 8 * (d * np.log2(d) + (1 - d) * np.log2(1 - d))
     assert encode_rice(positions, size).data.size > entropy
     assert encode_sliced(positions, cut, size).size < 0.9 * entropy
-    how = {"layout_hash": "ab" * 16, "fingerprint": "cd" * 16}
-    payload = encode(
-        np.ones(positions.size, np.float32), positions, size, value_type="fp32", block=256,
-        slices=cut, **how,
-    )  # fmt: skip
+    ours = Origin(size, "ab" * 16, "cd" * 16, cut)
+    ones = np.ones(positions.size, np.float32)
+    payload = encode(ones, positions, ours, value_type="fp32", block=256)
     assert MODES[read_header(payload).mode] == "sliced"
-    assert np.array_equal(decode(payload, P=size, slices=cut, **how).positions, positions)
+    assert np.array_equal(decode(payload, ours).positions, positions)
     with pytest.raises(WireError, match="was not told how it is cut"):
-        decode(payload, P=size, **how)
+        decode(payload, replace(ours, slices=None))
 
 
 @given(st.binary(max_size=80), st.integers(0, P))

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.slices import slices_of
 from fedllm_app.wire.codec import decode, encode
-from fedllm_app.wire.header import MODES, read_header
+from fedllm_app.wire.header import MODES, Origin, read_header
 from fedllm_app.wire.quantize import VALUE_TYPES
+from fedllm_app.wire.slices import slices_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILE = json.loads((DOCS / "wire-vectors.json").read_text())
-OURS = {"layout_hash": FILE["layout_hash"], "fingerprint": FILE["fingerprint"]}
 VECTORS = {vector["name"]: vector for vector in FILE["vectors"]}
 
 
-def slices(vector):
-    if "layout" not in vector:
-        return None
-    names, shapes = vector["layout"]
-    return slices_of(ParamLayout(tuple(names), tuple(map(tuple, shapes))))
+def origin(vector):
+    cut = None
+    if "layout" in vector:
+        names, shapes = vector["layout"]
+        cut = slices_of(ParamLayout(tuple(names), tuple(map(tuple, shapes))))
+    return Origin(vector["P"], FILE["layout_hash"], FILE["fingerprint"], cut)
 
 
 def parts(vector):
@@ -42,13 +42,11 @@ def test_written(name):
     written = encode(
         values,
         positions,
-        vector["P"],
+        origin(vector),
         value_type=vector["value_type"],
         block=vector["block"],
         derived=vector["mode"] == "derived",
         rng=np.random.default_rng(0),
-        slices=slices(vector),
-        **OURS,
     )
     assert written.tobytes().hex() == payload.tobytes().hex()
     assert MODES[read_header(payload).mode] == vector["mode"]
@@ -59,7 +57,7 @@ def test_read(name):
     vector = VECTORS[name]
     values, positions, payload = parts(vector)
     derived = positions if vector["mode"] == "derived" else None
-    got = decode(payload, P=vector["P"], derived=derived, slices=slices(vector), **OURS)
+    got = decode(payload, origin(vector), derived=derived)
     assert np.array_equal(got.values, values)
     assert (got.positions is None) == (positions is None)
     assert positions is None or np.array_equal(got.positions, positions)

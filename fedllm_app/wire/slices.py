@@ -1,5 +1,7 @@
 """How a layout is cut into slices of coordinates that are alike: ranks of adapters, rows of others.
 
+The one part of the wire that needs a layout, and so torch.
+
 Shapes: P flat trainable parameters, S slices.
 """
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from fedllm_app.core.derive import lora_rank_axis
 from fedllm_app.core.layout import ParamLayout
+from fedllm_app.wire.header import Origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,3 +74,8 @@ def slices_of(layout: ParamLayout) -> Slices:
         ))  # fmt: skip
     lengths, tensor, first, step = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Slices(lengths, tensor, first, step, tuple(turned))
+
+
+def origin_of(layout: ParamLayout, fingerprint: str) -> Origin:
+    """Return whose parameters a payload of this layout holds, upon the base of that name."""
+    return Origin(layout.size, layout.hash, fingerprint, slices_of(layout))
