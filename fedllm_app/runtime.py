@@ -11,6 +11,7 @@ from fedllm_app.client.answer import answer
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import CheckpointError, ConfigError
+from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
@@ -56,9 +57,8 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
                     f"run {name!r} has another configuration: {'; '.join(changed)}. "
                     "Choose another run.name, or the same settings"
                 )
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(config.toml(), "utf-8")
-        temporary.rename(file)
+        with replacing(file) as written:
+            written.write(config.toml().encode())
         yield config, folder
 
 

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Job
 
 log = logging.getLogger("fedllm")
@@ -37,10 +38,8 @@ def load_kept(root: Path, job: Job) -> dict[str, Tensor]:
 def save_kept(root: Path, job: Job, state: Mapping[str, Tensor]) -> None:
     """Save the state as that after `job`; drop those that cannot be asked for again."""
     path = _file(root, job.client, job.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(dict(state), temporary)
-    temporary.rename(path)
+    with replacing(path) as file:
+        file.write(save(dict(state)))
     needed = {_file(root, job.client, id_) for id_ in (job.state_from, job.saved)}
     for old in path.parent.glob("job-*.safetensors"):
         # A late job must not remove what a newer one has saved.

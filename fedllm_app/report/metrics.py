@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_app.core.errors import CheckpointError
+from fedllm_app.core.files import replacing
 
 Record = dict[str, Any]
 
@@ -66,14 +67,10 @@ class JsonLines:
             If a line that is not the last one is no JSON record.
         """
         self._file.close()
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("wb") as out:
+        with replacing(self.path) as out:
             for raw, record in _complete_lines(self.path):
                 if record.get("round", 0) <= round:
                     out.write(raw)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, self.path)
         self._file = self.path.open("ab")
 
     def close(self) -> None:

@@ -4,13 +4,13 @@ A run's page and a comparison are the same page with other tables. Everything sh
 the folders of the runs, so a page can be written again at any time, also while a run goes on.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.files import replacing
 from fedllm_app.report import drawing, tables
 from fedllm_app.report.metrics import versions
 from fedllm_app.report.plots import all_plots
@@ -135,10 +135,8 @@ def _render(**values: Any) -> str:
 
 def _write(path: Path, text: str) -> Path:
     """Write in one step: a page that is open in a browser is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(text.encode())
     return path
 
 

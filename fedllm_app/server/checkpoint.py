@@ -6,7 +6,6 @@ file's metadata. A file appears whole under its name or not at all (temporary fi
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedllm_app.core.errors import CheckpointError
+from fedllm_app.core.files import replacing
 
 KEPT = 2
 
@@ -52,16 +52,10 @@ class Progress:
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Progress) -> Path:
     """Write the state after `progress.round` and drop all but the last two checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"round-{progress.round:08d}.safetensors"
     payload = save(dict(tensors), metadata={"fedllm": json.dumps(asdict(progress))})
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    fsync_folder(folder)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
         old.unlink()
     return path
@@ -89,15 +83,6 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Progress]:
         raise CheckpointError(
             f"{path} is not a checkpoint of fedllm ({error}); remove it"
         ) from None
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside the folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

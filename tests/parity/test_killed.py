@@ -137,7 +137,9 @@ def test_torn_last_lines_are_cut_off(folder, whole):
     for name in ("metrics.jsonl", "ledger.jsonl", "timing.jsonl"):
         with (folder_of(flat) / name).open("a") as file:
             file.write('{"round": 99, "clie')
-    (folder_of(flat) / "checkpoints" / "round-00000099.tmp").write_bytes(b"half a checkpoint")
+    (folder_of(flat) / "checkpoints" / "round-00000099.safetensors.tmp").write_bytes(
+        b"half a checkpoint"
+    )
     run_local(small.RunConfig.parse(flat))
     assert_same(folder_of(flat), whole.run)
 
