@@ -7,7 +7,7 @@ Shapes: P trainable parameters.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,13 @@ from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.task import Task, add_tallies, make_task
 from fedllm_app.models.adapter import wrap
-from fedllm_app.models.backbone import image_spec, load_backbone, load_tokenizer, local_source
+from fedllm_app.models.backbone import (
+    device_of,
+    image_spec,
+    load_backbone,
+    load_tokenizer,
+    local_source,
+)
 from fedllm_app.models.trainable import TrainableModel
 
 log = logging.getLogger("fedllm")
@@ -168,7 +174,8 @@ class Parts:
                 c.task.max_tokens,
                 positions,
             )
-        return wrap(backbone, c.model, c.lora, c.run.seed)
+        # Adapters and head are drawn on the CPU, so that every device draws the same.
+        return wrap(backbone, c.model, c.lora, c.run.seed).to(device_of(c.model))
 
     @cached_property
     def initial(self) -> np.ndarray:
@@ -198,9 +205,14 @@ class Parts:
     def _batches(self, client: str, batch: int, rng: np.random.Generator) -> Iterator[Batch]:
         if self.place.client:
             rows = np.arange(len(self.own_data))
-            return batches(self.own_data, rows, batch, rng, self.task.collate)
+            return batches(self.own_data, rows, batch, rng, self._collate)
         rows = self.data.rows(self.data.number[client])
-        return batches(self.data.train, rows, batch, rng, self.task.collate)
+        return batches(self.data.train, rows, batch, rng, self._collate)
+
+    def _collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return a batch where the model is."""
+        device = self.model.flat.device
+        return {name: tensor.to(device) for name, tensor in self.task.collate(rows).items()}
 
     def evaluate(self, values_P: np.ndarray) -> dict[str, float]:
         """Return the metrics of flat values on the evaluation set, headline first."""
@@ -211,7 +223,7 @@ class Parts:
             tally = add_tallies(
                 self.task.tally(self.model.logits(batch), batch)
                 for batch in batches(
-                    self.data.evaluation, rows, EVALUATION_BATCH, None, self.task.collate
+                    self.data.evaluation, rows, EVALUATION_BATCH, None, self._collate
                 )
             )
         metrics = self.task.metrics(tally)

@@ -25,7 +25,9 @@ from fedllm_app.server.sampling import sample_cohort
 from rows.row import Context
 
 # The closing evaluation is no part of a round; a few examples keep it short.
-COMMON = {"client.threads": 1, "round.evaluate-every": 0, "data.eval-examples": 64}
+COMMON = {
+    "model.device": "cpu", "client.threads": 1, "round.evaluate-every": 0, "data.eval-examples": 64,
+}  # fmt: skip
 SMALL = {  # SmolLM2 on the same posts: a step of it takes seconds on one core
     "partition.name": "iid",
     "partition.clients": 350,

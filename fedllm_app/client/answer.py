@@ -66,7 +66,7 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     kept = fitting(kept, start.size, job.client)
     held = None if plan.rank else expand(plan.train, layout, seed, job.id, job.client)
     metrics, state = train(device, job, plan.work, held, kept)
-    delta = start - model.flat.numpy()
+    delta = start - model.flat.cpu().numpy()
     if RESIDUAL in plan.keeps and RESIDUAL in kept:
         delta += kept[RESIDUAL].numpy()
     update, positions = encode_update(device, plan, job, base, delta)

@@ -60,11 +60,12 @@ def restore(
     index : which of P coordinates `theta`, shape (K,), is; None for all.
     kept : tensors of shape (P,) and single numbers.
     """
-    optimizer.state[theta] = {
-        name.removeprefix(OPTIMIZER): tensor if index is None or not tensor.ndim else tensor[index]
-        for name, tensor in kept.items()
-        if name.startswith(OPTIMIZER)
-    }
+    state = optimizer.state[theta]
+    for name, tensor in kept.items():
+        if name.startswith(OPTIMIZER):
+            if tensor.ndim:  # a count of steps stays on the CPU, where torch looks for it
+                tensor = (tensor if index is None else tensor[index.cpu()]).to(theta.device)
+            state[name.removeprefix(OPTIMIZER)] = tensor
 
 
 def of_optimizer(
@@ -82,9 +83,9 @@ def of_optimizer(
         if index is not None and value.shape == theta.shape:
             before = kept.get(OPTIMIZER + name)
             whole = torch.zeros(P) if before is None else before.clone()
-            whole[index] = value
+            whole[index.cpu()] = value.cpu()
             value = whole
-        state[OPTIMIZER + name] = value
+        state[OPTIMIZER + name] = value.cpu()
     return state
 
 

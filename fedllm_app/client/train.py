@@ -58,7 +58,8 @@ class Device:
     model : the one backbone with its trainable tensors.
     initial : the flat values the model was built with.
     loss : mean loss of (logits, batch) and the number of units it is over.
-    batches : one epoch of a client's examples, in an order drawn from the generator.
+    batches : one epoch of a client's examples, in an order drawn from the generator, where the
+        model is.
     seed : of the run.
     kept : folder of state that stays on the device.
     """
@@ -92,12 +93,12 @@ def train(
     seed_torch(device.seed, "train", job.id, job.client)
     model.model.train()
     model.freeze_outside(within)
-    index = None if within is None else torch.from_numpy(within)
+    index = None if within is None else torch.from_numpy(within).to(model.flat.device)
     theta = model.flat if index is None else model.flat[index]
     optimizer = local_optimizer(settings, theta)
     if settings.keep_optimizer:
         restore(optimizer, theta, index, kept)
-    loss_sum, units, examples, steps = torch.zeros(()), 0, 0, 0
+    loss_sum, units, examples, steps = torch.zeros((), device=theta.device), 0, 0, 0
     for batch in local_batches(device, job, work):
         model.grad.zero_()
         loss, count = device.loss(model.logits(batch), batch)

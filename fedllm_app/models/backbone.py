@@ -113,6 +113,23 @@ def load_backbone(
     return model.eval()
 
 
+def device_of(settings: ModelSettings) -> str:
+    """Return the device that a process computes on.
+
+    Raises
+    ------
+    ConfigError
+        If it is to be CUDA, and this process sees none.
+    """
+    seen = torch.cuda.is_available()
+    if settings.device == "cuda" and not seen:
+        raise ConfigError(
+            "model.device is 'cuda', but this process sees no CUDA device; expected 'cpu' or "
+            "'auto', a CUDA build of torch, and in a simulation client-resources-num-gpus above 0"
+        )
+    return "cuda" if seen and settings.device != "cpu" else "cpu"
+
+
 def config_overrides(task: str, labels: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of from_pretrained that fit a config to the task.
 

@@ -19,6 +19,10 @@ class ModelSettings(Settings):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Type of the frozen base; trainable tensors are always float32."
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where the model computes; 'auto' is a CUDA device if this process sees one.",
+    )
     dropout: bool = Field(
         False, description="Keep the backbone's own dropout; lora.dropout is separate."
     )

@@ -11,7 +11,7 @@ Shapes: P trainable parameters, B batch, C classes, T tokens, V vocabulary.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -106,6 +106,17 @@ class TrainableModel:
         """Return a copy of all trainable values, float32 of shape (P,)."""
         return self.flat.cpu().numpy().copy()
 
+    def to(self, device: str) -> Self:
+        """Move the model, what is frozen included; `flat` and `grad` are then other tensors."""
+        if self.flat.device != torch.device(device):
+            # Where memory cannot be swapped, torch puts other parameters in the place of these.
+            names = {id(p): name for name, p in self.model.named_parameters()}
+            own = {name: names[id(p)] for name, p in self._tensors.items()}
+            self.model.to(device)
+            self._tensors = {n: self.model.get_parameter(path) for n, path in own.items()}
+            self._hold(self._rank, copy=True)
+        return self
+
     def zero_grad(self) -> None:
         """Set the gradient to zero, and tie every parameter to its part of it."""
         self.grad.zero_()
@@ -144,10 +155,10 @@ class TrainableModel:
 
         Parameters
         ----------
-        batch : inputs by name; "labels" may be among them and is not handed to the model.
+        batch : inputs by name, on the model's device; "labels" may be among them and is not handed
+            to the model.
         """
-        device = self.flat.device
-        inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
+        inputs = {k: v for k, v in batch.items() if k != "labels"}
         outputs = self.backbone(**inputs, **self._image_arguments(inputs))
         logits: Tensor = outputs.logits
         return logits.float()
@@ -173,7 +184,7 @@ class TrainableModel:
             if parameter.data_ptr() != start + 4 * offset:
                 raise RuntimeError(
                     f"{name} no longer lies in the flat vector: something replaced its data, for "
-                    "example .to() another type or device; move the backbone before wrap()"
+                    "example a .to() of the wrapped model's"
                 )
 
 

@@ -22,10 +22,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def shared() -> Path:
-    """Return the folder of real data beside the checkout."""
-    folder = Path(__file__).parents[2].parent / "shared" / "data"
+    """Return the folder of real data, FEDLLM_TEST_DATA."""
+    beside = Path(__file__).parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("FEDLLM_TEST_DATA", beside)).expanduser()
     if not folder.is_dir():
-        pytest.skip("no real data beside the checkout")
+        pytest.skip(f"no real data at {folder}; FEDLLM_TEST_DATA names the folder")
     return folder
 
 

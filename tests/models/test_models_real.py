@@ -1,6 +1,6 @@
 """Real checkpoints: a BERT, a quantized GGUF and a ViT load, learn, and load again.
 
-Folders: FEDLLM_TEST_WEIGHTS (minilm/, smollm2/) and weights/ in the shared folder beside this one.
+Folder: FEDLLM_TEST_WEIGHTS (minilm/, smollm2/, dinov2-small/).
 """
 
 import os
