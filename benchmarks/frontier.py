@@ -60,9 +60,9 @@ LEAST = 0.36  # what lies below is drawn at the edge, with its figure
 
 
 def entries(rates: Rates) -> list[Entry]:
-    """Return dense, then every point."""
+    """Return dense, then every point; of dense at FLoSS' rates, too."""
     found = [floss_entry("frontier", 16, "1", "1", ROUNDS)]
-    for down, up, options in POINTS:
+    for down, up, options in (("1", "1", {"server.lr": rates["floss"]["server.lr"]}), *POINTS):
         entry = floss_entry("frontier", 16, down, up, ROUNDS, options)
         settings = dict(entry.settings) | dict(rates["floss"]) | options
         found.append(replace(entry, settings=settings, tuned_as=""))
@@ -100,7 +100,8 @@ def lines(rows: list[Row]) -> list[list[str]]:
 
 def label(row: Row) -> str:
     """Return what a run's point says."""
-    return "dense" if row["method"] == "dense" else row["run"].split("-r16-")[1].removesuffix("-s0")
+    name: str = row["run"].removesuffix("-s0").removeprefix("20n-dirichlet-")
+    return name.replace("-r16", "").removeprefix("floss-")
 
 
 def plot(rows: list[Row]) -> None:
@@ -143,9 +144,8 @@ def looks(row: Row) -> dict[str, str]:
 
 def remark(row: Row) -> str:
     """Return what color and marker do not say of a point."""
-    if row["method"] == "dense":
-        return "dense"
-    words = [w for w in ("feedback", "senders", "block-32", "block-4096") if w in label(row)]
+    words = ["dense"] if row["method"] == "dense" else []
+    words += [w for w in ("feedback", "senders", "block-32", "block-4096") if w in label(row)]
     words += [f"lr {label(row).split('-lr-')[1]}"] if "-lr-" in label(row) else []
     words += [f"{row['score']:.3f}"] if row["score"] < LEAST else []
     return ", ".join(words)

@@ -1,19 +1,20 @@
 """The thesis' claims, held against the rows by rules that the document states.
 
 A margin counts only beyond the spread: the spread of a difference is the root of the summed
-variances over seeds, at least one point. With one seed it is 2.2 points, the standard error of
-a difference of two accuracies near 0.4 on 1,000 test documents.
+variances over seeds, at least one point. With three seeds that is a little less than two standard
+errors of the difference of means; with one seed it is two of a difference of two accuracies near
+0.4 on 1,000 test documents, 4.4 points.
 """
 
 from collections.abc import Callable
-from math import sqrt
+from math import inf, sqrt
 from statistics import mean, variance
 
 from reproduce_results import Row, scores
 
 TASK = "20newsgroups"
 POINT = 0.01
-ONE_SEED_SPREAD = 2.2 * POINT
+ONE_SEED_SPREAD = 4.4 * POINT
 CLEARLY = 3 * POINT
 PENDING = "not yet measured"
 Verdict = tuple[str, str, str]
@@ -44,9 +45,9 @@ def above(claim: str, rows: list[Row], other: str, least: float) -> Verdict:
 
 
 def as_good_as_dense(rows: dict[str, list[Row]]) -> Verdict:
-    """Judge "as good as dense at up to 10x less communication" over all densities and ranks."""
+    """Judge "as good as dense at up to 10x less communication" over all densities of rank 16."""
     claim = "As good as dense LoRA at up to 10x less communication"
-    dense = [r["score"] for r in rows["5.2"] if (r["method"], r["seed"]) == ("dense", 0)]
+    dense = [r["score"] for r in rows["5.2"] if r["method"] == "dense" and is_seed_0(r)]
     cells = floss_cells(rows)
     if not dense or not cells:
         return claim, PENDING, PENDING
@@ -92,7 +93,7 @@ def less_than_sparse(rows: dict[str, list[Row]]) -> Verdict:
 
 
 def slow_uploads(rows: dict[str, list[Row]]) -> Verdict:
-    """Judge "a sparser upload wins where upload is slow" in figure 5.4."""
+    """Judge "a sparser upload wins where upload is slow" by how soon dense's last score is met."""
     claim = "The slower the upload, the sparser the best upload; FLoSS is ahead of dense in time"
     measured = [row for row in rows["5.4"] if "budget" in row]
     ours = [row for row in measured if row["method"] == "floss"]
@@ -101,12 +102,16 @@ def slow_uploads(rows: dict[str, list[Row]]) -> Verdict:
         return claim, PENDING, PENDING
     words, winners, ahead = [], [], True
     for name, of_dense in dense[0]["budget"].items():
-        best = max(ours, key=lambda row, name=name: row["budget"][name]["score"])
-        score, density = best["budget"][name]["score"], best["settings"]["strategy.d-up"]
-        ahead = ahead and score - of_dense["score"] > ONE_SEED_SPREAD
-        winners.append(density)
+        soon = {
+            row["settings"]["strategy.d-up"]: row["budget"][name]["seconds-to-dense"] or inf
+            for row in ours
+        }
+        best = min(soon, key=lambda density, soon=soon: soon[density])
+        ahead = ahead and soon[best] < of_dense["seconds"]
+        winners.append(best)
         words.append(
-            f"{name}: {score:.3f} at 1/{1 / density:.0f} up, dense {of_dense['score']:.3f}"
+            f"{name}: dense's {of_dense['score']:.3f} after {of_dense['seconds']:.3g} s is reached "
+            f"after {soon[best]:.2g} s at 1/{1 / best:.0f} up"
         )
     sparser = winners == sorted(winners, reverse=True) and winners[-1] < winners[0]
     parts = {(True, True): "confirmed", (False, True): "partly: ahead, but not sparser",
@@ -115,11 +120,17 @@ def slow_uploads(rows: dict[str, list[Row]]) -> Verdict:
 
 
 def floss_cells(rows: dict[str, list[Row]]) -> list[Row]:
-    """Return the runs of FLoSS on bench-S, Dirichlet, seed 0, after 100 rounds, each once."""
+    """Return the runs of FLoSS on bench-S at rank 16, Dirichlet, seed 0, 100 rounds, each once.
+
+    At another rank than the method it is held against, the rank would be what saves.
+    """
     every = [*rows["5.2"], *rows["5.3"], *rows["options"]]
     plain = [r for r in every if r["method"] == "floss" and r["task"] == TASK and is_seed_0(r)]
     options = ("strategy.error-feedback", "strategy.mean", "partition.clients")
-    own = [r for r in plain if not any(key in r["settings"] for key in options)]
+    own = [
+        r for r in plain
+        if r["settings"]["lora.rank"] == 16 and not any(key in r["settings"] for key in options)
+    ]  # fmt: skip
     return list({r["run"]: r for r in own if "communication" in r}.values())
 
 

@@ -125,8 +125,8 @@ def cost_of(row: Row) -> str:
 
 
 def link_table(rows: list[Row]) -> Table:
-    """Return the table of figure 5.4: what each run reaches within the budget."""
-    table = [["run", *(f"upload {name} slower" for name in UP_MBPS)]]
+    """Return the table of figure 5.4: what each run reaches within the budget, and how soon."""
+    table = [["run", *(f"{mbps:g} Mbps up" for mbps in UP_MBPS.values())]]
     for row in rows:
         words = []
         for name in UP_MBPS:
@@ -135,7 +135,9 @@ def link_table(rows: list[Row]) -> Table:
                 words.append(PENDING)
                 continue
             short = "" if reached["used-up"] else ", budget not used up"
-            words.append(f"{reached['score']:.3f} (round {reached['evaluated']}{short})")
+            soon = reached["seconds-to-dense"]
+            good = f"as good as dense after {soon:.2g} s" if soon else "never as good as dense"
+            words.append(f"{reached['score']:.3f} (round {reached['evaluated']}{short}); {good}")
         table.append([densities(row), *words])
     return table if len(table) > 1 else [*table, [PENDING, *("" for _ in UP_MBPS)]]
 
