@@ -26,6 +26,8 @@ from fedllm_app.server.record import Recorder
 log = logging.getLogger("fedllm")
 
 CHANGEABLE = ("run.rounds", "run.checkpoint-every", "round.evaluate-every")
+# Where it is automatic it hangs on run.rounds: it stays what it became when the run began.
+AT_FIRST = ("strategy.decay",)
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
     """
     method = config.strategy.name.replace(":", "-")
     name = config.run.name or strftime(f"{method}-%Y%m%d-%H%M%S")
-    config = config.resolved()
+    asked, config = config.flat(), config.resolved()
     config = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     folder = Place.of(config).home / "runs" / name
     with locked(folder):
@@ -47,6 +49,8 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
         if file.exists():
             # A run of an earlier version lacks later keys: it went by what is their default now.
             before, now = RunConfig.parse(read_recipe(file)).resolved().flat(), config.flat()
+            now |= {key: before[key] for key in AT_FIRST if asked[key] != now[key]}
+            config = RunConfig.parse(now)
             changed = [
                 f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
                 for key in sorted(before.keys() | now.keys())
@@ -99,6 +103,7 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
         labels=parts.labels,
         tokenizer=parts.tokenizer,
         image=parts.image,
+        round=loop.recorder.progress.round,
         metrics=loop.recorder.evaluation,
     )
     try:
@@ -123,12 +128,13 @@ class LocalTransport:
         return self._parts.counts()
 
     def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
-        """Take requests; they are done one by one as they are polled."""
+        """Take requests; they are done as they are polled."""
         self._waiting = list(requests)
 
     def poll(self) -> list[Reply]:
-        """Do the next request and return its replies."""
-        return answer(self._device, self._waiting.pop(0)) if self._waiting else []
+        """Do all requests and return their replies: none is late because another took long."""
+        waiting, self._waiting = self._waiting, []
+        return [reply for request in waiting for reply in answer(self._device, request)]
 
 
 def run_local(

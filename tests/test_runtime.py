@@ -56,3 +56,28 @@ def test_a_run_begun_before_a_key_existed_goes_on(tiny):
     file.write_text(tomli_w.dumps(older))
     with pytest.raises(CheckpointError, match=r"strategy\.mean was 'cohort' and is 'senders'"):
         run_local(RunConfig.parse(keys | {"run.rounds": 2, "strategy.mean": "senders"}))
+
+
+def test_a_mask_that_shrinks_over_the_run_goes_on_as_it_began(tiny):
+    keys = tiny.keys() | {
+        "run.name": "longer", "run.rounds": 3, "partition.clients": 3, "round.clients": 2,
+        "lora.rank": 2, "strategy.name": "adapter-lth", "strategy.density": 0.5,
+    }  # fmt: skip
+    folder = run_local(RunConfig.parse(keys))
+    decay = tomllib.loads((folder / "config.toml").read_text())["strategy"]["decay"]
+    for rounds in (4, 5):
+        run_local(RunConfig.parse(keys | {"run.rounds": rounds}))
+        now = tomllib.loads((folder / "config.toml").read_text())
+        assert (now["strategy"]["decay"], now["run"]["rounds"]) == (decay, rounds)
+    with pytest.raises(CheckpointError, match=r"strategy\.decay was"):
+        run_local(RunConfig.parse(keys | {"strategy.decay": 0.5}))
+
+
+def test_a_round_in_one_process_drops_nobody_for_being_slow(tiny):
+    keys = tiny.keys() | {
+        "run.name": "slow", "run.rounds": 1, "partition.clients": 6, "round.clients": 6,
+        "strategy.name": "floss-tiers", "strategy.tier-densities": "0.1,0.5,1",
+        "round.timeout-s": 0.001,
+    }  # fmt: skip
+    last = read_lines(run_local(RunConfig.parse(keys)) / "metrics.jsonl")[-1]
+    assert (last["clients"], last["dropped"]) == (6, {})

@@ -113,8 +113,9 @@ def base_of(
 ) -> str:
     """Return the name of everything that a device must hold alike before its first download.
 
-    That is the frozen base, and where a plan keeps what it does not send (a frozen A drawn from
-    the seed), these values as well.
+    That is the frozen base, and where a plan keeps what it never sends (a frozen A drawn from the
+    seed), these values as well. Where positions travel with the values, what is kept differs from
+    round to round, and a device learns it only from the payload: then it is the base alone.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ def base_of(
     initial_P : values the model was built with.
     down : positions that are sent, None for all.
     """
-    if plan.fill != "keep" or down is None:
+    if plan.fill != "keep" or down is None or isinstance(plan.down, Positions):
         return fingerprint
     kept_P = initial_P.copy()
     kept_P[down] = 0

@@ -23,7 +23,7 @@ from fedllm_app.models.readme import readme_text
 from fedllm_app.models.targets import inside
 from fedllm_app.models.trainable import TrainableModel, base_fingerprint
 
-_ABOUT = "fedllm.json"
+ABOUT = "fedllm.json"
 
 
 def save_adapter(
@@ -35,6 +35,7 @@ def save_adapter(
     labels: Sequence[str] = (),
     tokenizer: PreTrainedTokenizerBase | None = None,
     image: ImageSpec | None = None,
+    round: int = 0,
     metrics: Mapping[str, float] | None = None,
 ) -> Path:
     """Write the model's current values as run_folder/adapter or run_folder/model.
@@ -48,6 +49,7 @@ def save_adapter(
     source : folder or hub name that the backbone was loaded from.
     labels : class names in order; empty for next-token.
     tokenizer, image : how inputs are made; what is given is saved or described.
+    round : after which the values are these.
     metrics : by name, shown in the README.
 
     Returns
@@ -75,9 +77,10 @@ def save_adapter(
         "is_decoder": bool(getattr(config, "is_decoder", False)),
         "pad_token_id": getattr(config, "pad_token_id", None),
         "labels": list(labels),
+        "round": round,
         "metrics": dict(metrics or {}),
     }
-    (work / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    (work / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     text = readme_text(folder, about, model.train, tokenizer is not None, image)
     (work / "README.md").write_text(text)
     _replace(folder, work)
@@ -99,14 +102,14 @@ def merge(folder: Path, out: Path) -> Path:
     DataError
         If the base is not the one that was trained.
     """
-    if not (folder / "adapter_config.json").is_file() or not (folder / _ABOUT).is_file():
+    if not (folder / "adapter_config.json").is_file() or not (folder / ABOUT).is_file():
         raise ConfigError(
             f"{str(folder)!r} is no adapter: expected a folder with adapter_config.json and "
-            f"{_ABOUT}; a model/ folder is whole already and needs no merging"
+            f"{ABOUT}; a model/ folder is whole already and needs no merging"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{str(out)!r} is in use; expected a new or empty folder")
-    about = json.loads((folder / _ABOUT).read_text())
+    about = json.loads((folder / ABOUT).read_text())
     with quiet():
         base = load_base(about)
         heads = PeftConfig.from_pretrained(folder).modules_to_save or []

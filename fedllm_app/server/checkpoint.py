@@ -33,6 +33,7 @@ class Progress:
     accepted : the last job of each client whose reply was accepted.
     totals : the ledger's totals.
     evaluation : the latest evaluation, headline first.
+    late : uploads that may still come after their round: client, job, most bytes.
     simulated_s : seconds of all rounds by the clock of `network`, 0 without one.
     seconds, slowest_s : running time over all resumes, the slowest round's; outside the promise of
         equal bits.
@@ -44,6 +45,7 @@ class Progress:
     accepted: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
+    late: list[tuple[str, int, int]] = field(default_factory=list)
     simulated_s: float = 0.0
     seconds: float = 0.0
     slowest_s: float = 0.0

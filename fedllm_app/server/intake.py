@@ -9,7 +9,7 @@ Shapes: P trainable parameters, K coordinates sent.
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, max
 from fedllm_app.wire.slices import origin_of
 
 log = logging.getLogger("fedllm")
+Late = tuple[str, int, int]  # client, job, the most bytes that its upload has
 MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float holds
 
 
@@ -63,10 +64,12 @@ class Intake:
         self.accepted: dict[str, TrainMetrics] = {}
         self.dropped: Counter[str] = Counter()
         self.late: list[Job] = []
-        self._heard: set[str] = set()
+        self._heard: dict[str, int] = {}
 
     def take(self, reply: Reply) -> None:
         """Fold one reply in, or drop it; one that nobody waits for any more costs its bytes."""
+        if reply.job <= self.round:
+            self._heard[reply.client] = max(reply.job, self._heard.get(reply.client, reply.job))
         job = self.open.get(reply.client)
         if job is None or job.id != reply.job:
             log.info("client %s: reply to job %s is not awaited", reply.client, reply.job)
@@ -94,17 +97,18 @@ class Intake:
             self._drop(job, "late", "no reply within round.timeout-s")
         self.open.clear()
 
-    def outstanding(self, earlier: Mapping[str, int]) -> dict[str, int]:
-        """Return the most bytes that late uploads may still bring, by client.
+    def outstanding(self, earlier: Iterable[Late]) -> list[Late]:
+        """Return the uploads that may still come after their round.
 
         Parameters
         ----------
-        earlier : the same before this round; a client whose upload has come since owes nothing.
+        earlier : the same before this round. A client answers in order: once it has answered a
+            job, nothing of that one or of an older one is to come.
         """
-        owed = {c: size for c, size in earlier.items() if c not in self._heard}
+        owed = [late for late in earlier if late[1] > self._heard.get(late[0], -1)]
         for job in self.late:
             most = upload_bound(self.plan_of(job), self.layout, job, self.seed, self.wire)
-            owed[job.client] = owed.get(job.client, 0) + most
+            owed.append((job.client, job.id, most))
         return owed
 
     def train_loss(self) -> float | None:
@@ -142,7 +146,6 @@ class Intake:
         return self.plan.groups[self.plan.group_of[job.client]]
 
     def _record(self, client: str, payload: np.ndarray, accepted: bool) -> None:
-        self._heard.add(client)
         try:
             size = size_of(payload)
             parts = (size.header, size.positions, size.values)

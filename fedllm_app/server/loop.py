@@ -10,7 +10,7 @@ Shapes: P trainable parameters, K coordinates of a payload.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -79,7 +79,6 @@ class Loop:
     evaluate : metrics of a flat vector, headline first, or None without test data.
     recorder : writes the run's folder; has restored the state when the run goes on.
     network : the links that simulated seconds are reckoned over, None without a clock.
-    late : the most bytes that late uploads may still bring, by client.
     """
 
     run: RunSettings
@@ -95,7 +94,6 @@ class Loop:
     evaluate: Callable[[np.ndarray], dict[str, float]] | None
     recorder: Recorder
     network: Network | None = None
-    late: dict[str, int] = field(default_factory=dict)
 
     def play(self) -> str:
         """Play every round that is left and return why the run ended."""
@@ -164,11 +162,12 @@ class Loop:
             log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
                         t, accepted, least)  # fmt: skip
         clock.lap("step")
-        self.recorder.progress.round = t
+        progress = self.recorder.progress
+        progress.round = t
         evaluation = self.evaluation() if self.evaluation_due(t) else {}
         clock.lap("evaluate")
         simulated_s = self.simulated_s(opened)
-        self.late = opened.intake.outstanding(self.late)
+        progress.late = opened.intake.outstanding(progress.late)
         self.recorder.end_round(t, opened.intake, norm, evaluation, clock, simulated_s)
 
     def plan(self, t: int, cohort: Sequence[str]) -> tuple[RoundPlan, Mapping[str, np.ndarray]]:
@@ -251,7 +250,7 @@ class Loop:
         traffic = most_traffic(plan, requests, self.layout, self.run.seed, self.wire)
         down, up = (sum(both[way] for both in traffic.values()) for way in (0, 1))
         seconds = max(self.recorder.progress.slowest_s, self.recorder.closing_s)
-        up += sum(self.late.values())
+        up += sum(most for _, _, most in self.recorder.progress.late)
         return Cost(up, down, seconds, self.network.round_seconds(traffic) if self.network else 0.0)
 
     def simulated_s(self, opened: OpenRound) -> float | None:

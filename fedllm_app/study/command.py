@@ -277,12 +277,9 @@ def play(
     chosen, rungs = pilot.affordable(runs, budget, first, rounds, q.most)
     if not q.first:
         rungs = pilot.stretched(chosen, rungs, budget, rounds)
-    say(
-        console,
-        f"Pilot: {len(chosen)} of {len(runs)} configurations that cannot be raised within the "
-        f"budget; the best third goes on after {', '.join(map(str, rungs))} rounds.",
-    )
+    say(console, pilot.told(len(chosen), len(runs), rungs))
     listen(logging.WARNING)
+    chosen = pilot.named(chosen, rungs[0])
     return halve(chosen, rungs, budget, pilot.metric_of(q.config), q.network)
 
 

@@ -86,3 +86,13 @@ def measured(folder: Path, network: Network | None = None) -> Costs:
             costs.put_seconds(t, traffic, dict.fromkeys(down.keys() - met, base), network)
         met |= down.keys()
     return costs
+
+
+def positions_of(folder: Path) -> tuple[dict[str, int], int]:
+    """Return the bytes of positions that a run has sent, by way, and those of a dense payload."""
+    sent, dense = {"down": 0, "up": 0}, 0
+    for line in iterate_lines(folder / "ledger.jsonl"):
+        if line["direction"] in sent:
+            sent[line["direction"]] += line["positions"]
+            dense = line["dense-bytes"]
+    return sent, dense

@@ -93,7 +93,7 @@ def halve(
     if all(math.isnan(pilot.value) for pilot in pilots):
         raise FedllmError(f"no candidate's {metric} is a number; a lower client.lr may help")
     sign = 1 if falling else -1
-    return sorted(pilots, key=lambda p: (-p.rung, math.isnan(p.value), sign * p.value))
+    return sorted(pilots, key=lambda p: (math.isnan(p.value), -p.rung, sign * p.value))
 
 
 Live = list[tuple[optuna.Trial, Pilot]]

@@ -7,7 +7,7 @@ holds, whoever survives, and which candidates those are.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from fedllm_app.study.planner import Candidate, frontier
 from fedllm_app.study.predict import Predictor
 
 ETA = 3
-MARGIN = 1.02  # predictions are within 2 %
+MARGIN = 1.02  # an even spread is the dearest case; single rounds have come out 0.5 % above it
 
 
 @dataclass
@@ -81,6 +81,19 @@ def pilot_config(candidate: Candidate) -> RunConfig:
     apart = ("run.rounds", "run.checkpoint-every", "run.name")
     name = digest({key: value for key, value in flat.items() if key not in apart})
     return RunConfig.parse(flat | {"run.name": f"pilot-{name[:16]}"})
+
+
+def named(pilots: Sequence[Pilot], first: int) -> list[Pilot]:
+    """Return pilots whose short runs are named by their first rung, too: there they are evaluated.
+
+    A pilot with another share or other rungs then plays runs of its own.
+    """
+    found = []
+    for pilot in pilots:
+        run = pilot.config.run
+        run = run.model_copy(update={"name": f"{run.name}-{first}"})
+        found.append(replace(pilot, config=pilot.config.model_copy(update={"run": run})))
+    return found
 
 
 def prepare(candidates: Sequence[Candidate], predictor: Predictor) -> list[Pilot]:
@@ -198,3 +211,14 @@ def stretched(
 def metric_of(config: RunConfig) -> str:
     """Return the metric that a pilot ranks by: the target's, else the task's first."""
     return config.round.target_metric or METRICS[config.task.name][0]
+
+
+def told(chosen: int, all_: int, rungs: Sequence[int]) -> str:
+    """Return what a pilot is going to play, as a sentence."""
+    *before, last = map(str, rungs)
+    end = f"they are judged after {last} rounds."
+    if before:
+        end = f"the best third goes on after {' and '.join(before)} rounds; the end is at {last}."
+    return (
+        f"Pilot: {chosen} of {all_} configurations that cannot be raised within the budget; {end}"
+    )

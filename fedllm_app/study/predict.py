@@ -27,14 +27,13 @@ from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, Supp
 from fedllm_app.core.seeds import generator
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Parts
-from fedllm_app.report.metrics import iterate_lines
 from fedllm_app.server.budget import upload_support
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort
-from fedllm_app.study.costs import Costs, measured
+from fedllm_app.study.costs import Costs, measured, positions_of
 from fedllm_app.study.rank import Rank
-from fedllm_app.wire.codec import PayloadSize, encode, max_bytes, size_of
+from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
 from fedllm_app.wire.select import without
 from fedllm_app.wire.slices import origin_of
 
@@ -138,13 +137,21 @@ class Predictor:
         Parameters
         ----------
         config, folder : of the run, on the same data and base.
+
+        Raises
+        ------
+        ConfigError
+            If it trained another model than this one.
         """
-        paid = dict.fromkeys(self.learned, 0)
-        for line in iterate_lines(folder / "ledger.jsonl"):
-            if line["direction"] in paid:
-                paid[line["direction"]] += line["positions"]
         run = config.run.model_copy(update={"rounds": measured(folder).rounds})
         planned = _Rounds(self, config.resolved().model_copy(update={"run": run}))
+        paid, dense = positions_of(folder)
+        if dense != dense_bytes(planned.layout.size):
+            raise ConfigError(
+                f"--like is {str(folder)!r}, a run of {dense} bytes in a dense payload; expected "
+                f"{dense_bytes(planned.layout.size)}, a run on this data and model with the same "
+                "adapters but for their rank"
+            )
         rounds = planned.all()
         sent = shares(rounds, planned.layout.size)
         for i, (way, learned) in enumerate(self.learned.items()):

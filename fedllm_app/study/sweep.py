@@ -5,6 +5,7 @@ off goes on from its own checkpoint. Nothing here is kept beside the runs' folde
 no state of its own that could disagree with them.
 """
 
+import json
 import logging
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from fedllm_app.config.checks import PATH_KEYS
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
+from fedllm_app.models.export import ABOUT
 from fedllm_app.report.metrics import iterate_lines, read_lines
 from fedllm_app.runtime import CHANGEABLE, run_local
 from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
@@ -84,10 +86,14 @@ def finished(cell: Cell, home: Path) -> bool:
             "Rename its folder, or choose another home"
         )
     checkpoint = latest_checkpoint(folder / "checkpoints")
-    written = any((folder / result / "fedllm.json").exists() for result in ("adapter", "model"))
-    if checkpoint is None or not written:
+    if checkpoint is None:
         return False
     _, progress = load_checkpoint(checkpoint)
+    results = (folder / result / ABOUT for result in ("adapter", "model"))
+    written = (json.loads(file.read_text()) for file in results if file.exists())
+    # A result of an earlier version does not say after which round; one of a shorter run does.
+    if not any(about.get("round", progress.round) == progress.round for about in written):
+        return False
     whole = f"all {progress.round} rounds"
     return progress.round >= config.run.rounds or progress.finished not in ("", whole)
 
@@ -185,6 +191,7 @@ def _start_next(crew: Crew, waiting: list[Cell], home: Path, workers: int) -> No
         waiting.remove(cell)
         log = _log_file(home, cell.name)
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()  # a process that dies at once has said nothing, and is to be told of
         arguments = (cell, home, log)
         process = multiprocessing.get_context("spawn").Process(target=_play_one, args=arguments)
         process.start()

@@ -12,8 +12,10 @@ from toys import LAYOUT, PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.job import Reply
+from fedllm_app.core.plan import ClientPlan, Positions
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.report.metrics import read_lines
+from fedllm_app.server.methods.base import Method, one_group
 from fedllm_app.wire.codec import WireSettings, dense_bytes, encode
 from fedllm_app.wire.header import Origin
 
@@ -206,7 +208,30 @@ def test_a_byte_budget_holds_for_uploads_that_come_after_their_round(play):
     loop = play("abc", name="more", rounds=3, edits={"c": late}, max_up_bytes=9 * REPLY,
                 timeout_s=0.05)  # fmt: skip
     assert loop.recorder.ledger.totals.up_bytes == 9 * REPLY
-    assert loop.late == {}
+    assert loop.recorder.progress.late == []
+
+
+def test_what_may_still_come_late_is_known_after_a_resume_and_ends_with_any_answer(play):
+    budget = {"max_up_bytes": 5 * REPLY, "timeout_s": 0.05, "checkpoint_every": 1}
+    loop = play("abc", rounds=1, edits={"c": lambda reply: []}, **budget)
+    assert loop.recorder.progress.late == [("c", 1, REPLY)]
+    # Two have come and one may: three more would pass the limit.
+    loop = play("abc", rounds=2, **budget)
+    assert "budget round.max-up-bytes" in loop.why
+    # An answer without an update ends what an older job may bring, too.
+    failed = {"c": lambda reply: [Reply(reply.job, "c", error="no")]}
+    loop = play("abc", rounds=2, edits=failed, **budget | {"max_up_bytes": 9 * REPLY})
+    assert loop.recorder.progress.late == []
+
+
+def test_a_plan_that_sends_positions_may_keep_the_rest(play):
+    """Of what is not sent, the device keeps what it was built with."""
+    plan = ClientPlan(down=Positions(np.array([3, 5])), fill="keep")
+    method = Method(lambda inputs, state: (one_group(plan, inputs.cohort), state), "", "")
+    loop = play("ab", rounds=2, method=method)
+    assert [row["dropped"] for row in loop.rows[1:]] == [{}, {}]
+    held = loop.transport.device.model.copies[-1]
+    assert held.tolist() == np.where(np.isin(np.arange(P), [3, 5]), held, -PARAMS).tolist()
 
 
 def test_a_budget_of_seconds_is_never_exceeded(play):

@@ -1,4 +1,4 @@
-"""FLoSS and the dense methods as plans, on twenty parameters holding 1 to 20."""
+"""Every method as a plan, on twenty parameters holding 1 to 20."""
 
 import numpy as np
 import pytest
@@ -175,8 +175,6 @@ def test_a_mean_that_no_decay_has(density, rounds):
 
 OWN = """
 from fedllm_app.server.methods.base import Method, one_group
-from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan
 MINE = Method(lambda inputs, state: (one_group(ClientPlan(), inputs.cohort), state), "us", "Own.")
 """

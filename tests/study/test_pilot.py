@@ -10,12 +10,14 @@ from fedllm_app.study.pilot import (
     Pilot,
     affordable,
     metric_of,
+    named,
     pilot_config,
     prepare,
     rungs_of,
     spread,
     stretched,
     survivors,
+    told,
     worst_cost,
 )
 
@@ -124,3 +126,16 @@ def test_candidates_that_differ_in_their_rounds_are_one_short_run():
 def test_the_metric_is_the_targets_or_the_tasks_first():
     assert metric_of(candidate().config) == "accuracy"
     assert metric_of(candidate(round__target_metric="loss").config) == "loss"
+
+
+def test_a_pilot_with_other_rungs_plays_runs_of_its_own():
+    (short,), (longer,) = named([pilot()], 14), named([pilot()], 21)
+    assert short.config.run.name != longer.config.run.name
+    assert named([pilot()], 14)[0].config.run.name == short.config.run.name
+
+
+def test_a_pilot_says_what_it_will_play():
+    assert "the best third goes on after 7 and 21 rounds; the end is at 63." in told(
+        9, 12, [7, 21, 63]
+    )
+    assert told(3, 4, [21]).endswith("within the budget; they are judged after 21 rounds.")

@@ -144,7 +144,7 @@ def test_a_device_chooses_inside_what_it_may(monkeypatch):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_prediction_is_within_two_percent_of_the_ledger(tiny, name, values):
+def test_a_prediction_is_a_bound_and_once_told_of_a_run_within_two_percent(tiny, name, values):
     flat = tiny.keys() | {
         "run.name": f"predicted-{name}-{values}", "run.rounds": 4, "strategy.name": name,
         "lora.targets": "all-linear", "lora.rank": 16, "partition.clients": 6,
@@ -207,3 +207,12 @@ def test_devices_of_their_own_are_named_by_their_links(tiny, tmp_path):
     file.write_text("client,down-mbps,up-mbps\nann,8,8\nbob,8,8\n")
     network = Network(NetworkSettings(file=str(file)), 0)
     assert Predictor.of(Parts(c, Place.of(c)), network).costs(c).base_bytes[0] > 0
+
+
+def test_a_run_of_another_model_is_not_learned_from(tiny):
+    keys = tiny.keys() | {"partition.clients": 5, "run.rounds": 1, "round.evaluate-every": 0}
+    asked = RunConfig.parse(keys | {"lora.targets": "all-linear"})
+    other = RunConfig.parse(keys | {"run.name": "fewer-adapters", "lora.targets": "auto"})
+    made = Predictor.of(Parts(asked, Place.of(asked)), None)
+    with pytest.raises(ConfigError, match=r"--like is .*fewer-adapters.* bytes in a dense payload"):
+        made.learn(other, run_local(other))

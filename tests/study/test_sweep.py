@@ -1,5 +1,6 @@
 """Sweeps of real, tiny runs: none twice, none lost, none left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -66,6 +67,23 @@ def test_a_finished_run_with_other_settings_is_not_taken_for_the_cell(tiny, home
         finished(cell(tiny, "one", lora_alpha=4.0), home)
     with pytest.raises(ConfigError, match=r"lora.rank is 0"):
         finished(cell(tiny, "one", lora_rank=0), home)
+
+
+def test_a_result_of_a_shorter_run_does_not_make_a_longer_one_finished(tiny, home):
+    about = home / "runs" / "one" / "adapter" / "fedllm.json"
+    before = about.read_text()
+    words = json.loads(before)
+    assert words["round"] == 2
+    about.write_text(json.dumps(words | {"round": 1}))
+    assert not finished(cell(tiny, "one"), home)
+    about.write_text(before)
+    assert finished(cell(tiny, "one"), home)
+
+
+def test_a_process_that_dies_before_it_says_anything_is_a_failed_cell(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedllm_app.study.sweep._play_one", os._exit)  # a wrong argument ends it
+    with pytest.raises(SweepError, match="it said nothing"):
+        play([cell(tiny, "mute")], tmp_path, say=lambda line: None)
 
 
 def test_what_is_left_is_rounds_times_the_measured_pace(tiny, home):
