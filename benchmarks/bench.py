@@ -3,7 +3,7 @@
     make bench ARGS="--data 20newsgroups=DIR --model minilm=DIR smollm2=FILE"
     python benchmarks/bench.py --quick --only kernels      one group, smaller
 
-Every ratio is of two things measured in turns in this run, on this machine. A row whose data or
+Every ratio is of two things measured in this run, on this machine. A row whose data or
 model is not given is not run, and says so. Results go to benchmarks/results/bench-GROUP.json (a
 quick run writes none) and into the tables of docs/performance.md, which explains each row.
 """

@@ -54,7 +54,7 @@ class DataSettings(Settings):
     labels: str = Field(
         "",
         description='Label set: a count, or comma-separated names; "" reads it from the training '
-        'data, and must not be "" where data.train is "node" and there is no data.test.',
+        'data; for classification it is needed where data.train is "node".',
     )
     strip: Literal["none", "headers"] = Field(
         "none",
