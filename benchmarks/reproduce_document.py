@@ -136,7 +136,10 @@ def link_table(rows: list[Row]) -> Table:
                 continue
             short = "" if reached["used-up"] else ", budget not used up"
             soon = reached["seconds-to-dense"]
-            good = f"as good as dense after {soon:.2g} s" if soon else "never as good as dense"
+            if row["method"] == "dense":
+                good = f"after {reached['seconds']:.2g} s"
+            else:
+                good = f"as good as dense after {soon:.2g} s" if soon else "never as good as dense"
             words.append(f"{reached['score']:.3f} (round {reached['evaluated']}{short}); {good}")
         table.append([densities(row), *words])
     return table if len(table) > 1 else [*table, [PENDING, *("" for _ in UP_MBPS)]]

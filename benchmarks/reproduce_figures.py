@@ -134,6 +134,7 @@ def draw_links(rows: list[Row]) -> Any:
 def draw_options(rows: list[Row]) -> Any:
     """Draw FLoSS as it is, with error feedback and with the mean over senders, by density."""
     drawing, axes = panels(1)
+    drawing.set_size_inches(6.6, 4.0)
     groups = sorted({group_of(row) for row in rows}, reverse=True)
     for at, (option, colour) in enumerate(
         (("as it is", "tab:blue"), ("error feedback", "tab:green"), ("senders", "tab:red"))

@@ -173,7 +173,7 @@ def add_budgets(rows: list[Row]) -> None:
             row["budget"][name] = {
                 "seconds": budget,
                 "rounds": fits,
-                "used-up": fits < len(seconds),
+                "used-up": fits < len(seconds) or seconds[-1] >= budget,
                 "evaluated": max(inside),
                 "score": row["accuracy"][str(max(inside))],
                 "seconds-to-dense": seconds[min(good) - 1] if good else None,
