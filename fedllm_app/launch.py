@@ -19,6 +19,7 @@ from typing import Any
 
 import tomli_w
 
+from fedllm_app.config import is_text
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.superlink import SCRIPTS, local_superlink
 
@@ -49,8 +50,8 @@ def recipe_and_pairs(words: Sequence[str] | None) -> tuple[Path | None, list[str
 def merged_config(recipe: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """Return a recipe's keys with `key=value` pairs put over them, nested as in the file.
 
-    A value is read as TOML; what is not TOML is a string, so that `strategy.name=dense` needs no
-    quotes.
+    A value is read as TOML; what is not TOML, or belongs to a key of free text, is a string, so
+    that neither `strategy.name=dense` nor `data.labels=20` needs quotes.
 
     Raises
     ------
@@ -76,9 +77,12 @@ def merged_config(recipe: Path | None, overrides: Sequence[str]) -> dict[str, An
         if isinstance(table.get(names[-1]), dict):
             raise ConfigError(f"override {pair!r}: {key.strip()!r} is a namespace, not a key")
         try:
-            table[names[-1]] = tomllib.loads(f"value = {text}")["value"]
+            value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            table[names[-1]] = text.strip()
+            value = text.strip()
+        if not isinstance(value, str) and is_text(key.strip()):
+            value = text.strip()  # data.labels=20, run.name=2026-11-21
+        table[names[-1]] = value
     return merged
 
 

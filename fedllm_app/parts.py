@@ -18,7 +18,7 @@ import torch
 
 from fedllm_app.client.train import Batch, Device
 from fedllm_app.config import RunConfig
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
@@ -26,11 +26,11 @@ from fedllm_app.data.task import Task, add_tallies, make_task
 from fedllm_app.models.adapter import wrap
 from fedllm_app.models.backbone import (
     device_of,
-    image_spec,
     load_backbone,
     load_tokenizer,
     local_source,
 )
+from fedllm_app.models.image import image_spec
 from fedllm_app.models.trainable import TrainableModel
 
 log = logging.getLogger("fedllm")
@@ -65,6 +65,11 @@ class Place:
         """
         own = str(Path.home() / ".fedllm")
         if config.data.train != "node" or node_config is None:
+            if node_config and ("client-id" in node_config or "data-path" in node_config):
+                raise ConfigError(
+                    f"data.train is {config.data.train!r}; this device has data of its own, and "
+                    "opens no other: expected 'node'"
+                )
             return cls(Path(config.run.home or own))
         keys = ("home", "data-path", "model-path", "tokenizer-path")
         home, data, model, tokenizer = (str(node_config.get(key, "")) for key in keys)
@@ -81,7 +86,7 @@ class Place:
             (asked.source, model, "model-path"),
             (asked.tokenizer, tokenizer, "tokenizer-path"),
         ):
-            if Path(theirs).is_absolute() and not path:
+            if theirs and not path and (Path(theirs).is_absolute() or Path(theirs).exists()):
                 raise ConfigError(
                     f"{theirs!r} is a path of the server's; a device opens only paths of its own: "
                     f"set {key} in its node-config"
@@ -175,7 +180,9 @@ class Parts:
                 positions,
             )
         # Adapters and head are drawn on the CPU, so that every device draws the same.
-        return wrap(backbone, c.model, c.lora, c.run.seed).to(device_of(c.model))
+        device = device_of(c.model)
+        log.info("the model computes on: %s", device)
+        return wrap(backbone, c.model, c.lora, c.run.seed).to(device)
 
     @cached_property
     def initial(self) -> np.ndarray:
@@ -204,6 +211,8 @@ class Parts:
 
     def _batches(self, client: str, batch: int, rng: np.random.Generator) -> Iterator[Batch]:
         if self.place.client:
+            if client != self.place.client:
+                raise WireError(f"the job is of client {client!r}; this is {self.place.client!r}")
             rows = np.arange(len(self.own_data))
             return batches(self.own_data, rows, batch, rng, self._collate)
         rows = self.data.rows(self.data.number[client])

@@ -10,14 +10,14 @@ from time import strftime
 from fedllm_app.client.answer import answer
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
-from fedllm_app.core.errors import CheckpointError, ConfigError
+from fedllm_app.core.errors import CheckpointError
 from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
 from fedllm_app.report.page import write_report
-from fedllm_app.server.checkpoint import locked
+from fedllm_app.server.checkpoint import latest_checkpoint, locked
 from fedllm_app.server.loop import Loop, Transport
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.optimizer import ServerOptimizer
@@ -46,7 +46,8 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
     folder = Place.of(config).home / "runs" / name
     with locked(folder):
         file = folder / "config.toml"
-        if file.exists():
+        # One without a checkpoint begins anew, and what kept it from beginning may be mended.
+        if file.exists() and latest_checkpoint(folder / "checkpoints"):
             # A run of an earlier version lacks later keys: it went by what is their default now.
             before, now = RunConfig.parse(read_recipe(file)).resolved().flat(), config.flat()
             now |= {key: before[key] for key in AT_FIRST if asked[key] != now[key]}
@@ -108,7 +109,7 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
     )
     try:
         write_report(folder)
-    except ConfigError as error:  # the run is whole without the packages that draw its page
+    except Exception as error:  # the run is whole without its page, whatever is wrong with that
         log.warning("no report.html: %s", error)
 
 

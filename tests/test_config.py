@@ -71,6 +71,7 @@ WRONG = [
     ("task.name", "translation", "'next-token'"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
     ("data.train", "", "at least 1 character"),
+    ("server.weight-decay", -0.5, "0 or more, or -1 (automatic)"),
     ("network.preset", "5g", "'thesis', 'thesis-1x', 'thesis-4x' or 'thesis-16x'"),
     ("network.up-mbps", -1.0, "greater than or equal to 0"),
     ("network.latency-ms", -1.0, "greater than or equal to 0"),

@@ -17,6 +17,7 @@ import pytest
 from fedllm_app import launch, superlink
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, FedllmError
+from fedllm_app.core.settings import flatten
 from fedllm_app.launch import find_app, merged_config, run_flower
 
 # Stands for `flower-superlink`: listens where it is told, with a process in a session of its own.
@@ -165,6 +166,21 @@ def test_overrides_go_over_the_recipe_and_keep_their_types(tmp_path):
         "run": {"name": ""},
     }
     assert merged_config(None, []) == {}
+
+
+@pytest.mark.parametrize("pair", ["data.labels=20", "run.name=2026-11-21", "strategy.tier-ranks=4"])
+def test_a_key_of_text_takes_what_toml_would_read_as_something_else(pair):
+    key, _, text = pair.partition("=")
+    section, _, name = key.partition(".")
+    assert merged_config(None, [pair]) == {section: {name: text}}
+    RunConfig.parse({"strategy.name": "hetlora"} | flatten(merged_config(None, [pair])))
+
+
+def test_a_worker_without_a_share_of_a_gpu_sees_none(tmp_path):
+    # "0" would leave it all of them; see ray._private.utils.set_visible_accelerator_ids.
+    assert (
+        superlink.flower_environment(tmp_path).get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1") == "1"
+    )
 
 
 @pytest.mark.parametrize("pair", ["rounds", "=3", "run..rounds=3", "run.rounds.x=1", "run=1"])

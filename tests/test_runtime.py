@@ -81,3 +81,23 @@ def test_a_round_in_one_process_drops_nobody_for_being_slow(tiny):
     }  # fmt: skip
     last = read_lines(run_local(RunConfig.parse(keys)) / "metrics.jsonl")[-1]
     assert (last["clients"], last["dropped"]) == (6, {})
+
+
+def test_a_run_that_never_began_does_not_hold_its_name(tiny):
+    keys = tiny.keys() | TWO_ROUNDS | {"run.name": "mistyped"}
+    with pytest.raises(ConfigError, match=r"no config\.json there"):
+        run_local(RunConfig.parse(keys | {"model.source": "/models/MinLM"}))
+    folder = run_local(RunConfig.parse(keys))
+    assert read_lines(folder / "metrics.jsonl")[-1]["round"] == 2
+    with pytest.raises(CheckpointError, match=r"another configuration: lora\.rank"):
+        run_local(RunConfig.parse(keys | {"lora.rank": 3}))
+
+
+def test_a_page_that_cannot_be_drawn_fails_no_run(tiny, monkeypatch, said):
+    def broken(folder):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr("fedllm_app.runtime.write_report", broken)
+    folder = run_local(RunConfig.parse(tiny.keys() | TWO_ROUNDS | {"run.name": "pageless"}))
+    assert (folder / "adapter").is_dir()
+    assert "no report.html: list index" in said.text

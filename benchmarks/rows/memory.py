@@ -27,7 +27,6 @@ def answer_of(*words: str) -> str:
     env = os.environ | {
         "PYTHONPATH": f"{ROOT / 'benchmarks'}{os.pathsep}{ROOT}",
         "OMP_NUM_THREADS": "1",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     command = [sys.executable, *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

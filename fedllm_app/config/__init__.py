@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tomli_w
 from pydantic import Field, ValidationError
@@ -179,6 +179,14 @@ def describe(key: str) -> str:
     section, _, name = key.partition(".")
     settings: Any = RunConfig.model_fields[section].annotation
     return str(settings.model_fields[name.replace("-", "_")].description)
+
+
+def is_text(key: str) -> bool:
+    """Say whether a key holds free text."""
+    section, _, name = key.partition(".")
+    known = RunConfig.model_fields.get(section)
+    field = known and cast(Any, known.annotation).model_fields.get(name.replace("-", "_"))
+    return bool(field and field.annotation is str)
 
 
 def explain(details: ErrorDetails) -> str:

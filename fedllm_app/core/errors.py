@@ -18,6 +18,11 @@ class DataError(FedllmError):
     """A file, column or label is missing or not as the settings describe it."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error of another library says, in one line; its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class WireError(FedllmError):
     """Bytes that are not a payload of this run.
 

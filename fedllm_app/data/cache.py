@@ -14,6 +14,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from fedllm_app.core.files import settle
+
 
 def digest(*parts: Any) -> str:
     """Return 32 hexadecimal digits that depend on every part, each of which JSON can hold."""
@@ -43,6 +45,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
             build(temporary)
+            settle(temporary)
             temporary.rename(folder)
         except OSError:
             # Where the file system has no locks another builder may have been faster.

@@ -29,7 +29,7 @@ from fedllm_app.data.text import prepare_text, tokenizer_identity
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 1  # part of the cache key: raise it when the same input would be prepared differently
+FORMAT = 2  # part of the cache key: raise it when the same input would be prepared differently
 COLUMNS = ("input_ids", "image", "label")  # what a batch is made of
 T = TypeVar("T")
 

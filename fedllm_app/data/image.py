@@ -120,7 +120,7 @@ def pixels(images: Sequence[bytes], spec: ImageSpec) -> Tensor:
     except ImportError as error:
         raise DataError(
             "task.name='image-classification' decodes images with pillow, which is not installed; "
-            "pip install 'fedllm[image]'"
+            "pip install pillow"
         ) from error
     raw = np.empty((len(images), spec.side, spec.side, 3), np.uint8)
     for i, encoded in enumerate(images):

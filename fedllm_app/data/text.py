@@ -115,8 +115,10 @@ def truncated(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> list[lis
     """Return the tokens of each text, at most `max_tokens`.
 
     Long texts are tokenized up to a space well past the tokens that are kept, which is several
-    times faster, and in whole where that was too short.
+    times faster, and in whole where that was too short or the tokenizer keeps a text's end.
     """
+    if tokenizer.truncation_side == "left":
+        return _tokens(texts, tokenizer, truncation=True, max_length=max_tokens)
     heads = [_head(text, max_tokens * CHARACTERS_PER_TOKEN) for text in texts]
     ids = _tokens(heads, tokenizer, truncation=True, max_length=max_tokens)
     short = [

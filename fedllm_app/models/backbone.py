@@ -5,7 +5,6 @@ checkpoint had no values for; they are drawn from the run seed and trained toget
 so that nothing random is left frozen and a saved adapter holds all that the checkpoint lacks.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +22,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.core.seeds import seed_torch
-from fedllm_app.data.image import ImageSpec
 from fedllm_app.models.attention import widen
 from fedllm_app.models.gguf import gguf_folder
 from fedllm_app.models.settings import ModelSettings
@@ -41,7 +38,7 @@ AUTO_MODELS: dict[str, Any] = {
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-_SOURCES = "'embedded', an absolute folder or .gguf file, or the name of a model on the hub"
+SOURCES = "'embedded', an absolute folder or .gguf file, or the name of a model on the hub"
 
 
 def local_source(source: str, cache: Path) -> str:
@@ -49,7 +46,7 @@ def local_source(source: str, cache: Path) -> str:
     if source.endswith(".gguf"):
         return str(gguf_folder(Path(source), cache))
     if Path(source).is_absolute() and not (Path(source) / "config.json").is_file():
-        raise ConfigError(f"model.source is {source!r}: no config.json there; expected {_SOURCES}")
+        raise ConfigError(f"model.source is {source!r}: no config.json there; expected {SOURCES}")
     return source
 
 
@@ -100,10 +97,10 @@ def load_backbone(
                     output_loading_info=True,
                 )
         except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ConfigError(
                 f"model.source is {source!r}, which does not load for task.name {task!r}: "
-                f"{reason} Expected {_SOURCES}."
+                f"{reason} Expected {SOURCES}."
             ) from error
     if dtype == torch.bfloat16:
         widen(model)
@@ -161,7 +158,7 @@ def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrai
             tokenizer = AutoTokenizer.from_pretrained(local_source(place, cache))
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
-                f"no tokenizer at {place!r}: {str(error).splitlines()[0]} Set model.tokenizer to "
+                f"no tokenizer at {place!r}: {first_line(error)} Set model.tokenizer to "
                 "a folder or hub name that has one."
             ) from error
     if tokenizer.pad_token is None:
@@ -173,32 +170,6 @@ def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrai
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def image_spec(source: str, side: int = 0) -> ImageSpec:
-    """Return how the source's image processor scales images.
-
-    Parameters
-    ----------
-    source : local folder or hub name. Without a processor, ImageNet's mean and std are taken.
-    side : wanted side in pixels; 0 means the source's own.
-    """
-    config = AutoConfig.from_pretrained(source)
-    found = cached_file(
-        source,
-        "preprocessor_config.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    processor = json.loads(Path(found).read_text()) if found else {}
-    own = processor.get("crop_size") or processor.get("size") or config.image_size
-    if isinstance(own, dict):
-        own = own.get("height") or own.get("shortest_edge") or config.image_size
-    if isinstance(own, (list, tuple)):
-        own = own[0]
-    mean = processor.get("image_mean") or (0.485, 0.456, 0.406)
-    std = processor.get("image_std") or (0.229, 0.224, 0.225)
-    return ImageSpec(tuple(mean), tuple(std), side or int(own))
 
 
 def silence_dropout(model: nn.Module) -> None:

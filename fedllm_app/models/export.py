@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedllm_app.core.errors import ConfigError, DataError
+from fedllm_app.core.files import settle
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.models.backbone import AUTO_MODELS, DTYPES, config_overrides, quiet
 from fedllm_app.models.readme import readme_text
@@ -145,6 +146,7 @@ def load_base(about: Mapping[str, Any]) -> PreTrainedModel:
 
 def _replace(folder: Path, by: Path) -> None:
     """Give a finished folder the name of one that may be there."""
+    settle(by)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

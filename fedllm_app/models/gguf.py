@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.data.cache import build_once
 
 
@@ -35,7 +35,7 @@ def gguf_folder(file: Path, cache: Path) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise ConfigError(
             f"model.source is {str(file)!r}: reading GGUF needs the package gguf; "
-            "install it with `pip install fedllm[gguf]`"
+            "install it with `pip install gguf`"
         )
     stat = file.stat()
     identity = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()
@@ -54,7 +54,7 @@ def _convert(file: Path, folder: Path) -> None:
         )
     except Exception as error:
         raise ConfigError(
-            f"model.source is {str(file)!r}: {str(error).splitlines()[0]}; expected a GGUF file "
+            f"model.source is {str(file)!r}: {first_line(error)}; expected a GGUF file "
             "of an architecture that transformers can read"
         ) from error
     # The values are plain float32 by now, but transformers still takes the model for a quantized

@@ -108,7 +108,7 @@ class Run:
         return {}
 
     def evaluations(self, metric: str) -> list[tuple[Record, float]]:
-        """Return the records that hold `metric`, with its value."""
+        """Return the records that hold `metric` with a number, and that number."""
         return [
             (record, float(value))
             for record in self.metrics
@@ -127,9 +127,10 @@ class Run:
         return max(found, key=lambda pair: sign * pair[1], default=None)
 
     def final(self, metric: str) -> float | None:
-        """Return the last value of a metric."""
-        found = self.evaluations(metric)
-        return found[-1][1] if found else None
+        """Return the last value of a metric, None where it was no number."""
+        evaluations = (record.get("evaluation") or {} for record in self.metrics)
+        every = [found[metric] for found in evaluations if metric in found]
+        return float(every[-1]) if every and every[-1] is not None else None
 
     def up_bytes_to(self, metric: str, target: float) -> int | None:
         """Return upload bytes at the first evaluation that reaches `target`, None if none does."""

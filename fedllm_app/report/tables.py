@@ -149,8 +149,8 @@ def evaluation_table(run: Run) -> Table:
     rows = []
     for metric in run.evaluation_names():
         found, best = run.evaluations(metric), run.best(metric)
-        start = format_metric(found[0][1]) if found[0][0]["round"] == 0 else DASH
-        ends = [Cell(start), Cell(format_metric(found[-1][1]))]
+        start = format_metric(found[0][1]) if found and found[0][0]["round"] == 0 else DASH
+        ends = [Cell(start), Cell(format_metric(run.final(metric)))]
         top = [Cell(format_metric(best[1])), Cell(str(best[0]["round"]))] if best else []
         rows.append(Row([Cell(words(metric)), *ends, *top]))
     note = "" if rows else "Nothing was evaluated."

@@ -74,6 +74,13 @@ class ServerSettings(Settings):
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
     nesterov: bool = Field(False, description="Nesterov's form of sgd's momentum.")
 
+    @field_validator("weight_decay")
+    @classmethod
+    def _is_a_decay(cls, decay: float) -> float:
+        if -1 < decay < 0:
+            raise ValueError(f"{decay:g} is no decay; expected 0 or more, or -1 (automatic)")
+        return decay
+
     def resolved(self, defined_with: str = "") -> "ServerSettings":
         """Return the settings with every automatic value filled in."""
         name = self.optimizer or defined_with or "adam"

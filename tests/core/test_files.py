@@ -21,6 +21,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
         file.write(b"ne")
         raise RuntimeError
     assert path.read_bytes() == b"old"
-    with replacing(path) as file:  # what the error left behind is in nobody's way
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+    with replacing(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"

@@ -84,6 +84,12 @@ def test_reading_only_the_head_of_a_text_changes_nothing(tokenizer, texts):
     assert truncated(texts, tokenizer, 2) == whole
 
 
+def test_a_tokenizer_that_keeps_the_end_of_a_text_is_given_its_end(tokenizer):
+    tokenizer.truncation_side = "left"
+    text = " ".join(["a"] * 500 + ["b", "c", "d"])
+    assert truncated([text], tokenizer, 3) == [tokenizer("b c d")["input_ids"]]
+
+
 @given(st.lists(st.integers(0, 9), max_size=50), st.integers(2, 8))
 def test_blocks_are_the_text_save_for_a_single_last_token(ids, length):
     blocks = cut(ids, length)

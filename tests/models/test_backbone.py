@@ -10,7 +10,8 @@ import torch
 from transformers import BertConfig
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.models.backbone import image_spec, load_backbone, load_tokenizer
+from fedllm_app.models.backbone import load_backbone, load_tokenizer
+from fedllm_app.models.image import image_spec
 from fedllm_app.models.settings import ModelSettings
 
 LABELS = ["sky", "sea", "soil"]
@@ -182,6 +183,13 @@ def test_weights_that_do_not_fit_are_refused(source):
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 90}))
     with pytest.raises(ConfigError, match=r"do not fit its config.*word_embeddings"):
         load(str(folder))
+
+
+def test_a_model_that_names_no_image_side_is_refused(source):
+    with pytest.raises(ConfigError, match=r"of type 'bert' that names no image side"):
+        image_spec(source("bert"))
+    with pytest.raises(ConfigError, match=r"model.source is 'nobody/nothing'"):
+        image_spec("nobody/nothing")
 
 
 def test_image_spec_follows_the_processor(source):

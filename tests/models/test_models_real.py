@@ -12,8 +12,9 @@ import torch
 
 from fedllm_app.models import gguf
 from fedllm_app.models.adapter import wrap
-from fedllm_app.models.backbone import image_spec, load_backbone, load_tokenizer
+from fedllm_app.models.backbone import load_backbone, load_tokenizer
 from fedllm_app.models.export import merge, save_adapter
+from fedllm_app.models.image import image_spec
 from fedllm_app.models.settings import LoraSettings, ModelSettings
 
 pytestmark = pytest.mark.real

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,9 @@ def test_a_resumed_board_shows_each_step_once(tmp_path: Path) -> None:
     for step in range(1, 6):
         first.scalars(step, {"round": step, "evaluation": {"accuracy": 0.1}, "dropped": {}})
     first.close()
+    time.sleep(
+        1.01 - time.time() % 1
+    )  # files are read in the order of their second, then by number
     second = Board(tmp_path, resumed_after=3)
     second.scalars(4, {"round": 4, "evaluation": {"accuracy": 0.9}, "train-loss": None})
     second.close()

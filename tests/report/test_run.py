@@ -1,5 +1,6 @@
 """Numbers read back from a folder, small enough to add up by hand, and how they are spelt."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from fedllm_app.report.ledger import Ledger
 from fedllm_app.report.metrics import JsonLines
 from fedllm_app.report.plots import running_mean
 from fedllm_app.report.run import Run, carried, read_run
+from fedllm_app.report.tables import DASH, evaluation_table
 from fedllm_app.report.units import format_bytes, format_metric, format_seconds, format_times
 
 
@@ -33,6 +35,17 @@ def small(tmp_path: Path) -> Run:
         file.close()
     (tmp_path / "config.toml").write_text('[strategy]\nname = "floss"\nd-up = 0.25\n')
     return read_run(tmp_path)
+
+
+def test_a_run_that_diverged_ends_in_no_number(small: Run) -> None:
+    with (small.folder / "metrics.jsonl").open("a") as file:
+        last = {"accuracy": 0.1, "loss": None, "perplexity": None}  # as JsonLines writes NaN
+        file.write(json.dumps({"round": 4, "evaluation": last}) + "\n")
+    run = read_run(small.folder)
+    assert (run.final("loss"), run.final("accuracy"), run.best("loss")[1]) == (None, 0.1, 1.0)
+    rows = {row.cells[0].text: [c.text for c in row.cells] for row in evaluation_table(run).rows}
+    assert rows["Loss"][1:3] == ["3.0000", DASH]
+    assert rows["Perplexity"][1:] == [DASH, DASH]
 
 
 def test_metrics_final_best_and_bytes_to_target(small: Run) -> None:

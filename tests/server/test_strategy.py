@@ -10,7 +10,8 @@ from fedllm_app.client.answer import answer
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply
 from fedllm_app.message import Holdings, pack_replies, reply_to, unpack_request
-from fedllm_app.server.strategy import FedSparse, FlowerTransport
+from fedllm_app.server.strategy import FedSparse
+from fedllm_app.server.transport import FlowerTransport
 
 pytestmark = pytest.mark.usefixtures("identity")
 
@@ -31,7 +32,7 @@ def test_the_first_round_waits_for_the_whole_federation(monkeypatch):
         slept.append(seconds)
         grid.holds[12 + len(slept)] = Holdings({}, 3)
 
-    monkeypatch.setattr("fedllm_app.server.strategy.time.sleep", arrive)
+    monkeypatch.setattr("fedllm_app.server.transport.time.sleep", arrive)
     assert transport.clients() == {"a": 3}
     assert len(slept) == 2
 
@@ -54,7 +55,7 @@ def test_the_load_counts_over_groups_and_a_node_gets_one_message_per_group():
         for m in grid.pushed.values()
     ]  # fmt: skip
     assert sorted(sent) == [(11, "x", "a"), (11, "y", "d"), (12, "y", "bc")]
-    assert {m.metadata.ttl for m in grid.pushed.values()} == {9.0}
+    assert {m.metadata.ttl for m in grid.pushed.values()} == {27.0}
     assert {m.metadata.message_type for m in grid.pushed.values()} == {"train"}
 
 

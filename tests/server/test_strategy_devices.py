@@ -1,11 +1,16 @@
 """Jobs to devices, each on a node of its own: who is asked, who is busy, who is left out."""
 
+import time
+
+import httpx
 import pytest
 from fake_grid import PAYLOAD, devices, fine, request
 from flwr.app import RecordDict
+from google.protobuf.message import DecodeError
 
 from fedllm_app.core.job import Reply
 from fedllm_app.message import Holdings, pack_replies
+from fedllm_app.server.transport import ASK_AGAIN_S
 
 pytestmark = pytest.mark.usefixtures("identity")
 
@@ -33,7 +38,7 @@ def test_a_device_that_left_is_no_client():
 def test_the_first_round_waits_for_the_clients_asked_for(monkeypatch):
     transport, grid = devices({1: one("ann")}, wait_for=2)
     monkeypatch.setattr(
-        "fedllm_app.server.strategy.time.sleep", lambda s: grid.holds.update({2: one("bob")})
+        "fedllm_app.server.transport.time.sleep", lambda s: grid.holds.update({2: one("bob")})
     )
     assert set(transport.clients()) == {"ann", "bob"}
     # Later rounds take who is there.
@@ -84,6 +89,74 @@ def test_a_reply_that_flower_cannot_read_ends_no_run_and_takes_no_other_with_it(
     assert replies["bob"].update is not None
     assert "cannot be read" in said.text
     assert transport.poll() == []
+
+
+class NoMessage:
+    """What Flower makes of an object that is well formed and something else."""
+
+
+@pytest.mark.parametrize(
+    "spoilt", [DecodeError("bad bytes"), AttributeError("metadata"), NoMessage()]
+)
+def test_whatever_a_device_makes_flower_do_is_that_devices_failure_alone(spoilt):
+    transport, grid = devices({1: one("ann"), 2: one("bob")}, train=fine)
+    transport.clients()
+    transport.submit([request("ann", "bob")], 9.0)
+    (broken,) = [i for i, m in grid.pushed.items() if m.metadata.dst_node_id == 1]
+    pull = grid.pull_messages
+
+    def pulled(message_ids):
+        if broken not in message_ids:
+            return pull(message_ids)
+        if isinstance(spoilt, Exception):
+            raise spoilt
+        return [spoilt]
+
+    grid.pull_messages = pulled
+    replies = {reply.client: reply for reply in transport.poll()}
+    assert (replies["ann"].update, replies["ann"].reason) == (None, "malformed")
+    assert replies["bob"].update is not None
+
+
+def test_a_reply_is_to_what_was_asked_whatever_it_says_itself():
+    transport, grid = devices({1: one("ann")}, train=fine)
+    transport.clients()
+    transport.submit([request("ann")], 9.0)
+    (reply,) = grid.ready.values()
+    reply.metadata.__dict__["_reply_to_message_id"] = "another"
+    (found,) = transport.poll()
+    assert (found.client, found.update.tolist()) == ("ann", PAYLOAD.tolist())
+
+
+def test_a_superlink_that_cannot_be_reached_is_no_devices_failure():
+    transport, grid = devices({1: one("ann")}, train=fine)
+    transport.clients()
+    transport.submit([request("ann")], 9.0)
+
+    def unreachable(message_ids):
+        raise httpx.ConnectError("refused")
+
+    grid.pull_messages = unreachable
+    with pytest.raises(httpx.ConnectError):
+        transport.poll()
+
+
+def test_a_device_that_could_not_answer_is_asked_again(monkeypatch):
+    transport, grid = devices({1: one("ann"), 2: "TimeoutError: expired"})
+    assert set(transport.clients()) == {"ann"}
+    grid.holds[2] = one("bob")
+    assert set(transport.clients()) == {"ann"}
+    now = time.monotonic()
+    monkeypatch.setattr("fedllm_app.server.transport.time.monotonic", lambda: now + ASK_AGAIN_S + 1)
+    assert set(transport.clients()) == {"ann", "bob"}
+    assert grid.queries == [1, 2, 2]
+
+
+@pytest.mark.parametrize("held", [{}, {"a": 1, "b": 2}, {"a\nround 7": 1}, {"a" * 201: 1}])
+def test_a_device_is_one_client_with_a_name_that_a_log_can_show(held, said):
+    transport, _ = devices({1: one("ann"), 2: Holdings(held)})
+    assert set(transport.clients()) == {"ann"}
+    assert "node 2 is left out" in said.text and "\nround 7" not in said.text
 
 
 @pytest.mark.parametrize(
