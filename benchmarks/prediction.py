@@ -5,7 +5,8 @@
 RUN is the folder of a finished run, whose data and model are where its config.toml says; HOME
 keeps the caches. Nothing is trained, and the folders are only read. Each is predicted with
 supports spread evenly, and with what the ledgers of the --like runs tell: those on the same data
-and model, itself left out. The result goes to benchmarks/results/prediction.json.
+and model, itself left out. The result goes to benchmarks/results/prediction.json and, as a table,
+to docs/planner.md.
 """
 
 import argparse
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write_result
+from markers import fill, printed
+from record import ROOT, write_result
 
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.parts import Parts, Place
@@ -52,6 +54,22 @@ def shared(c: RunConfig) -> str:
     return repr((c.run.seed, c.data, c.task, c.partition, c.model, lora))
 
 
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Return what was measured of each run, and by how much the predictions were off."""
+    ways = [(way, kind) for way in ("up", "down") for kind in ("even", "like")]
+    found = [["run", *(h for w in ("up", "down")
+                       for h in (f"{w}, MB measured", "spread evenly", "`--like`"))]]  # fmt: skip
+    for row in rows:
+        line = [row["run"]]
+        for way, kind in ways:
+            if kind == "even":
+                line.append(f"{row['even'][way]['measured-bytes'] / 1e6:.2f}")
+            told = row.get(kind)
+            line.append(f"{told[way]['off-percent']:+.1f} %" if told else "")
+        found.append(line)
+    return found
+
+
 def main() -> None:
     """Predict every run and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -77,6 +95,7 @@ def main() -> None:
             record["like"] = row(folder, predictor, flat)
         rows.append(record)
         write_result("prediction", {"like": [like.name for like in options.like]}, rows)
+    fill(ROOT / "docs" / "planner.md", {"prediction": printed(table(rows))})
 
 
 if __name__ == "__main__":
