@@ -88,11 +88,11 @@ def measured(folder: Path, network: Network | None = None) -> Costs:
     return costs
 
 
-def positions_of(folder: Path) -> tuple[dict[str, int], int]:
-    """Return the bytes of positions that a run has sent, by way, and those of a dense payload."""
-    sent, dense = {"down": 0, "up": 0}, 0
+def positions_of(folder: Path, rounds: int) -> tuple[dict[str, np.ndarray], int]:
+    """Return bytes of positions by way and round, each of shape (N,), and of a dense payload."""
+    sent, dense = {"down": np.zeros(rounds), "up": np.zeros(rounds)}, 0
     for line in iterate_lines(folder / "ledger.jsonl"):
         if line["direction"] in sent:
-            sent[line["direction"]] += line["positions"]
+            sent[line["direction"]][line["round"] - 1] += line["positions"]
             dense = line["dense-bytes"]
     return sent, dense

@@ -67,8 +67,8 @@ class Predictor:
     Attributes
     ----------
     learned : by way, of each run that `learn` was told of and that sent positions: logarithms of
-        the shares that travelled down and up, and what positions took of what they would if
-        supports were spread evenly.
+        the shares that travelled down and up, and what positions took, until each of its rounds,
+        of what they would if supports were spread evenly.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Predictor:
     ) -> None:
         self.layout, self.initial = layout, initial
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self.learned: dict[str, list[tuple[np.ndarray, float]]] = {"down": [], "up": []}
+        self.learned: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"down": [], "up": []}
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -112,7 +112,7 @@ class Predictor:
         costs, met = Costs.zeros(c.run.rounds), set[str]()
         planned = _Rounds(self, c)
         rounds = planned.all()
-        taken = self.uneven(shares(rounds, planned.layout.size))
+        taken = self.uneven(shares(rounds, planned.layout.size), c.run.rounds)
         for t, payloads in enumerate(rounds, start=1):
             i, new = t - 1, payloads.keys() - met
             met |= new
@@ -145,7 +145,7 @@ class Predictor:
         """
         run = config.run.model_copy(update={"rounds": measured(folder).rounds})
         planned = _Rounds(self, config.resolved().model_copy(update={"run": run}))
-        paid, dense = positions_of(folder)
+        paid, dense = positions_of(folder, run.rounds)
         if dense != dense_bytes(planned.layout.size):
             raise ConfigError(
                 f"--like is {str(folder)!r}, a run of {dense} bytes in a dense payload; expected "
@@ -155,15 +155,16 @@ class Predictor:
         rounds = planned.all()
         sent = shares(rounds, planned.layout.size)
         for i, (way, learned) in enumerate(self.learned.items()):
-            told = sum(both[i].positions for payloads in rounds for both in payloads.values())
-            if told:
-                learned.append((sent, paid[way] / told))
+            told_N = np.cumsum([sum(both[i].positions for both in r.values()) for r in rounds])
+            if told_N[-1]:
+                learned.append((sent, np.cumsum(paid[way]) / np.maximum(told_N, 1)))
 
-    def uneven(self, shares_2: np.ndarray) -> tuple[float, float]:
-        """Return what positions take, down and up, in the runs whose shares are the nearest."""
+    def uneven(self, shares_2: np.ndarray, N: int) -> tuple[float, float]:
+        """Return what positions take in N rounds, by the runs whose shares are the nearest."""
 
-        def nearest(runs: list[tuple[np.ndarray, float]]) -> float:
-            return min(runs, key=lambda run: float(np.abs(run[0] - shares_2).sum()))[1]
+        def nearest(runs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+            taken_N = min(runs, key=lambda run: float(np.abs(run[0] - shares_2).sum()))[1]
+            return float(taken_N[:N][-1])
 
         down, up = (nearest(runs) if runs else 1.0 for runs in self.learned.values())
         return down, up
@@ -268,8 +269,7 @@ class _Rounds:
     def down(self, t: int, name: str, plan: ClientPlan) -> Payload:
         positions = expand(plan.down, self.layout, self.c.run.seed, t, name)
         K, wire = self.layout.size if positions is None else positions.size, self.c.wire
-        payload = self.predictor.payload
-        return payload(plan.down, K, None, self.layout, wire.down_values, wire.block)
+        return self.predictor.payload(plan.down, K, None, self.layout, wire.down_values, wire.block)
 
     def up(self, t: int, client: str, plan: ClientPlan) -> Payload:
         seed, wire = self.c.run.seed, self.c.wire
