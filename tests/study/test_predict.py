@@ -216,3 +216,18 @@ def test_a_run_of_another_model_is_not_learned_from(tiny):
     made = Predictor.of(Parts(asked, Place.of(asked)), None)
     with pytest.raises(ConfigError, match=r"--like is .*fewer-adapters.* bytes in a dense payload"):
         made.learn(other, run_local(other))
+
+
+def test_of_a_longer_run_as_many_rounds_are_learned_from_as_are_planned(tiny):
+    keys = tiny.keys() | {
+        "run.name": "longer-like", "run.rounds": 6, "strategy.d-up": 1 / 16, "server.lr": 0.1,
+        "lora.targets": "all-linear", "partition.clients": 6, "round.clients": 4,
+        "round.evaluate-every": 0,
+    }  # fmt: skip
+    longer = RunConfig.parse(keys)
+    paid = measured(run_local(longer)).up_bytes
+    made = Predictor.of(Parts(longer, Place.of(longer)), None)
+    made.learn(longer, tiny.home / "runs" / "longer-like")
+    for rounds in (2, 6):
+        told = made.costs(RunConfig.parse(keys | {"run.rounds": rounds})).up_bytes.sum()
+        assert told == pytest.approx(paid[:rounds].sum(), rel=1e-3)
