@@ -92,7 +92,8 @@ def draw_uploads(rows: dict[str, list[Row]]) -> Any:
             axis.plot(values, y, **style)
     axes[0].set(xlabel="round", ylabel="accuracy")
     axes[1].set(xlabel="MB sent up by all clients", xscale="log")
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    drawing.set_size_inches(10.4, 4.2)
     return drawing
 
 
