@@ -11,15 +11,14 @@ docs/planner.md.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from markers import fill, printed
-from record import RESULTS, ROOT, write_result
+from record import ROOT, write_result
 from reproduce_cells import BUDGET_ROUNDS, DENSITIES, RANKS, ROUNDS, floss_entry
-from reproduce_results import best_rates
+from reproduce_results import best_rates, kept_rows
 from rich.console import Console
 
 from fedllm_app.config import RunConfig
@@ -46,16 +45,11 @@ def choices(home: Path, places: dict[str, str]) -> list[tuple[dict[str, Scalar],
     return found
 
 
-def rows_of(figure: str) -> list[Row]:
-    """Return the rows of a figure's results."""
-    return list(json.loads((RESULTS / f"reproduce-{figure}.json").read_text())["rows"])
-
-
 def grid() -> dict[tuple[int, float], Row]:
     """Return the rows of figure 5.3 by rank and density."""
     return {
         (r["settings"]["lora.rank"], float(r["settings"].get("strategy.d-up", 1.0))): r
-        for r in rows_of("5.3")
+        for r in kept_rows("5.3")
     }
 
 
@@ -84,7 +78,7 @@ def compare(home: Path, places: dict[str, str], share: float) -> None:
     own = reached(cells[winner["lora.rank"], winner["strategy.d-up"]], (1 - share) * both / 2)
     under = {key: reached(row, both / 2) for key, row in cells.items()}
     # The grid's dense run is evaluated before and after its budget ends, that of 5.4 as it ends.
-    half = next(row for row in rows_of("5.4") if row["method"] == "dense")
+    half = next(row for row in kept_rows("5.4") if row["method"] == "dense")
     under[16, 1.0] = reached(half, both / 2)
     best = max(under, key=lambda key: under[key][0])
     spent = sum(p.spent["both"] for p in pilots if p.spent)

@@ -11,7 +11,7 @@ from record import ROOT
 from reproduce_cells import COMPARED, DENSITIES, OTHERS, RANKS, TASKS, Entry, Rates
 from reproduce_claims import PENDING, verdicts
 from reproduce_figures import FOLDER, TITLES, densities, group_of, option_of
-from reproduce_results import UP_MBPS, Row
+from reproduce_results import UP_MBPS, Row, scores
 
 Table = list[list[str]]
 
@@ -78,7 +78,7 @@ def readme_table(rows: dict[str, list[Row]]) -> Table:
     dense = [row for row in bench["5.2"] if row["method"] == "dense"]
     for method in COMPARED + OTHERS:
         own = {f: [row for row in bench[f] if row["method"] == method] for f in bench}
-        line = [with_spread([row["score"] for row in own[f]]) for f in bench]
+        line = [with_spread(scores(rows[f], "20newsgroups", method)) for f in bench]
         for way in ("up-bytes", "down-bytes"):
             line += sent(own["5.2"], dense, way)
         table.append([method, *line])

@@ -66,8 +66,10 @@ def guard(command: list[str]) -> int:
     while child.poll() is None and not closed.wait(LOOK_S if len(sessions) > 1 else 0.1):
         # Looked up while the command lives: once it is dead, nobody knows whose they were. One that
         # has ended is forgotten, since its number may become somebody else's.
-        sessions |= sessions_below(child.pid)
-        sessions &= {session(pid) for pid in psutil.pids()} | {child.pid}
+        below = sessions_below(child.pid) | {child.pid}
+        sessions |= below
+        if elsewhere := sessions - below:
+            sessions -= elsewhere - {session(pid) for pid in psutil.pids()}
     sessions |= sessions_below(child.pid)
     kill_sessions(sessions)
     child.wait()

@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Message as Message  # for those who carry it
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -190,6 +191,19 @@ def unpack_holdings(content: RecordDict) -> Holdings:
         return HOLDINGS.validate_json(_words(content))
     except ValidationError as error:
         raise WireError(f"not an answer to a query: {error}") from None
+
+
+def train_message(request: Request, node: int, ttl_s: float) -> Message:
+    """Return the message that asks a node for a request's jobs."""
+    return Message(
+        content=pack_request(request), dst_node_id=node, message_type="train",
+        group_id=str(request.jobs[0].id), ttl=ttl_s,
+    )  # fmt: skip
+
+
+def query_message(node: int, ttl_s: float) -> Message:
+    """Return the message that asks a node which clients it plays."""
+    return Message(RecordDict(), dst_node_id=node, message_type="query", ttl=ttl_s)
 
 
 def reply_to(message: Message, content: RecordDict) -> Message:

@@ -30,7 +30,6 @@ HOUSE = [
 FLOOR = {part: floor for floor, parts in enumerate(HOUSE) for part in parts}
 FLOWER = {
     "client_app.py", "server_app.py", "fedllm_app/message.py", "fedllm_app/server/strategy.py",
-    "fedllm_app/server/transport.py",
 }  # fmt: skip
 EXTRAS = {"ray", "matplotlib", "tensorboard", "jinja2", "PIL", "gguf"}
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import tomli_w
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedllm_app.client.settings import ClientSettings
@@ -176,17 +177,24 @@ def keys_toml() -> str:
 
 def describe(key: str) -> str:
     """Return the sentence that says what a key means."""
-    section, _, name = key.partition(".")
-    settings: Any = RunConfig.model_fields[section].annotation
-    return str(settings.model_fields[name.replace("-", "_")].description)
+    return str(_fields(key)[_field(key)].description)
 
 
 def is_text(key: str) -> bool:
-    """Say whether a key holds free text."""
-    section, _, name = key.partition(".")
-    known = RunConfig.model_fields.get(section)
-    field = known and cast(Any, known.annotation).model_fields.get(name.replace("-", "_"))
-    return bool(field and field.annotation is str)
+    """Say whether a key holds free text; one that does not exist holds none."""
+    fields, name = _fields(key), _field(key)
+    return name in fields and fields[name].annotation is str
+
+
+def _fields(key: str) -> dict[str, FieldInfo]:
+    """Return the fields of a key's namespace, {} where there is no such namespace."""
+    section = RunConfig.model_fields.get(key.partition(".")[0])
+    return cast(Any, section.annotation).model_fields if section else {}
+
+
+def _field(key: str) -> str:
+    """Return the name of a key's field."""
+    return key.partition(".")[2].replace("-", "_")
 
 
 def explain(details: ErrorDetails) -> str:

@@ -8,14 +8,21 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import httpx
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request
-from fedllm_app.message import Holdings, last_line, pack_request, read_replies, unpack_holdings
+from fedllm_app.message import (
+    Holdings,
+    Message,
+    last_line,
+    query_message,
+    read_replies,
+    train_message,
+    unpack_holdings,
+)
 
 log = logging.getLogger("fedllm")
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.01, 0.5
@@ -23,6 +30,19 @@ QUERY_TIMEOUT_S = 120.0
 ASK_AGAIN_S = 60.0
 LATE = 3.0  # round time-outs after which no answer is taken any more
 LONGEST_ID = 200
+
+
+class Grid(Protocol):
+    """What is used of Flower's grid."""
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that are there."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages and return their ids, an empty one for each that was not taken."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies to these that have come."""
 
 
 class FlowerTransport:
@@ -71,14 +91,8 @@ class FlowerTransport:
         alive = set(self._grid.get_node_ids())
         self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
         for node, request in self.assign(requests):
-            message = Message(
-                content=pack_request(request),
-                dst_node_id=node,
-                message_type="train",
-                group_id=str(request.jobs[0].id),
-                # An answer that is late for its round frees its device, and its bytes count.
-                ttl=LATE * timeout_s,
-            )
+            # An answer that is late for its round frees its device, and its bytes count.
+            message = train_message(request, node, LATE * timeout_s)
             taken = [i for i in self._grid.push_messages([message]) if i]
             self._open |= dict.fromkeys(taken, (node, request.jobs))
             if not taken:  # the node has just gone, or the message is too large for Flower
@@ -151,9 +165,7 @@ class FlowerTransport:
             # In a simulation all nodes would give the same long answer: the first speaks for all.
             new = [] if known else new[:1]
         for node in new:
-            question = Message(
-                RecordDict(), dst_node_id=node, message_type="query", ttl=QUERY_TIMEOUT_S
-            )
+            question = query_message(node, QUERY_TIMEOUT_S)
             self._asked |= {i: node for i in self._grid.push_messages([question]) if i}
         self._find_homes(nodes)
         for asked, answer in self._pull(list(self._asked)):
