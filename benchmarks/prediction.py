@@ -21,6 +21,7 @@ from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.parts import Parts, Place
 from fedllm_app.study.costs import measured
 from fedllm_app.study.predict import Predictor
+from fedllm_app.study.uneven import Uneven
 
 WAYS = ("up", "down", "base")
 
@@ -86,12 +87,12 @@ def main() -> None:
         if kind not in made:
             made[kind] = Predictor.of(Parts(config, Place.of(config)), None)
         predictor, record = made[kind], {"run": folder.name}
-        predictor.learned = {"down": [], "up": []}
+        predictor.uneven = Uneven()
         record["even"] = row(folder, predictor, flat)
         for like, known in likes:
             if shared(known) == kind and like.name != folder.name:
                 predictor.learn(known, like)
-        if any(predictor.learned.values()):
+        if any(predictor.uneven.runs.values()):
             record["like"] = row(folder, predictor, flat)
         rows.append(record)
         write_result("prediction", {"like": [like.name for like in options.like]}, rows)

@@ -240,8 +240,8 @@ def where(task: str, partition: str, seed: int) -> Settings:
 
 
 OPTIONS: tuple[Settings, ...] = ({"strategy.error-feedback": True}, {"strategy.mean": "senders"})
-# Of 350 clients few come twice in 100 rounds; of 20 each comes 25 times. Two batches each make a
-# round cost what it costs there.
+# Of 350 clients those that come in 100 rounds do so twice on average; of 20 each comes 25 times.
+# Two batches each make a round cost what it costs there.
 FEW: Settings = {"partition.clients": 20, "client.steps": 2}
 
 

@@ -27,6 +27,7 @@ from fedllm_app.config import read_recipe
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.devices.network import PRESETS, Network, NetworkSettings
 from fedllm_app.report.metrics import read_lines
+from fedllm_app.server.methods import method_of
 from fedllm_app.study.costs import measured
 from fedllm_app.study.sweep import finished
 
@@ -101,7 +102,7 @@ def measure(entry: Entry, rates: Rates, home: Path) -> Row:
         "partition": entry.partition,
         "seed": entry.seed,
         "settings": own_settings(entry, rates),
-        "head": read_recipe(folder / "config.toml").get("strategy.head", "competes"),
+        "head": head_handling(read_recipe(folder / "config.toml")),
         "metric": metric,
         "rounds": entry.rounds,
         "accuracy": accuracy,
@@ -114,6 +115,14 @@ def measure(entry: Entry, rates: Rates, home: Path) -> Row:
             name: simulated_seconds(folder, f"thesis-{name}", entry.rounds) for name in UP_MBPS
         }
     return row
+
+
+def head_handling(config: Settings) -> str:
+    """Return whether the head competed in a top-k or was sent whole; "none": there is no head."""
+    if config["task.name"] == "next-token":
+        return "none"
+    read = "head" in method_of(str(config["strategy.name"])).keys
+    return str(config["strategy.head"]) if read else "whole"
 
 
 def simulated_seconds(folder: Path, preset: str, rounds: int) -> list[float]:

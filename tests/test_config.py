@@ -235,7 +235,18 @@ AT_ODDS = {
     ),
     "error feedback of what leaves nothing out": (
         {"strategy.error-feedback": True, "strategy.d-up": 1, "run.name": "x"},
-        "strategy.error-feedback is True with strategy.d-up = 1 and wire.up-values = 'fp32'",
+        "strategy.error-feedback is True with strategy.name = 'floss' sending all that it trains",
+        {"wire.up-values": "int8"},
+    ),
+    "error feedback of tiers that leave nothing out": (
+        {"strategy.name": "floss-tiers", "strategy.tier-densities": "1,1",
+         "strategy.error-feedback": True, "run.name": "x"},
+        "strategy.error-feedback is True with strategy.name = 'floss-tiers' sending all that",
+        {"strategy.tier-densities": "1/4,1"},
+    ),
+    "error feedback of a mask that is sent whole": (
+        {"strategy.name": "fed-select", "strategy.error-feedback": True, "run.name": "x"},
+        "strategy.error-feedback is True with strategy.name = 'fed-select' sending all that",
         {"wire.up-values": "int8"},
     ),
     "an exponent without rounds": (
@@ -340,6 +351,23 @@ def test_the_summary_says_what_automatic_became():
     assert [line[4:] for line in text.splitlines() if line.startswith("├──")] == list(
         RunConfig.model_fields
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"strategy.name": "fed-select", "strategy.d-up": 1 / 16}, "strategy.d-up = 0.0625"),
+        ({"strategy.name": "adapter-lth", "strategy.density": 0.5}, "strategy.density = 0.5"),
+        ({"strategy.name": "adapter-lth", "strategy.density": 0.5, "strategy.decay": 0}, ""),
+        ({"strategy.d-up": 1 / 16}, ""),
+        ({"strategy.name": "dense"}, ""),
+    ],
+)
+def test_the_summary_ends_with_what_the_method_does_not_read(keys, told):
+    config = RunConfig.parse(keys)
+    end = config.summary().splitlines()[-1]
+    expected = f"Not read by {config.strategy.name}: {told}"
+    assert end == expected if told else not end.startswith("Not read")
 
 
 def test_the_summary_shows_what_a_network_preset_means():

@@ -49,7 +49,25 @@ def shrunk(recipe, tiny):
 
 
 def test_there_are_recipes():
-    assert {"bench-s", "shakespeare", "cifar10"} <= {named(p) for p in RECIPES}
+    assert {"bench-s", "shakespeare", "cifar10", "devices"} <= {named(p) for p in RECIPES}
+
+
+@pytest.mark.parametrize("task", ["20newsgroups", "cifar10", "reddit"])
+def test_a_thesis_recipe_has_the_settings_of_the_thesis(task):
+    c = RunConfig.parse(placed(read_recipe(ROOT / "recipes" / "thesis" / f"{task}.toml")))
+    assert (c.strategy.name, c.strategy.d_down, c.strategy.d_up) == ("floss", 0.25, 0.25)
+    assert (c.run.rounds, c.lora.rank, c.lora.alpha, c.lora.dropout) == (200, 16, 16, 0.1)
+    assert (c.client.optimizer, c.client.lr, c.client.momentum) == ("sgd", 1e-3, 0.9)
+    server = c.server.resolved()
+    assert (server.optimizer, server.lr, server.weight_decay) == ("adamw", 1e-3, 0.01)
+    assert c.client.batch == 16
+    scale = {
+        "20newsgroups": ("openai-community/gpt2", 350, 128, 5),
+        "cifar10": ("google/vit-base-patch16-224-in21k", 500, c.task.max_tokens, 5),
+        "reddit": ("openai-community/gpt2", 40_000, 25, 5),
+    }
+    told = (c.model.source, c.partition.clients, c.task.max_tokens, c.round.clients)
+    assert told == scale[task]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.settings import kebab
 from fedllm_app.devices.network import network_problems
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Method, StrategySettings, shrinking
@@ -111,11 +112,14 @@ def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
             )
     if strategy.head == "whole" and c.task.name == "next-token":
         yield f"strategy.head is 'whole'; task.name {c.task.name!r} has no head of its own"
-    whole = name == "floss" and strategy.d_up == 1 and c.wire.up_values == "fp32"
-    if strategy.error_feedback and whole:
+    chosen = ("d-up" in method.keys and strategy.d_up < 1) or (
+        "tier-densities" in method.keys and min(strategy.densities) < 1
+    )
+    whole = name in STRATEGIES and not chosen and c.wire.up_values == "fp32"
+    if strategy.error_feedback and "error-feedback" in method.keys and whole:
         yield (
-            "strategy.error-feedback is True with strategy.d-up = 1 and wire.up-values = 'fp32', "
-            "which leave nothing out; expected false"
+            f"strategy.error-feedback is True with strategy.name = {name!r} sending all that it "
+            "trains and wire.up-values = 'fp32', which leave nothing out; expected false"
         )
     if method.needs_lora and c.model.train != "lora":
         yield f"model.train is {c.model.train!r}; strategy.name = {name!r} needs 'lora'"
@@ -134,6 +138,21 @@ def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
                 f"strategy.decay is 0 (automatic) with strategy.density = {strategy.density:g} and "
                 f"run.rounds = {c.run.rounds}; expected {error}, or a decay of your own"
             )
+
+
+def unread(c: "RunConfig") -> list[str]:
+    """Return the fields of strategy that are set and that the method does not read.
+
+    Densities may differ between methods that one recipe serves, so they are told, not refused.
+    """
+    defaults, read = dict(StrategySettings()), {"name", *read_keys(c)}
+    return [k for k, value in c.strategy if kebab(k) not in read and value != defaults[k]]
+
+
+def read_keys(c: "RunConfig") -> set[str]:
+    """Return the strategy keys that say something: a decay that is given leaves none to density."""
+    keys = set(method_of(c.strategy.name).keys)
+    return keys - {"density"} if "decay" in keys and c.strategy.decay else keys
 
 
 def _relative_paths(c: "RunConfig") -> Iterator[str]:

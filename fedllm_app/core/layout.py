@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fedllm_app.core.errors import WireError
 
 if TYPE_CHECKING:
@@ -65,6 +67,11 @@ class ParamLayout:
         """Return where the tensor lies in the flat vector."""
         i = self.names.index(name)
         return slice(self.offsets[i], self.offsets[i] + self.sizes[i])
+
+    def missed(self, positions_K: np.ndarray) -> list[str]:
+        """Return the tensors in which none of these positions, ascending, lies."""
+        starts = np.searchsorted(positions_K, (*self.offsets, self.size))
+        return [n for n, count in zip(self.names, np.diff(starts), strict=True) if not count]
 
     def flatten(self, tensors: Mapping[str, "Tensor"]) -> "Tensor":
         """Return a new float32 tensor of shape (P,).

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
 import numpy as np
@@ -79,6 +80,7 @@ class Loop:
     evaluate : metrics of a flat vector, headline first, or None without test data.
     recorder : writes the run's folder; has restored the state when the run goes on.
     network : the links that simulated seconds are reckoned over, None without a clock.
+    told : it was said that masks leave tensors untrained.
     """
 
     run: RunSettings
@@ -94,6 +96,7 @@ class Loop:
     evaluate: Callable[[np.ndarray], dict[str, float]] | None
     recorder: Recorder
     network: Network | None = None
+    told: bool = False
 
     def play(self) -> str:
         """Play every round that is left and return why the run ended."""
@@ -136,6 +139,7 @@ class Loop:
             raise FedllmError("no client has any examples; check data.train and the partition")
         clock = Clock()
         plan, method_state = self.plan(t, cohort)
+        self.tell_untrained(t, plan)
         clock.lap("plan")
         requests = self.requests(t, plan)
         clock.lap("encode")
@@ -174,6 +178,16 @@ class Loop:
         """Return the method's plan of round `t` and its state after it."""
         inputs = Inputs(self.strategy, self.layout, t, self.optimizer.params, cohort, self.run.seed)
         return self.method.plan(inputs, self.recorder.method_state)
+
+    def tell_untrained(self, t: int, plan: RoundPlan) -> None:
+        """Say, once, that masks hold nothing of some tensors."""
+        masks = [p.train.idx for p in plan.groups.values() if isinstance(p.train, Positions)]
+        names = self.layout.missed(reduce(np.union1d, masks)) if masks and not self.told else []
+        if names:
+            self.told = True
+            log.warning("round %d trains nothing of %d of %d tensors, e.g. %s: the mask holds no "
+                        "entry of them; LoRA's B, zero at first, grows into it at a larger "
+                        "server.lr", t, len(names), len(self.layout.names), names[0])  # fmt: skip
 
     def requests(self, t: int, plan: RoundPlan) -> list[Request]:
         """Return one request per group with clients: jobs that share a plan and a payload."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_app.config import RunConfig
+from fedllm_app.config.checks import read_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.progress import watched
 from fedllm_app.core.settings import Scalar
-from fedllm_app.server.methods import method_of
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.costs import Costs
 from fedllm_app.study.predict import Predictor
@@ -88,10 +88,7 @@ def read_axes(config: RunConfig, asked: Sequence[str]) -> dict[str, tuple[Scalar
         If a pair is none, or its key may not be varied or is not read by the method.
     """
     flat = config.flat()
-    keys = method_of(config.strategy.name).keys
-    # A decay that is given leaves the density nothing to say.
-    dead = {"density"} if "decay" in keys and config.strategy.decay else set()
-    read = {f"strategy.{key}" for key in set(keys) - dead}
+    read = {f"strategy.{key}" for key in read_keys(config)}
     axes: dict[str, tuple[Scalar, ...]] = {}
     for key, values in DEFAULT_AXES.items():
         unread = key.startswith("strategy.") and key not in read

@@ -33,10 +33,12 @@ from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.costs import Costs, measured, positions_of
 from fedllm_app.study.rank import Rank
+from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
 from fedllm_app.wire.select import without
 from fedllm_app.wire.slices import origin_of
 
+WAYS = ("down", "up")
 NO_BASE = "0" * 32  # a name of 32 digits: lengths do not depend on it
 
 
@@ -66,9 +68,7 @@ class Predictor:
 
     Attributes
     ----------
-    learned : by way, of each run that `learn` was told of and that sent positions: logarithms of
-        the shares that travelled down and up, and what positions took, until each of its rounds,
-        of what they would if supports were spread evenly.
+    uneven : what the runs that `learn` was told of say of the bytes of positions.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Predictor:
     ) -> None:
         self.layout, self.initial = layout, initial
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self.learned: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"down": [], "up": []}
+        self.uneven = Uneven()
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -112,12 +112,13 @@ class Predictor:
         costs, met = Costs.zeros(c.run.rounds), set[str]()
         planned = _Rounds(self, c)
         rounds = planned.all()
-        taken = self.uneven(shares(rounds, planned.layout.size), c.run.rounds)
+        sent = shares(rounds, planned.layout.size)
+        down_N, up_N = (self.uneven.taken(way, sent, c.run.rounds) for way in WAYS)
         for t, payloads in enumerate(rounds, start=1):
             i, new = t - 1, payloads.keys() - met
             met |= new
             sizes = {
-                client: (down.length(taken[0]), up.length(taken[1]))
+                client: (down.length(down_N[i]), up.length(up_N[i]))
                 for client, (down, up) in payloads.items()
             }
             costs.down_bytes[i] = sum(down for down, _ in sizes.values())
@@ -154,20 +155,9 @@ class Predictor:
             )
         rounds = planned.all()
         sent = shares(rounds, planned.layout.size)
-        for i, (way, learned) in enumerate(self.learned.items()):
-            told_N = np.cumsum([sum(both[i].positions for both in r.values()) for r in rounds])
-            if told_N[-1]:
-                learned.append((sent, np.cumsum(paid[way]) / np.maximum(told_N, 1)))
-
-    def uneven(self, shares_2: np.ndarray, N: int) -> tuple[float, float]:
-        """Return what positions take in N rounds, by the runs whose shares are the nearest."""
-
-        def nearest(runs: list[tuple[np.ndarray, np.ndarray]]) -> float:
-            taken_N = min(runs, key=lambda run: float(np.abs(run[0] - shares_2).sum()))[1]
-            return float(taken_N[:N][-1])
-
-        down, up = (nearest(runs) if runs else 1.0 for runs in self.learned.values())
-        return down, up
+        for i, way in enumerate(WAYS):
+            even_N = np.array([sum(both[i].positions for both in r.values()) for r in rounds])
+            self.uneven.learn(way, sent, paid[way], even_N)
 
     def cohort(self, n: int, seed: int, t: int) -> list[str]:
         """Return the clients of round `t`, as the loop draws them."""

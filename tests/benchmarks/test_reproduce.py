@@ -171,7 +171,7 @@ def test_rows_come_from_runs_that_were_played_as_the_table_says(tiny, tmp_path, 
     play([e.cell(RATES, places) for e in pair], tmp_path, say=lambda line: None)
     rows = results.collect(pair, RATES, tmp_path)
     dense, floss = rows["5.1"]
-    assert (dense["communication"], dense["rounds"], dense["head"]) == (1.0, 2, "competes")
+    assert (dense["communication"], dense["rounds"], dense["head"]) == (1.0, 2, "whole")
     last = read_lines(tmp_path / "runs" / pair[1].name / "metrics.jsonl")[-1]
     sent = dense["up-bytes"]["2"] + dense["down-bytes"]["2"]
     assert floss["communication"] == (last["up-bytes"] + last["down-bytes"]) / sent

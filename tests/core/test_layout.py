@@ -20,6 +20,13 @@ def test_where_each_tensor_lies():
     assert AB.span("b") == slice(6, 8)
 
 
+def test_which_tensors_positions_miss():
+    assert AB.missed(np.array([], np.int64)) == ["a", "b"]
+    assert AB.missed(np.array([5])) == ["b"]
+    assert AB.missed(np.array([6, 7])) == ["a"]
+    assert AB.missed(np.array([0, 7])) == []
+
+
 def test_a_scalar_tensor_has_one_entry():
     assert ParamLayout(("s",), ((),)).size == 1
 

@@ -390,3 +390,15 @@ def test_nobody_has_examples(tmp_path):
     transport = Scripted(toy_device({}, tmp_path), {"a": 0})
     with pytest.raises(FedllmError, match="no client has any examples"):
         toy_loop(tmp_path / "run", transport).play()
+
+
+def test_a_mask_that_leaves_tensors_out_is_told_once(play, caplog):
+    # The largest five of 1 to 20 lie in the last two tensors: the adapter is never trained.
+    mask = {"method": "sparse-adapter", "strategy": {"density": 0.25}, "evaluate": None}
+    play("abc", rounds=4, **mask)
+    told = [r.message for r in caplog.records if "trains nothing" in r.message]
+    assert len(told) == 1
+    assert told[0].startswith("round 2 trains nothing of 3 of 5 tensors, e.g. q.lora_A.weight")
+    caplog.clear()
+    play("abc", rounds=4, name="wide", **(mask | {"strategy": {"density": 1.0}}))
+    assert "trains nothing" not in caplog.text

@@ -155,6 +155,10 @@ def test_tiers_say_which_clients_get_what_and_which_model_counts():
 def test_what_is_kept_and_over_whom_the_mean_is():
     assert plan("floss").groups["all"].keeps == frozenset()
     assert plan("floss", error_feedback=True).groups["all"].keeps == {"residual"}
+    for name in PRUNED:  # from the dense round on
+        first, state = step(name, error_feedback=True)
+        then = plan(name, state=state, error_feedback=True)
+        assert first.groups["all"].keeps == then.groups["all"].keeps == {"residual"}
     tiers = plan("floss-tiers", error_feedback=True, mean="senders")
     assert all(group.keeps == {"residual"} for group in tiers.groups.values())
     assert tiers.mean == "senders"

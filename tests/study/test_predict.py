@@ -14,6 +14,7 @@ from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, one_group
 from fedllm_app.study.costs import measured
 from fedllm_app.study.predict import Predictor
+from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import max_bytes
 
 ALL = ("up_bytes", "down_bytes", "seconds", "base_s")
@@ -229,5 +230,13 @@ def test_of_a_longer_run_as_many_rounds_are_learned_from_as_are_planned(tiny):
     made = Predictor.of(Parts(longer, Place.of(longer)), None)
     made.learn(longer, tiny.home / "runs" / "longer-like")
     for rounds in (2, 6):
-        told = made.costs(RunConfig.parse(keys | {"run.rounds": rounds})).up_bytes.sum()
-        assert told == pytest.approx(paid[:rounds].sum(), rel=1e-3)
+        told = made.costs(RunConfig.parse(keys | {"run.rounds": rounds})).up_bytes
+        assert told == pytest.approx(paid[:rounds], rel=1e-3)  # round by round
+
+
+def test_rounds_beyond_the_known_ones_are_like_its_later_half():
+    uneven, even = Uneven(), np.array([0, 100, 100, 100, 100, 100])  # round 1 is dense
+    uneven.learn("up", np.array([0.0, -1.0]), np.array([0, 40, 70, 90, 100, 80]), even)
+    later = uneven.taken("up", np.array([0.0, -2.0]), 8)
+    assert later.tolist() == pytest.approx([1, 0.4, 0.7, 0.9, 1, 0.8, 0.9, 0.9])
+    assert uneven.taken("down", np.array([0.0, -2.0]), 2).tolist() == [1, 1]

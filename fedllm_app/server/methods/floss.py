@@ -19,12 +19,14 @@ from fedllm_app.core.plan import (
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group, tier_of
 from fedllm_app.wire.select import top_positions
 
-SPARSE_KEYS = ("head", "mean", "error-feedback")
+FEEDBACK = "error-feedback"
+SPARSE_KEYS = ("head", "mean", FEEDBACK)
 
 
 def dense(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     """Send, train and return everything."""
-    return one_group(ClientPlan(down=All(), train=All(), up=All()), inputs.cohort), state
+    plan = ClientPlan(down=All(), train=All(), up=All(), keeps=keeps(inputs))
+    return one_group(plan, inputs.cohort), state
 
 
 def floss(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
@@ -59,9 +61,13 @@ def floss_tiers(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSt
 
 def sparse(inputs: Inputs, d_down: float, d_up: float) -> ClientPlan:
     """Return FLoSS' plan of one client at two densities."""
-    keeps = frozenset({"residual"} if inputs.settings.error_feedback else ())
-    up = TopK(d_up, always=always(inputs)) if d_up < 1 else All()
-    return ClientPlan(down=top(inputs, d_down), fill="zero", train=All(), up=up, keeps=keeps)
+    up, down = TopK(d_up, always=always(inputs)) if d_up < 1 else All(), top(inputs, d_down)
+    return ClientPlan(down=down, fill="zero", train=All(), up=up, keeps=keeps(inputs))
+
+
+def keeps(inputs: Inputs) -> frozenset[str]:
+    """Return what stays on the device: what an upload left out, where the settings say so."""
+    return frozenset({"residual"} if inputs.settings.error_feedback else ())
 
 
 def top(inputs: Inputs, density: float) -> Support:

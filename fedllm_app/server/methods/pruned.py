@@ -1,8 +1,9 @@
 """The pruned baselines: a magnitude mask rules what is sent, what is trained and what is stepped.
 
 All begin with one dense round: LoRA's B is zero at first, so that a magnitude mask would keep A
-alone, and a masked client would never train B. The round that counts is the first that took a
-step; the state says how many did.
+alone, and a masked client would never train B. That round must move B far enough: Adam's first
+step is the server's learning rate in every coordinate, and below A's magnitudes the mask still
+holds no B. The round that counts is the first that took a step; the state says how many did.
 
 Shapes: P trainable parameters, K kept coordinates.
 """
@@ -11,7 +12,7 @@ import numpy as np
 
 from fedllm_app.core.plan import ClientPlan, Outside, Positions, RoundPlan
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group
-from fedllm_app.server.methods.floss import dense, head
+from fedllm_app.server.methods.floss import FEEDBACK, dense, head, keeps
 from fedllm_app.wire.select import kept, largest, top_positions, without
 
 STEPPED, MASK = "stepped", "mask"
@@ -53,7 +54,7 @@ def fed_select(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSta
 def masked(inputs: Inputs, mask: np.ndarray, outside: Outside) -> RoundPlan:
     """Return a round in which the mask rules all."""
     support = Positions(mask)
-    plan = ClientPlan(down=support, fill="zero", train=support, up=support)
+    plan = ClientPlan(support, fill="zero", train=support, up=support, keeps=keeps(inputs))
     return one_group(plan, inputs.cohort, step=support, outside=outside)
 
 
@@ -76,17 +77,17 @@ SPARSE_ADAPTER = Method(
     sparse_adapter,
     "He et al. 2022, arXiv 2210.04284; as in Raje 2024",
     "One dense round, then a fixed magnitude mask rules training and traffic.",
-    keys=("density", "head"),
+    keys=("density", "head", FEEDBACK),
 )
 ADAPTER_LTH = Method(
     adapter_lth,
     "Wu and Chen 2022, Algorithms 15(2), lottery tickets in adapters; as in Raje 2024",
     "One dense round, then a magnitude mask that shrinks each round.",
-    keys=("density", "decay", "head"),
+    keys=("density", "decay", "head", FEEDBACK),
 )
 FED_SELECT = Method(
     fed_select,
     "Charles et al. 2022, arXiv 2208.09432 (Federated Select); as in Raje 2024",
     "One dense round, then a fresh magnitude mask each round rules training and traffic.",
-    keys=("density", "head"),
+    keys=("density", "head", FEEDBACK),
 )
