@@ -23,7 +23,7 @@ from reproduce_cells import (
     trials,
 )
 
-from fedllm_app.config import read_recipe
+from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.devices.network import PRESETS, Network, NetworkSettings
 from fedllm_app.report.metrics import read_lines
@@ -33,7 +33,7 @@ from fedllm_app.study.sweep import finished
 
 Row = dict[str, Any]
 
-FIGURES = ("tuning", "5.1", "5.2", "5.3", "5.4", "options")
+FIGURES = ("tuning", "5.1", "5.2", "5.3", "5.4", "options", "seeds")
 UP_MBPS = {name: PRESETS[f"thesis-{name}"][1] for name in ("1x", "4x", "16x")}
 NOWHERE = {"data.train": "org/data", "model.source": "org/model"}
 
@@ -117,12 +117,12 @@ def measure(entry: Entry, rates: Rates, home: Path) -> Row:
     return row
 
 
-def head_handling(config: Settings) -> str:
+def head_handling(recipe: Settings) -> str:
     """Return whether the head competed in a top-k or was sent whole; "none": there is no head."""
-    if config["task.name"] == "next-token":
+    c = RunConfig.parse(NOWHERE | recipe)
+    if c.task.name == "next-token":
         return "none"
-    read = "head" in method_of(str(config["strategy.name"])).keys
-    return str(config["strategy.head"]) if read else "whole"
+    return c.strategy.head if "head" in method_of(c.strategy.name).keys else "whole"
 
 
 def simulated_seconds(folder: Path, preset: str, rounds: int) -> list[float]:
