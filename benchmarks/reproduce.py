@@ -3,7 +3,7 @@
     make reproduce ARGS="--data 20newsgroups=DIR cifar10=DIR shakespeare=FILE \
         --model minilm=DIR dinov2-small=DIR smollm2=FILE"
 
-starts it in the background (about seven hours on two quiet cores) and says where its log is;
+starts it in the background (about eight hours on two quiet cores) and says where its log is;
 started again it goes on. The steps: `start` (the default), `run` (the same in the foreground) and
 `table` (results, figures and the tables of docs and README from what is finished). `--list` prints
 every run with its state. A task whose places are not given is left out.
