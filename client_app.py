@@ -1,13 +1,13 @@
 """The ClientApp: unpack a message, let the client wing do the work, pack its answer.
 
-Loaded in a moment: torch and its like are imported by the first message (fedllm_app/waking.py).
+Loaded in a moment: torch and its like are imported by the first message (flower/waking.py).
 """
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedllm_app.message import pack_holdings, pack_replies, reply_to, unpack_request
-from fedllm_app.waking import import_node
+from fedllm_app.flower.message import pack_holdings, pack_replies, reply_to, unpack_request
+from fedllm_app.flower.waking import import_node
 
 app = ClientApp()
 
@@ -22,7 +22,7 @@ def wake(message: Message, context: Context) -> Message:
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Say which clients this node plays."""
-    from fedllm_app.node import holdings
+    from fedllm_app.flower.node import holdings
 
     return reply_to(message, pack_holdings(holdings(context.run_config, context.node_config)))
 
@@ -30,7 +30,7 @@ def query(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Do the jobs of a message."""
-    from fedllm_app.node import train
+    from fedllm_app.flower.node import train
 
     request = unpack_request(message.content)
     replies = train(request, context.run_config, context.node_config, context.run_id)

@@ -1,6 +1,6 @@
 """The ServerApp: read the run-config, run or resume the strategy, write the result.
 
-Loaded in a moment: torch and its like are imported once workers do so, too (fedllm_app/waking.py).
+Loaded in a moment: torch and its like are imported once workers do so, too (flower/waking.py).
 """
 
 import logging
@@ -12,7 +12,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedllm_app.config import RunConfig
-from fedllm_app.waking import collector_at_rest
+from fedllm_app.flower.waking import collector_at_rest
 
 app = ServerApp()
 WAKE_S = 30.0  # a start without its workers' answer is a slow one, nothing worse
@@ -43,10 +43,10 @@ def main(grid: Grid, context: Context) -> None:
     if not devices:
         wake_workers(grid)
     with collector_at_rest():
+        from fedllm_app.flower.strategy import FedSparse
         from fedllm_app.parts import Parts, Place
+        from fedllm_app.play import build_loop, finish_run, opened_run
         from fedllm_app.report.page import print_summary
-        from fedllm_app.runtime import build_loop, finish_run, opened_run
-        from fedllm_app.server.strategy import FedSparse
 
     with opened_run(config) as (resolved, folder):
         parts = Parts(resolved, Place.of(resolved))

@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 from record import ROOT, write_result
 
-from fedllm_app.launch import run_flower
-from fedllm_app.report.metrics import read_lines
+from fedllm_app.deploy.launch import run_flower
+from fedllm_app.run.metrics import read_lines
 
 FEDERATION = ROOT / "pyproject-federation.toml"
 WORKERS = int(tomllib.loads(FEDERATION.read_text())["num-supernodes"])

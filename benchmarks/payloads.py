@@ -24,7 +24,7 @@ from fedllm_app.core.derive import held_by
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan, Work
 from fedllm_app.parts import Parts, Place
-from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.checkpoint import latest_checkpoint, load_checkpoint
 from fedllm_app.wire.codec import decode, dense_bytes, encode, size_of
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.slices import origin_of

@@ -23,7 +23,7 @@ from reproduce_results import NOWHERE, best_rates, collect, is_finished, state
 
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
-from fedllm_app.server.checkpoint import locked
+from fedllm_app.run.checkpoint import locked
 from fedllm_app.study.sweep import Cell, SweepError, play, rounds_left, seconds_left
 
 Places = dict[str, dict[str, str]]

@@ -26,7 +26,7 @@ from reproduce_cells import (
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.devices.network import PRESETS, Network, NetworkSettings
-from fedllm_app.report.metrics import read_lines
+from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.methods import method_of
 from fedllm_app.study.costs import measured
 from fedllm_app.study.sweep import finished

@@ -53,7 +53,7 @@ def run(
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
     from fedllm_app.config import RunConfig
     from fedllm_app.core.settings import flatten
-    from fedllm_app.launch import find_app, merged_config, recipe_and_pairs, run_flower
+    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs, run_flower
 
     recipe, overrides = recipe_and_pairs(settings)
     root = find_app()

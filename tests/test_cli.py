@@ -11,8 +11,8 @@ from fedllm_app.cli import app, run_folder
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import flatten
-from fedllm_app.report.metrics import read_lines
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
+from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.methods import STRATEGIES
 
 TEXT = "the sun moon"
@@ -148,7 +148,7 @@ def test_run_hands_recipe_and_overrides_to_flower(monkeypatch, tmp_path):
         seen.update(how, root=root)
         return 3
 
-    monkeypatch.setattr("fedllm_app.launch.run_flower", run_flower)
+    monkeypatch.setattr("fedllm_app.deploy.launch.run_flower", run_flower)
     recipe = tmp_path / "r.toml"
     recipe.write_text('strategy.name = "dense"\n')
     done = call("run", recipe, "client.lr=0.5")

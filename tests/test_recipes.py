@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.config import RunConfig, read_recipe
-from fedllm_app.report.metrics import read_lines
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
+from fedllm_app.run.metrics import read_lines
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fedllm_app.config import RunConfig
-from fedllm_app.report.ledger import Totals
-from fedllm_app.report.metrics import iterate_lines, read_lines
-from fedllm_app.runtime import run_local
-from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.play import run_local
+from fedllm_app.run.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.ledger import Totals
+from fedllm_app.run.metrics import iterate_lines, read_lines
 from fedllm_app.server.methods import STRATEGIES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "strategies.md").read_text("utf-8")

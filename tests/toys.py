@@ -24,12 +24,13 @@ from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import Derived
 from fedllm_app.devices.network import Network
+from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.record import Recorder
-from fedllm_app.server.settings import RoundSettings, RunSettings, ServerSettings
+from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import WireSettings
 
 BASE = "ab" * 16

@@ -13,7 +13,7 @@ from typing import Any
 
 from record import ROOT
 
-from fedllm_app.launch import run_flower
+from fedllm_app.deploy.launch import run_flower
 
 PEERS = ROOT / "benchmarks" / "peers"
 FEDERATION = ROOT / "pyproject-federation.toml"

@@ -15,7 +15,7 @@ from typing import Any
 import overhead
 from peers import flower_app
 
-from fedllm_app.report.metrics import iterate_lines
+from fedllm_app.run.metrics import iterate_lines
 from rows.row import Context, Row
 from rows.setting import Setting, bench_s
 

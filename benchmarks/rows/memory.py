@@ -17,7 +17,7 @@ IMPORTS = {
     "torch": "import torch",
     "torch, transformers, peft": "import torch, transformers, peft",
     "torch, ray, flwr": "import torch, ray, flwr.clientapp, flwr.serverapp",
-    "worker": "import ray, client_app, fedllm_app.node",
+    "worker": "import ray, client_app, fedllm_app.flower.node",
 }
 _SIZE = "import psutil; print(psutil.Process().memory_info().rss / 1e6)"
 
@@ -57,7 +57,7 @@ def main() -> None:
     import ray  # noqa: F401
 
     import client_app  # noqa: F401  what a worker has loaded, with the next
-    import fedllm_app.node  # noqa: F401
+    import fedllm_app.flower.node  # noqa: F401
     from fedllm_app.config import RunConfig, read_recipe
     from fedllm_app.parts import Parts, Place
 

@@ -25,9 +25,10 @@ from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.devices.network import NetworkSettings, automatic_words
 from fedllm_app.models.settings import LoraSettings, ModelSettings
+from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import StrategySettings, shrinking
-from fedllm_app.server.settings import RoundSettings, RunSettings, ServerSettings
+from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import WireSettings
 
 

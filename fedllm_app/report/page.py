@@ -12,11 +12,11 @@ from typing import Any
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.files import replacing
 from fedllm_app.report import drawing, tables
-from fedllm_app.report.metrics import versions
 from fedllm_app.report.plots import all_plots
 from fedllm_app.report.run import Run, read_run
 from fedllm_app.report.template import PAGE, STYLE, TABLE
 from fedllm_app.report.xaxis import x_axis
+from fedllm_app.run.metrics import versions
 
 REPORT = "report.html"
 

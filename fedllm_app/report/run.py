@@ -13,8 +13,8 @@ from typing import Any
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.settings import flatten
-from fedllm_app.report.ledger import Totals
-from fedllm_app.report.metrics import Record, iterate_lines, read_lines
+from fedllm_app.run.ledger import Totals
+from fedllm_app.run.metrics import Record, iterate_lines, read_lines
 
 PARTS = ("values", "positions", "header")
 HEADLINES = ("accuracy", "next-token-accuracy", "loss")

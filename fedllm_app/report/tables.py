@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_app.report.drawing import Series
-from fedllm_app.report.metrics import Record
 from fedllm_app.report.run import PARTS, Run
 from fedllm_app.report.units import (
     DASH,
@@ -19,6 +18,7 @@ from fedllm_app.report.units import (
     format_times,
     words,
 )
+from fedllm_app.run.metrics import Record
 
 # Clients named on the page; a federation may have dropped replies of thousands.
 NAMED_CLIENTS = 8

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.report import drawing
-from fedllm_app.report.metrics import Record
 from fedllm_app.report.run import Run
+from fedllm_app.run.metrics import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

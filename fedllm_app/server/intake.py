@@ -17,9 +17,9 @@ from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
-from fedllm_app.report.ledger import Ledger
+from fedllm_app.run.budget import upload_bound, upload_support
+from fedllm_app.run.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.server.budget import upload_bound, upload_support
 from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, max_bytes, size_of
 from fedllm_app.wire.slices import origin_of
 

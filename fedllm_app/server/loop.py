@@ -23,14 +23,14 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
 from fedllm_app.core.seeds import generator
 from fedllm_app.devices.network import Network
+from fedllm_app.run.budget import Cost, most_traffic, over_budget
+from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.server.budget import Cost, most_traffic, over_budget
 from fedllm_app.server.intake import Intake
 from fedllm_app.server.methods.base import Inputs, Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.record import Clock, Recorder
 from fedllm_app.server.sampling import sample_cohort
-from fedllm_app.server.settings import RoundSettings, RunSettings
 from fedllm_app.wire.codec import WireSettings, decode, dense_bytes, encode, size_of
 from fedllm_app.wire.slices import origin_of
 

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 
 from fedllm_app.core.progress import duration
-from fedllm_app.report.ledger import Ledger, Totals
-from fedllm_app.report.metrics import Board, JsonLines, read_lines, versions
 from fedllm_app.report.run import FALLING
 from fedllm_app.report.units import format_seconds
-from fedllm_app.server.budget import Cost
-from fedllm_app.server.checkpoint import (
+from fedllm_app.run.budget import Cost
+from fedllm_app.run.checkpoint import (
     Progress,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
+from fedllm_app.run.ledger import Ledger, Totals
+from fedllm_app.run.metrics import Board, JsonLines, read_lines, versions
 from fedllm_app.server.intake import Intake
 from fedllm_app.server.optimizer import ServerOptimizer
 

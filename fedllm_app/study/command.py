@@ -103,7 +103,7 @@ def plan(
 
     from fedllm_app.config import RunConfig
     from fedllm_app.core.settings import flatten
-    from fedllm_app.launch import find_app, merged_config, recipe_and_pairs
+    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
     from fedllm_app.study.budget import Budget
 
     find_app()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fedllm_app.devices.network import Network, Traffic
-from fedllm_app.report.metrics import Record, iterate_lines
+from fedllm_app.run.metrics import Record, iterate_lines
 
 
 @dataclass(frozen=True)

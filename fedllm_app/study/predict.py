@@ -27,7 +27,7 @@ from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, Supp
 from fedllm_app.core.seeds import generator
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Parts
-from fedllm_app.server.budget import upload_support
+from fedllm_app.run.budget import upload_support
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort

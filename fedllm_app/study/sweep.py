@@ -27,9 +27,9 @@ from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
 from fedllm_app.models.export import ABOUT
-from fedllm_app.report.metrics import iterate_lines, read_lines
-from fedllm_app.runtime import CHANGEABLE, run_local
-from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.play import CHANGEABLE, run_local
+from fedllm_app.run.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.metrics import iterate_lines, read_lines
 
 Say = Callable[[str], None]
 GRACE_S = 10.0  # from a polite end to a forced one

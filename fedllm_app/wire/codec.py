@@ -11,7 +11,7 @@ Shapes: P flat trainable parameters, K coordinates sent.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -29,7 +29,6 @@ from fedllm_app.wire.header import (
     RICE,
     SLICED,
     Header,
-    Origin,
     check_origin,
     digest,
     read_header,
@@ -43,9 +42,7 @@ from fedllm_app.wire.quantize import (
     value_bytes,
 )
 from fedllm_app.wire.sliced import decode_sliced, encode_sliced
-
-if TYPE_CHECKING:
-    from fedllm_app.wire.slices import Slices
+from fedllm_app.wire.slices import Origin, Slices
 
 
 class WireSettings(Settings):
@@ -233,7 +230,7 @@ def size_of(payload: np.ndarray) -> PayloadSize:
 
 
 def _smallest(
-    positions: np.ndarray, P: int, value_type: str, block: int, slices: "Slices | None"
+    positions: np.ndarray, P: int, value_type: str, block: int, slices: Slices | None
 ) -> tuple[int, np.ndarray, where.Rice | None]:
     """Return mode and position section of the smallest payload; the simpler of equal ones."""
     K = positions.size

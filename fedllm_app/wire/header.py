@@ -9,15 +9,12 @@ Shapes: P flat trainable parameters, K coordinates sent.
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire.quantize import VALUE_TYPES, value_bytes
-
-if TYPE_CHECKING:  # a layout needs torch, which the wire does without
-    from fedllm_app.wire.slices import Slices
+from fedllm_app.wire.slices import Origin
 
 MAGIC = b"FLLM"
 VERSION = 1
@@ -30,23 +27,6 @@ MOST_P = 1 << 34
 # magic, version, mode, value type, log2 of block, P, K, layout hash, base fingerprint,
 # bytes of positions, Rice parameter, shortened, reserved
 _STRUCT = struct.Struct("<4sBBBBQQ16s16sIBBH")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Whose parameters a payload holds: sender and receiver must have the same.
-
-    Attributes
-    ----------
-    P : flat trainable parameters.
-    layout_hash, fingerprint : of their layout and of the base below them, 32 hexadecimal digits.
-    slices : how the layout is cut; without them positions by slice are neither tried nor read.
-    """
-
-    P: int
-    layout_hash: str
-    fingerprint: str
-    slices: "Slices | None" = None
 
 
 @dataclass(frozen=True)

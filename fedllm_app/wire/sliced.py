@@ -9,20 +9,16 @@ the entropy of their density; a support that is spread evenly is shorter without
 Shapes: P flat trainable parameters, K positions, S slices, T tensors.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from fedllm_app.core.errors import WireError
-
-if TYPE_CHECKING:  # a layout needs torch, which the wire does without
-    from fedllm_app.wire.slices import Slices
+from fedllm_app.wire.slices import Slices
 
 PARAMETER_BITS = 4
 MOST_K = 31
 
 
-def encode_sliced(positions: np.ndarray, slices: "Slices", P: int) -> np.ndarray:
+def encode_sliced(positions: np.ndarray, slices: Slices, P: int) -> np.ndarray:
     """Return the bytes of ascending positions below P."""
     flat_P = np.zeros(P, dtype=np.bool_)
     flat_P[positions] = True
@@ -51,7 +47,7 @@ def encode_sliced(positions: np.ndarray, slices: "Slices", P: int) -> np.ndarray
     return np.packbits(np.concatenate(parts), bitorder="little")
 
 
-def decode_sliced(data: np.ndarray, slices: "Slices", P: int, K: int) -> np.ndarray:
+def decode_sliced(data: np.ndarray, slices: Slices, P: int, K: int) -> np.ndarray:
     """Return the int64 positions of a section.
 
     Raises

@@ -1,7 +1,5 @@
 """How a layout is cut into slices of coordinates that are alike: ranks of adapters, rows of others.
 
-The one part of the wire that needs a layout, and so torch.
-
 Shapes: P flat trainable parameters, S slices.
 """
 
@@ -13,7 +11,6 @@ import numpy as np
 
 from fedllm_app.core.derive import lora_rank_axis
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.wire.header import Origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +50,23 @@ class Slices:
         """Return flat positions of coordinates, each by its slice and its place in the slice."""
         flat_K: np.ndarray = self.first[slice_K] + offset_K * self.step[slice_K]
         return flat_K
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Whose parameters a payload holds: sender and receiver must have the same.
+
+    Attributes
+    ----------
+    P : flat trainable parameters.
+    layout_hash, fingerprint : of their layout and of the base below them, 32 hexadecimal digits.
+    slices : how the layout is cut; without them positions by slice are neither tried nor read.
+    """
+
+    P: int
+    layout_hash: str
+    fingerprint: str
+    slices: Slices | None = None
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ import reproduce_claims as claims
 import reproduce_document as document
 import reproduce_results as results
 
-from fedllm_app.report.metrics import read_lines
+from fedllm_app.run.metrics import read_lines
 from fedllm_app.study.sweep import play
 
 RATES = {m: {"client.lr": 0.01, "server.lr": 0.003} for m in cells.COMPARED + cells.OTHERS}

@@ -17,9 +17,9 @@ from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import All, ClientPlan, Positions, Work
-from fedllm_app.message import pack_request, unpack_holdings, unpack_replies
+from fedllm_app.flower.message import pack_request, unpack_holdings, unpack_replies
 from fedllm_app.parts import Parts, Place
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
 from fedllm_app.wire.codec import WireSettings
 
 ONES = {"a": np.ones(P, np.float32)}

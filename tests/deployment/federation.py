@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fedllm_app.superlink import SCRIPTS, flower_environment, free_port, guarded, listens
+from fedllm_app.deploy.superlink import SCRIPTS, flower_environment, free_port, guarded, listens
 
 
 @dataclass(frozen=True)

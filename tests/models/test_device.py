@@ -12,8 +12,8 @@ from fedllm_app.core.plan import Work
 from fedllm_app.models.backbone import device_of
 from fedllm_app.models.settings import ModelSettings
 from fedllm_app.parts import Parts, Place
+from fedllm_app.play import run_local
 from fedllm_app.report.run import read_run
-from fedllm_app.runtime import run_local
 
 
 @pytest.mark.parametrize(("asked", "seen", "taken"), [

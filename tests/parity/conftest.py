@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import small
 
-from fedllm_app.launch import run_flower
-from fedllm_app.runtime import run_local
+from fedllm_app.deploy.launch import run_flower
+from fedllm_app.play import run_local
 
 ROOT = Path(__file__).parents[2]
 

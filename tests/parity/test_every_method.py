@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from fedllm_app.config import RunConfig
 from fedllm_app.core.derive import expand
 from fedllm_app.core.plan import Derived
-from fedllm_app.launch import run_flower
+from fedllm_app.deploy.launch import run_flower
 from fedllm_app.parts import Parts, Place
-from fedllm_app.report.ledger import Totals
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
+from fedllm_app.run.ledger import Totals
 from fedllm_app.server.methods import STRATEGIES
 
 ROOT = Path(__file__).parents[2]

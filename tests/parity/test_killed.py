@@ -11,7 +11,7 @@ import small
 import victim
 
 from fedllm_app.core.errors import CheckpointError
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
 
 KILLED = -9
 ROUNDS = 12

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fedllm_app.core.seeds import derive_seed, generator
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
 
 Tensors = dict[str, Tensor]
 CLOSE = 1e-6

@@ -13,19 +13,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fedllm_app import runtime
+from fedllm_app import play as play_module
 from fedllm_app.client import keep
 from fedllm_app.config import RunConfig
 from fedllm_app.models import export
-from fedllm_app.report import ledger, metrics
-from fedllm_app.server import checkpoint, record
+from fedllm_app.run import checkpoint, ledger, metrics
+from fedllm_app.server import record
 
 IMPORTS = [
-    *("fedllm_app.runtime", "transformers.models.bert.modeling_bert", "datasets", "pytest"),
+    *("fedllm_app.play", "transformers.models.bert.modeling_bert", "datasets", "pytest"),
     *("torch.utils.tensorboard", "matplotlib.figure", "matplotlib.backends.backend_svg"),
 ]
 WRITERS = {
-    str(module.__file__) for module in (checkpoint, export, keep, ledger, metrics, record, runtime)
+    str(module.__file__)
+    for module in (checkpoint, export, keep, ledger, metrics, record, play_module)
 }
 
 
@@ -60,7 +61,7 @@ def play(flat: dict[str, Any], moment: int, within: str, log: Path | None) -> No
 
     if moment or log:
         sys.setprofile(look)
-    runtime.run_local(RunConfig.parse(flat))
+    play_module.run_local(RunConfig.parse(flat))
     sys.setprofile(None)
     if log:
         log.write_text("\n".join(passed))

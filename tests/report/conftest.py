@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedllm_app.devices.network import Network, NetworkSettings
-from fedllm_app.report.ledger import Ledger
-from fedllm_app.report.metrics import JsonLines, versions
+from fedllm_app.run.ledger import Ledger
+from fedllm_app.run.metrics import JsonLines, versions
 
 DENSE_BYTES = 1_320_000
 CONFIG = """\

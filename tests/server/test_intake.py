@@ -11,7 +11,7 @@ from toys import BASE, LAYOUT, OTHER, P, at
 
 from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
 from fedllm_app.core.plan import All, ClientPlan, Derived, RoundPlan, TopK
-from fedllm_app.report.ledger import Ledger
+from fedllm_app.run.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.intake import Intake
 from fedllm_app.wire.codec import WireSettings, encode

@@ -14,7 +14,7 @@ from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.job import Reply
 from fedllm_app.core.plan import ClientPlan, Positions
 from fedllm_app.devices.network import Network, NetworkSettings
-from fedllm_app.report.metrics import read_lines
+from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.methods.base import Method, one_group
 from fedllm_app.wire.codec import WireSettings, dense_bytes, encode
 from fedllm_app.wire.header import Origin

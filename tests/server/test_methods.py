@@ -7,7 +7,7 @@ from toys import LAYOUT, PARAMS
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import All, Positions, TopK
-from fedllm_app.server.budget import upload_support
+from fedllm_app.run.budget import upload_support
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Inputs, StrategySettings, shrinking, tier_of
 from fedllm_app.server.settings import ServerSettings

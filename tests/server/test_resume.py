@@ -10,8 +10,8 @@ from toys import P, Scripted, toy_device, toy_loop
 
 from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
 from fedllm_app.devices.network import Network, NetworkSettings
-from fedllm_app.report.metrics import read_lines
-from fedllm_app.server.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import WireSettings
 from fedllm_app.wire.select import top_positions

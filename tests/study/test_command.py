@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from fedllm_app.cli import app
 from fedllm_app.config import RunConfig, read_recipe
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
 from fedllm_app.study.costs import measured
 
 

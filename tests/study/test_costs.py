@@ -3,7 +3,7 @@
 import pytest
 
 from fedllm_app.devices.network import Network, NetworkSettings
-from fedllm_app.report.ledger import Ledger
+from fedllm_app.run.ledger import Ledger
 from fedllm_app.study.costs import Costs, measured
 
 

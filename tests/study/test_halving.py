@@ -9,7 +9,7 @@ import pytest
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.parts import Parts, Place
-from fedllm_app.report.metrics import iterate_lines, read_lines
+from fedllm_app.run.metrics import iterate_lines, read_lines
 from fedllm_app.study.budget import Budget
 from fedllm_app.study.costs import measured
 from fedllm_app.study.halving import BestThird, halve, spent_by

@@ -9,7 +9,7 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, TopK
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.parts import Parts, Place
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, one_group
 from fedllm_app.study.costs import measured

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.report.metrics import read_lines
+from fedllm_app.run.metrics import read_lines
 from fedllm_app.study.sweep import Cell, SweepError, finished, play, rounds_left, seconds_left
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ import pytest
 from flwr.app import RecordDict
 
 import server_app
-from fedllm_app.message import reply_to
-from fedllm_app.waking import collector_at_rest
-from tests.server.fake_grid import FakeGrid
+from fedllm_app.flower.message import reply_to
+from fedllm_app.flower.waking import collector_at_rest
+from tests.flower.fake_grid import FakeGrid
 
 pytestmark = pytest.mark.usefixtures("identity")
 
@@ -52,7 +52,7 @@ def test_a_woken_worker_imports_while_it_answers():
 import sys, client_app
 print("torch" in sys.modules)
 client_app.import_node()
-from fedllm_app.node import holdings
+from fedllm_app.flower.node import holdings
 print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -7,8 +7,8 @@ import tomli_w
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import CheckpointError, ConfigError
-from fedllm_app.report.metrics import read_lines
-from fedllm_app.runtime import run_local
+from fedllm_app.play import run_local
+from fedllm_app.run.metrics import read_lines
 
 TWO_ROUNDS = {
     "run.rounds": 2, "partition.clients": 6, "round.clients": 6, "strategy.name": "dense",
@@ -97,7 +97,7 @@ def test_a_page_that_cannot_be_drawn_fails_no_run(tiny, monkeypatch, said):
     def broken(folder):
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("fedllm_app.runtime.write_report", broken)
+    monkeypatch.setattr("fedllm_app.play.write_report", broken)
     folder = run_local(RunConfig.parse(tiny.keys() | TWO_ROUNDS | {"run.name": "pageless"}))
     assert (folder / "adapter").is_dir()
     assert "no report.html: list index" in said.text

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.core.errors import CheckpointError
-from fedllm_app.report.ledger import Ledger, Totals
-from fedllm_app.report.metrics import read_lines
+from fedllm_app.run.ledger import Ledger, Totals
+from fedllm_app.run.metrics import read_lines
 
 BASE = 1000
 # (client, direction, header, positions, values, accepted): dense is 400 for each.

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedllm_app.core.errors import CheckpointError
-from fedllm_app.report.metrics import Board, JsonLines, iterate_lines, read_lines, versions
+from fedllm_app.run.metrics import Board, JsonLines, iterate_lines, read_lines, versions
 
 
 def write(path: Path, *records: dict[str, object]) -> None:

@@ -21,7 +21,7 @@ import tomli_w
 
 from fedllm_app.config import is_text
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.superlink import SCRIPTS, local_superlink
+from fedllm_app.deploy.superlink import SCRIPTS, local_superlink
 
 
 def find_app() -> Path:
@@ -34,7 +34,7 @@ def find_app() -> Path:
     ConfigError
         If neither is a checkout of this project.
     """
-    for folder in (Path.cwd(), Path(__file__).parents[1]):
+    for folder in (Path.cwd(), Path(__file__).parents[2]):
         if (folder / "server_app.py").exists() and (folder / "pyproject.toml").exists():
             sys.path.insert(0, str(folder))
             return folder

@@ -10,8 +10,8 @@ from toys import BASE, LAYOUT, P, toy_device
 from fedllm_app.client.answer import encode_update
 from fedllm_app.core.job import Job, Request
 from fedllm_app.core.plan import All, ClientPlan, Derived, RoundPlan, TopK
-from fedllm_app.server.budget import Cost, most_traffic, over_budget, upload_bound
-from fedllm_app.server.settings import RoundSettings
+from fedllm_app.run.budget import Cost, most_traffic, over_budget, upload_bound
+from fedllm_app.run.settings import RoundSettings
 from fedllm_app.wire.codec import WireSettings, size_of
 
 SUPPORTS = st.sampled_from(

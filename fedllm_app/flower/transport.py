@@ -14,7 +14,7 @@ import httpx
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request
-from fedllm_app.message import (
+from fedllm_app.flower.message import (
     Holdings,
     Message,
     last_line,

@@ -29,6 +29,6 @@ def import_node() -> None:
 
     def work() -> None:
         with collector_at_rest():
-            import fedllm_app.node  # noqa: F401
+            import fedllm_app.flower.node  # noqa: F401
 
     Thread(target=work, daemon=True).start()

@@ -14,7 +14,7 @@ from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.settings import Scalar
-from fedllm_app.message import Holdings
+from fedllm_app.flower.message import Holdings
 from fedllm_app.parts import Parts, Place
 
 

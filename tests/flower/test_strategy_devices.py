@@ -9,8 +9,8 @@ from flwr.app import RecordDict
 from google.protobuf.message import DecodeError
 
 from fedllm_app.core.job import Reply
-from fedllm_app.message import Holdings, pack_replies
-from fedllm_app.server.transport import ASK_AGAIN_S
+from fedllm_app.flower.message import Holdings, pack_replies
+from fedllm_app.flower.transport import ASK_AGAIN_S
 
 pytestmark = pytest.mark.usefixtures("identity")
 
@@ -38,7 +38,7 @@ def test_a_device_that_left_is_no_client():
 def test_the_first_round_waits_for_the_clients_asked_for(monkeypatch):
     transport, grid = devices({1: one("ann")}, wait_for=2)
     monkeypatch.setattr(
-        "fedllm_app.server.transport.time.sleep", lambda s: grid.holds.update({2: one("bob")})
+        "fedllm_app.flower.transport.time.sleep", lambda s: grid.holds.update({2: one("bob")})
     )
     assert set(transport.clients()) == {"ann", "bob"}
     # Later rounds take who is there.
@@ -130,7 +130,7 @@ def test_a_device_that_could_not_answer_is_asked_again(monkeypatch):
     grid.holds[2] = one("bob")
     assert set(transport.clients()) == {"ann"}
     now = time.monotonic()
-    monkeypatch.setattr("fedllm_app.server.transport.time.monotonic", lambda: now + ASK_AGAIN_S + 1)
+    monkeypatch.setattr("fedllm_app.flower.transport.time.monotonic", lambda: now + ASK_AGAIN_S + 1)
     assert set(transport.clients()) == {"ann", "bob"}
     assert grid.queries == [1, 2, 2]
 

@@ -9,9 +9,9 @@ from toys import PARAMS, P, toy_device, toy_loop
 from fedllm_app.client.answer import answer
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply
-from fedllm_app.message import Holdings, pack_replies, reply_to, unpack_request
-from fedllm_app.server.strategy import FedSparse
-from fedllm_app.server.transport import FlowerTransport
+from fedllm_app.flower.message import Holdings, pack_replies, reply_to, unpack_request
+from fedllm_app.flower.strategy import FedSparse
+from fedllm_app.flower.transport import FlowerTransport
 
 pytestmark = pytest.mark.usefixtures("identity")
 
@@ -32,7 +32,7 @@ def test_the_first_round_waits_for_the_whole_federation(monkeypatch):
         slept.append(seconds)
         grid.holds[12 + len(slept)] = Holdings({}, 3)
 
-    monkeypatch.setattr("fedllm_app.server.transport.time.sleep", arrive)
+    monkeypatch.setattr("fedllm_app.flower.transport.time.sleep", arrive)
     assert transport.clients() == {"a": 3}
     assert len(slept) == 2
 

@@ -12,10 +12,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedllm_app.message import pack_request, read_replies
+from fedllm_app.flower.message import pack_request, read_replies
+from fedllm_app.flower.transport import FlowerTransport
 from fedllm_app.server.loop import Loop, OpenRound
 from fedllm_app.server.sampling import sample_cohort
-from fedllm_app.server.transport import FlowerTransport
 
 log = logging.getLogger("fedllm")
 

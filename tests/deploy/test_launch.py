@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedllm_app import launch, superlink
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.core.settings import flatten
-from fedllm_app.launch import find_app, merged_config, run_flower
+from fedllm_app.deploy import launch, superlink
+from fedllm_app.deploy.launch import find_app, merged_config, run_flower
 
 # Stands for `flower-superlink`: listens where it is told, with a process in a session of its own.
 SUPERLINK = """
@@ -97,7 +97,7 @@ name = "good"
 out = ""
 seconds = 0
 """
-FEDERATION = Path(__file__).parents[1] / "pyproject-federation.toml"
+FEDERATION = Path(__file__).parents[2] / "pyproject-federation.toml"
 
 
 def alive(pids: str) -> list[psutil.Process]:
@@ -274,7 +274,7 @@ def test_nothing_outlives_a_killed_launcher(app, tmp_path):
     program = textwrap.dedent(
         f"""
         from pathlib import Path
-        from fedllm_app.launch import run_flower
+        from fedllm_app.deploy.launch import run_flower
         pairs = ["run.seconds=600", {f"run.out={tmp_path / 'pids'}"!r}]
         run_flower(Path({str(app)!r}), overrides=pairs, federation=Path({str(FEDERATION)!r}))
         """

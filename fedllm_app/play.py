@@ -17,7 +17,7 @@ from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
 from fedllm_app.report.page import write_report
-from fedllm_app.server.checkpoint import latest_checkpoint, locked
+from fedllm_app.run.checkpoint import latest_checkpoint, locked
 from fedllm_app.server.loop import Loop, Transport
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.optimizer import ServerOptimizer

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from toys import bits
 
 from fedllm_app.core.errors import CheckpointError
-from fedllm_app.server.checkpoint import (
+from fedllm_app.run.checkpoint import (
     Progress,
     latest_checkpoint,
     load_checkpoint,

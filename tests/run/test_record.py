@@ -8,7 +8,7 @@ import pytest
 from toys import PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.devices.network import Network, NetworkSettings
-from fedllm_app.report.metrics import read_lines
+from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.record import Clock, Recorder
 from fedllm_app.server.settings import ServerSettings

@@ -9,7 +9,7 @@ from fedllm_app.core.derive import chosen_from, expand
 from fedllm_app.core.job import Job, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
-from fedllm_app.server.settings import RoundSettings
+from fedllm_app.run.settings import RoundSettings
 from fedllm_app.wire.codec import WireSettings, max_bytes
 from fedllm_app.wire.select import kept, without
 

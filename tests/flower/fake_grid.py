@@ -7,8 +7,14 @@ from flwr.app import Error, Message
 
 from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.plan import ClientPlan
-from fedllm_app.message import Holdings, pack_holdings, pack_replies, reply_to, unpack_request
-from fedllm_app.server.transport import FlowerTransport
+from fedllm_app.flower.message import (
+    Holdings,
+    pack_holdings,
+    pack_replies,
+    reply_to,
+    unpack_request,
+)
+from fedllm_app.flower.transport import FlowerTransport
 
 PAYLOAD = np.arange(8, dtype=np.uint8)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
 from fedllm_app.core.plan import ClientPlan, TopK, Work
-from fedllm_app.message import (
+from fedllm_app.flower.message import (
     Holdings,
     last_line,
     pack_holdings,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedllm_app.core.errors import CheckpointError
-from fedllm_app.report.metrics import JsonLines, Record, iterate_lines
+from fedllm_app.run.metrics import JsonLines, Record, iterate_lines
 
 Direction = Literal["up", "down"]
 

@@ -1,0 +1,1 @@
+"""Start and watch the processes of a run: launcher, SuperLink, guard."""

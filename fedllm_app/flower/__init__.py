@@ -1,0 +1,1 @@
+"""The one room that knows Flower: messages, transport, strategy, and what a node does."""

@@ -1,0 +1,1 @@
+"""What is written while a run lasts, and how it resumes."""
