@@ -1,0 +1,193 @@
+"""A set of coordinates of the flat vector as slices of its tensors, or as positions, or all.
+
+A `Region` takes a few numbers for each tensor and none for each coordinate. Its views of a tensor
+need no copy, so that what lies outside costs a device nothing.
+
+Shapes: P trainable parameters, K coordinates of a set.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.layout import ParamLayout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Ranges = tuple[tuple[int, int], ...]
+Vector = TypeVar("Vector", np.ndarray, "Tensor")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some entries of one tensor: ranges along one of its axes.
+
+    Attributes
+    ----------
+    start : where the tensor begins in the flat vector.
+    outer, length, inner : the tensor's shape, folded to three axes; the ranges are on the second.
+    ranges : (first, stop) along that axis, ascending and apart from each other.
+    """
+
+    start: int
+    outer: int
+    length: int
+    inner: int
+    ranges: Ranges
+
+    @property
+    def stop(self) -> int:
+        """Where the tensor ends in the flat vector."""
+        return self.start + self.outer * self.length * self.inner
+
+    @property
+    def size(self) -> int:
+        """Entries that are meant."""
+        return self.outer * self.inner * sum(stop - first for first, stop in self.ranges)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A set of coordinates as slices of tensors; it takes no memory for each coordinate.
+
+    Attributes
+    ----------
+    pieces : at most one for each tensor, in the order of the layout.
+    """
+
+    pieces: tuple[Piece, ...]
+
+    @cached_property
+    def size(self) -> int:
+        """Number K of coordinates."""
+        return sum(piece.size for piece in self.pieces)
+
+    def views(self, flat_P: Vector) -> list[Vector]:
+        """Return views of a flat vector that together are the set, each of three axes."""
+        return [
+            _folded(flat_P, piece)[:, first:stop]
+            for piece in self.pieces
+            for first, stop in piece.ranges
+        ]
+
+    def take(self, flat_P: np.ndarray) -> np.ndarray:
+        """Return the values of the set, shape (K,), in ascending order of coordinates."""
+        parts = [np.zeros(0, flat_P.dtype)]
+        for piece in self.pieces:
+            views = Region((piece,)).views(flat_P)
+            parts.append((views[0] if len(views) == 1 else np.concatenate(views, 1)).reshape(-1))
+        return np.concatenate(parts)
+
+    def put(self, flat_P: np.ndarray, values_K: np.ndarray) -> None:
+        """Write values of shape (K,), in ascending order of coordinates, into a flat vector."""
+        for view, values in self.placed(flat_P, values_K):
+            view[...] = values
+
+    def placed(
+        self, flat_P: np.ndarray, values_K: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield views of a flat vector, each with its part of the values of shape (K,)."""
+        at = 0
+        for piece in self.pieces:
+            values = values_K[at : at + piece.size].reshape(piece.outer, -1, piece.inner)
+            at, column = at + piece.size, 0
+            for (first, stop), view in zip(
+                piece.ranges, Region((piece,)).views(flat_P), strict=True
+            ):
+                yield view, values[:, column : column + stop - first]
+                column += stop - first
+
+    def positions(self) -> np.ndarray:
+        """Return the coordinates as int64 of shape (K,), ascending: 8 bytes for each."""
+        parts = [np.zeros(0, np.int64)]
+        for piece in self.pieces:
+            index = np.arange(piece.start, piece.stop, dtype=np.int64)
+            views = Region((_at_zero(piece),)).views(index)
+            parts.append(np.concatenate(views, 1).reshape(-1))
+        return np.concatenate(parts)
+
+
+Where = Region | np.ndarray | None  # a set of coordinates: slices, positions, or all of them
+Slice = tuple[str, tuple[slice, ...]]  # a tensor, and slices of its axes, of which one is not full
+
+
+def region_of(layout: ParamLayout, slices: list[Slice]) -> Region:
+    """Return the region of slices of tensors; several of one tensor are along the same axis."""
+    by_tensor: dict[str, list[tuple[slice, ...]]] = {}
+    for name, axes in slices:
+        by_tensor.setdefault(name, []).append(axes)
+    pieces = []
+    for i, name in enumerate(layout.names):
+        if name in by_tensor and layout.sizes[i]:
+            pieces.append(_piece(layout.offsets[i], layout.shapes[i], by_tensor[name]))
+    return Region(tuple(pieces))
+
+
+def positions_of(where: Where, P: int) -> np.ndarray:
+    """Return a set as int64 positions, ascending."""
+    if where is None:
+        return np.arange(P, dtype=np.int64)
+    return where.positions() if isinstance(where, Region) else where
+
+
+def size_of(where: Where, P: int) -> int:
+    """Return the number of coordinates in a set."""
+    return P if where is None else int(where.size)
+
+
+def take(flat_P: np.ndarray, where: Where) -> np.ndarray:
+    """Return the values of a set, ascending; the vector itself where the set is all."""
+    if where is None:
+        return flat_P
+    values: np.ndarray = where.take(flat_P) if isinstance(where, Region) else flat_P[where]
+    return values
+
+
+def put(flat_P: np.ndarray, where: Where, values_K: np.ndarray) -> None:
+    """Write the values of a set into a flat vector."""
+    if where is None:
+        flat_P[...] = values_K
+    elif isinstance(where, Region):
+        where.put(flat_P, values_K)
+    else:
+        flat_P[where] = values_K
+
+
+def same(a: Where, b: Where) -> bool:
+    """Say whether two sets are the same."""
+    if a is b:
+        return True
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return bool(np.array_equal(a, b))
+    return isinstance(a, Region) and isinstance(b, Region) and a == b
+
+
+def _piece(start: int, shape: tuple[int, ...], several: list[tuple[slice, ...]]) -> Piece:
+    """Return the piece of one tensor that several slices along one axis make together."""
+    if any(not axes for axes in several):
+        return Piece(start, 1, int(np.prod(shape)), 1, ((0, int(np.prod(shape))),))
+    axis = len(several[0]) - 1
+    if any(len(axes) - 1 != axis for axes in several):
+        raise ConfigError("a rule slices one tensor along several axes; expected one axis")
+    length, ranges = shape[axis], list[tuple[int, int]]()
+    for first, stop, _ in sorted(axes[axis].indices(length) for axes in several):
+        if ranges and first <= ranges[-1][1]:
+            ranges[-1] = (ranges[-1][0], max(stop, ranges[-1][1]))
+        elif stop > first:
+            ranges.append((first, stop))
+    outer, inner = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
+    return Piece(start, outer, length, inner, tuple(ranges))
+
+
+def _folded(flat_P: Vector, piece: Piece) -> Vector:
+    part: Vector = flat_P[piece.start : piece.stop].reshape(piece.outer, piece.length, piece.inner)
+    return part
+
+
+def _at_zero(piece: Piece) -> Piece:
+    return Piece(0, piece.outer, piece.length, piece.inner, piece.ranges)
