@@ -195,6 +195,12 @@ class Parts:
             return {self.place.client: len(self.own_data)}
         return dict(zip(self.data.clients, self.data.counts.tolist(), strict=True))
 
+    def most_units(self, examples: int) -> int:
+        """Return the most units (examples or tokens) that a job on so many examples can see."""
+        c = self.config
+        seen = c.client.steps * c.client.batch or c.client.epochs * examples
+        return seen * (c.task.max_tokens if self.task.unit == "tokens" else 1)
+
     def device(self, run_folder: Path) -> Device:
         """Return everything a job needs."""
         task = self.task

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import strftime
@@ -12,16 +13,21 @@ from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import CheckpointError
 from fedllm_app.core.files import replacing
-from fedllm_app.core.job import Reply, Request
+from fedllm_app.core.job import Profile, Reply, Request
+from fedllm_app.core.state import RunState
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
 from fedllm_app.report.page import write_report
-from fedllm_app.run.checkpoint import latest_checkpoint, locked
+from fedllm_app.report.run import FALLING
+from fedllm_app.run.checkpoint import latest_checkpoint, load_state, locked
+from fedllm_app.run.record import Recorder
+from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop, Transport
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.optimizer import ServerOptimizer
-from fedllm_app.server.record import Recorder
+from fedllm_app.server.pacing.sync import Sync
+from fedllm_app.server.planning import Planner
 
 log = logging.getLogger("fedllm")
 
@@ -75,22 +81,29 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         network.warn_of_strangers(parts.counts())
     model = parts.model
     optimizer = ServerOptimizer(c.server, parts.initial)
-    recorder = Recorder(folder, optimizer, c.run.rounds, c.run.checkpoint_every, model.base_bytes)
+    checkpoint, state = latest_checkpoint(folder / "checkpoints"), None
+    if checkpoint is not None:
+        state, tensors = load_state(checkpoint)
+        optimizer.restore(tensors)
     return Loop(
-        run=c.run,
-        round=c.round,
-        strategy=c.strategy,
-        wire=c.wire,
-        method=method_of(c.strategy.name),
-        layout=model.layout,
-        fingerprint=model.fingerprint,
-        initial=parts.initial,
+        state=replace(state, finished="") if state else RunState(),
+        resumed=state is not None,
+        planner=Planner(
+            method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
+            parts.initial, c.run.seed,
+        ),
+        pacing=Sync(c.round.clients, c.run.seed),
+        limits=Limits(c.run, c.round, network, frozenset(FALLING)),
         optimizer=optimizer,
         transport=transport,
         evaluate=parts.evaluate if len(parts.data.evaluation) else None,
-        recorder=recorder,
-        network=network,
-    )
+        recorder=Recorder(
+            folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes
+        ),
+        min_replies=c.round.min_replies,
+        weights=c.round.weights or method_of(c.strategy.name).weights,
+        most_units=parts.most_units,
+    )  # fmt: skip
 
 
 def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
@@ -104,8 +117,8 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
         labels=parts.labels,
         tokenizer=parts.tokenizer,
         image=parts.image,
-        round=loop.recorder.progress.round,
-        metrics=loop.recorder.evaluation,
+        round=loop.state.round,
+        metrics=dict(loop.state.evaluation),
     )
     try:
         write_report(folder)
@@ -128,9 +141,13 @@ class LocalTransport:
         """Return the number of examples of every client."""
         return self._parts.counts()
 
+    def profiles(self) -> Mapping[str, Profile]:
+        """Return nothing: all clients are this one machine."""
+        return {}
+
     def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
         """Take requests; they are done as they are polled."""
-        self._waiting = list(requests)
+        self._waiting += requests
 
     def poll(self) -> list[Reply]:
         """Do all requests and return their replies: none is late because another took long."""

@@ -109,6 +109,9 @@ class RunConfig(Settings):
                 "server": self.server.resolved(method.optimizer),
                 "strategy": self.strategy.model_copy(update=strategy),
                 "network": self.network.resolved(),
+                "round": self.round.model_copy(
+                    update={"weights": self.round.weights or method.weights}
+                ),
             }
         )
 

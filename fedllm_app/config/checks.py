@@ -96,6 +96,10 @@ def _of_task(c: "RunConfig", simulated: bool) -> Iterator[str]:
 def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
     """Yield what is wrong between a method and the keys that say how it works."""
     name, strategy, defaults = c.strategy.name, c.strategy, StrategySettings()
+    try:
+        method.own_settings(strategy)
+    except ConfigError as error:
+        yield str(error)
     if method.optimizer and c.server.optimizer not in ("", method.optimizer):
         yield (
             f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {name!r} is defined "

@@ -28,14 +28,14 @@ class WireError(FedllmError):
 
     Attributes
     ----------
-    reason : "malformed", "foreign" (another layout or base), "non-finite" or "error" (anything
-        else): what is counted.
+    reason : "malformed", "foreign" (another layout or base), "non-finite", "late" or "error"
+        (anything else): what is counted.
     """
 
     def __init__(
         self,
         message: str,
-        reason: Literal["error", "malformed", "foreign", "non-finite"] = "malformed",
+        reason: Literal["error", "late", "malformed", "foreign", "non-finite"] = "malformed",
     ) -> None:
         super().__init__(message)
         self.reason = reason

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+Profile = Mapping[str, float | str]  # what is known of a device, such as {"class": "phone"}
 Reason = Literal["error", "late", "malformed", "foreign", "non-finite"]
 
 
@@ -22,6 +23,8 @@ class Job:
         the device starts from there.
     saved : the same as of the server's newest checkpoint: a killed run goes back to it, so the
         device keeps that state too.
+    position : examples of its own that the client has used in jobs that were accepted. No device
+        reads it yet: it waits for streams.
     """
 
     id: int
@@ -29,27 +32,30 @@ class Job:
     clock: int = 0
     state_from: int = -1
     saved: int = -1
+    position: int = 0
 
 
 @dataclass(frozen=True)
 class Request:
-    """Jobs of one group, which share one plan and one payload.
+    """Jobs of one group, which share one plan and the same vectors.
 
     Attributes
     ----------
     group : name of the group.
-    plan : `ClientPlan.words()`.
-    payload : the encoded download, uint8.
+    plan : `ClientPlan.to_json()`.
+    vectors : the encoded downloads by name, uint8; "params" is always among them.
     jobs : at least one.
     layout, fingerprint : names of the trainable layout and of the frozen base, hexadecimal.
+    round : that the plan was made for.
     """
 
     group: str
     plan: Mapping[str, Any]
-    payload: np.ndarray
+    vectors: Mapping[str, np.ndarray]
     jobs: tuple[Job, ...]
     layout: str
     fingerprint: str
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class TrainMetrics:
     examples : examples seen, epochs counted each time.
     steps : optimizer steps.
     train_s : seconds of local training.
+    costs : what else the job took, by name with its unit, such as "energy-j". Empty today: it waits
+        for device profiles.
     """
 
     loss_sum: float = 0.0
@@ -70,23 +78,24 @@ class TrainMetrics:
     examples: int = 0
     steps: int = 0
     train_s: float = 0.0
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One job's answer: an encoded update, or why there is none.
+    """One job's answer: encoded vectors, or why there are none.
 
     Attributes
     ----------
     job, client : what it answers.
-    update : the encoded upload, uint8, or None.
+    vectors : the encoded uploads by name, uint8; "params" is the update. Empty where it failed.
     error : empty, or what went wrong.
     reason : what a drop is counted as.
     """
 
     job: int
     client: str
-    update: np.ndarray | None = None
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
     metrics: TrainMetrics = field(default_factory=TrainMetrics)
     error: str = ""
     reason: Reason = "error"

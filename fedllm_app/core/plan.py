@@ -2,7 +2,7 @@
 
 All methods in scope differ in these alone; wire, client, aggregation and loop are written once
 over them. A plan is made by the server; the part of it that a device needs travels beside the
-payload as a few words of JSON (`ClientPlan.words`), never as code and never as positions twice.
+payload as JSON (`ClientPlan.to_json`), never as code and never as positions twice.
 
 Shapes: P trainable parameters.
 """
@@ -14,40 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from fedllm_app.core.errors import WireError
-
-RANK_SLICES = "rank-slices"  # the one rule by which a device can hold less than the whole bank
+from fedllm_app.core.rules import RANK_SLICES
+from fedllm_app.core.support import All, Derived, Support, from_json, to_json
 
 MeanOver = Literal["cohort", "senders"]
 Outside = Literal["keep", "zero"]
-
-
-@dataclass(frozen=True)
-class All:
-    """Every coordinate."""
-
-
-@dataclass(frozen=True, eq=False)
-class Positions:
-    """Explicit coordinates: int64, ascending. On the wire they travel once, in the payload down."""
-
-    idx: np.ndarray
-
-
-@dataclass(frozen=True)
-class Derived:
-    """Coordinates that both sides expand from a rule (core/derive.py): no bytes for positions.
-
-    Attributes
-    ----------
-    rule : a name in `derive.RULES`.
-    args : the rule's arguments, JSON values.
-    """
-
-    rule: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-
-
-Support = All | Positions | Derived
+PARAMS = "params"  # the name of the vector that every message carries
 
 
 @dataclass(frozen=True)
@@ -65,11 +37,28 @@ class TopK:
 
 @dataclass(frozen=True)
 class Work:
-    """How much a device trains; 0 leaves it to the run's client settings."""
+    """How much a device trains; 0 leaves it to the run's client settings.
+
+    No method of ours sets it yet: it waits for devices of unequal speed.
+    """
 
     epochs: int = 0
     steps: int = 0
     batch: int = 0
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A vector that travels beside the parameters: a control variate, a moment, a buffer.
+
+    Attributes
+    ----------
+    support : which of its P coordinates travel.
+    value_type : as in `wire.up-values`; "" is the run's own of the direction.
+    """
+
+    support: Support = field(default_factory=All)
+    value_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +74,8 @@ class ClientPlan:
     work : how much it trains.
     keeps : state that stays on the device from job to job: "residual", what an upload left out.
         The local optimizer's is kept by `client.keep-optimizer`.
+    beside_down, beside_up : further vectors by name, each with its own support and value type. The
+        server's values are in `RoundPlan.vectors`; a device's come from its local rule.
     """
 
     down: Support = field(default_factory=All)
@@ -93,8 +84,10 @@ class ClientPlan:
     up: Support | TopK = field(default_factory=All)
     work: Work = field(default_factory=Work)
     keeps: frozenset[str] = frozenset()
+    beside_down: Mapping[str, Beside] = field(default_factory=dict)
+    beside_up: Mapping[str, Beside] = field(default_factory=dict)
 
-    def words(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values.
 
         Raises
@@ -103,20 +96,25 @@ class ClientPlan:
             If explicit positions to train or send are not the ones that travel down.
         """
         return {
-            "down": _support_words(self.down, self.down),
+            "down": to_json(self.down, self.down),
             "fill": self.fill,
-            "train": _support_words(self.train, self.down),
-            "up": self._up_words(),
+            "train": to_json(self.train, self.down),
+            "up": self._up_json(),
             "work": [self.work.epochs, self.work.steps, self.work.batch],
             "keeps": sorted(self.keeps),
+            "beside-down": self._beside_json(self.beside_down),
+            "beside-up": self._beside_json(self.beside_up),
         }
 
-    def _up_words(self) -> Any:
+    def _up_json(self) -> Any:
         if not isinstance(self.up, TopK):
-            return _support_words(self.up, self.down)
-        words = {"top": self.up.density, "within": _support_words(self.up.within, self.down)}
+            return to_json(self.up, self.down)
+        words = {"top": self.up.density, "within": to_json(self.up.within, self.down)}
         always = self.up.always
-        return words | ({"always": _support_words(always, self.down)} if always else {})
+        return words | ({"always": to_json(always, self.down)} if always else {})
+
+    def _beside_json(self, vectors: Mapping[str, Beside]) -> dict[str, Any]:
+        return {n: [to_json(v.support, self.down), v.value_type] for n, v in vectors.items()}
 
     @property
     def rank(self) -> int:
@@ -127,29 +125,32 @@ class ClientPlan:
         return 0
 
     @classmethod
-    def from_words(cls, words: Mapping[str, Any], sent: np.ndarray | None) -> "ClientPlan":
-        """Return the plan a device follows; `sent` are the positions decoded from the payload.
+    def from_json(cls, words: Mapping[str, Any]) -> "ClientPlan":
+        """Return the plan that a device follows; positions that travel are `Sent`.
 
         Raises
         ------
         WireError
-            If the words are not a plan, or speak of positions where none came.
+            If the words are not a plan, or speak of positions where none come.
         """
         try:
             up, fill = words["up"], words["fill"]
-            top = isinstance(up, dict) and "top" in up
             if fill not in ("zero", "keep"):
                 raise ValueError(fill)
-            return cls(
-                down=_support(words["down"], sent),
+            plan = cls(
+                down=from_json(words["down"]),
                 fill="keep" if fill == "keep" else "zero",
-                train=_support(words["train"], sent),
-                up=_top(up, sent) if top else _support(up, sent),
+                train=from_json(words["train"]),
+                up=_top(up) if isinstance(up, dict) and "top" in up else from_json(up),
                 work=Work(*(int(n) for n in words["work"])),
                 keeps=frozenset(words["keeps"]),
+                beside_down=_beside(words["beside-down"]),
+                beside_up=_beside(words["beside-up"]),
             )
-        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-            raise WireError(f"the plan is {words!r}; expected ClientPlan.words()") from error
+            plan.to_json()  # what is "sent" must have come
+            return plan
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise WireError(f"the plan is {words!r}; expected ClientPlan.to_json()") from error
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ class RoundPlan:
     step : what the server optimizer may move.
     outside : what happens to the rest: keep it (its momentum too), or set both to zero.
     served : the group whose model is evaluated and exported.
+    vectors : the server's values of the vectors that go down beside the parameters, float32 (P,).
     """
 
     groups: Mapping[str, ClientPlan]
@@ -172,30 +174,15 @@ class RoundPlan:
     step: Support = field(default_factory=All)
     outside: Outside = "keep"
     served: str = "all"
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def _support_words(support: Support, down: Support) -> Any:
-    if isinstance(support, All):
-        return "all"
-    if isinstance(support, Derived):
-        return {"rule": support.rule, "args": dict(support.args)}
-    if isinstance(down, Positions) and np.array_equal(support.idx, down.idx):
-        return "sent"
-    raise ValueError("explicit positions travel only in the payload down; use those, or Derived")
-
-
-def _top(words: Mapping[str, Any], sent: np.ndarray | None) -> TopK:
-    always = _support(words["always"], sent) if "always" in words else None
+def _top(words: Mapping[str, Any]) -> TopK:
+    always = from_json(words["always"]) if "always" in words else None
     if always is not None and not isinstance(always, Derived):
         raise ValueError(always)
-    return TopK(float(words["top"]), _support(words["within"], sent), always)
+    return TopK(float(words["top"]), from_json(words["within"]), always)
 
 
-def _support(words: Any, sent: np.ndarray | None) -> Support:
-    if words == "all":
-        return All()
-    if words == "sent":
-        if sent is None:
-            raise WireError("the plan speaks of the positions sent, and the payload has none")
-        return Positions(sent)
-    return Derived(str(words["rule"]), dict(words["args"]))
+def _beside(words: Mapping[str, Any]) -> dict[str, Beside]:
+    return {str(n): Beside(from_json(s), str(value_type)) for n, (s, value_type) in words.items()}

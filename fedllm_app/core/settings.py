@@ -9,9 +9,11 @@ A part declares its settings beside the code that reads them:
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedllm_app.core.errors import ConfigError
 
 Scalar = bool | int | float | str
 
@@ -43,3 +45,30 @@ class Settings(BaseModel):
         alias_generator=kebab,
         populate_by_name=True,
     )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def parsed_args(key: str, text: str, kind: type[S]) -> S:
+    """Return settings of your own from one string, such as "mu=0.1,head=whole".
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown, or a value is not of its type.
+    """
+    values: dict[str, Any] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{key} is {text!r}; expected name=value pairs with commas")
+        values[name.strip()] = value.strip()
+    try:
+        return kind.model_validate(values, strict=False)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}" for e in error.errors()
+        )
+        names = ", ".join(kebab(name) for name in kind.model_fields) or "none"
+        raise ConfigError(f"{key} is {text!r}; {wrong}. Its names are {names}") from None

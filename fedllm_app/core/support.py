@@ -36,6 +36,11 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """The coordinates that came down as explicit positions, as a device names them."""
+
+
+@dataclass(frozen=True)
 class Derived:
     """Coordinates that both sides expand from a rule (core/rules.py): no bytes for positions.
 
@@ -67,7 +72,7 @@ class Minus:
     without: "Support"
 
 
-Support = All | Positions | Derived | Union | Minus
+Support = All | Positions | Sent | Derived | Union | Minus
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,14 @@ class Draw:
     round : that a plan is made for.
     group, client : whose job it is. A download has a group and no client; the server's step has
         neither.
+    sent : positions that came down, on a device.
     """
 
     seed: int
     round: int = 0
     group: str | None = None
     client: str | None = None
+    sent: Where = None
 
 
 def expand(support: Support, layout: ParamLayout, draw: Draw) -> Where:
@@ -101,6 +108,8 @@ def expand(support: Support, layout: ParamLayout, draw: Draw) -> Where:
         return None
     if isinstance(support, Positions):
         return support.idx
+    if isinstance(support, Sent):
+        return draw.sent
     if isinstance(support, Union):
         return _union([expand(part, layout, draw) for part in support.parts])
     if isinstance(support, Minus):
@@ -113,6 +122,53 @@ def expand(support: Support, layout: ParamLayout, draw: Draw) -> Where:
     if isinstance(found, np.ndarray):
         return np.unique(found).astype(np.int64, copy=False)
     return region_of(layout, found)
+
+
+def to_json(support: Support, down: Support) -> Any:
+    """Return a support as JSON values; explicit positions must be those of the download.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    if isinstance(support, All):
+        return "all"
+    if isinstance(support, Derived):
+        return {"rule": support.rule, "args": dict(support.args), "per": list(support.per)}
+    if isinstance(support, Union):
+        return {"union": [to_json(part, down) for part in support.parts]}
+    if isinstance(support, Minus):
+        return {"whole": to_json(support.whole, down), "without": to_json(support.without, down)}
+    if isinstance(support, Sent) and isinstance(down, Positions | Sent):
+        return "sent"
+    if isinstance(support, Positions) and isinstance(down, Positions):
+        if support.idx is down.idx or np.array_equal(support.idx, down.idx):
+            return "sent"
+    raise ValueError("explicit positions travel only in the payload down; use those, or Derived")
+
+
+def from_json(words: Any) -> Support:
+    """Return the support that a device reads: explicit positions are `Sent`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If the words are not a support's.
+    """
+    if words == "all":
+        return All()
+    if words == "sent":
+        return Sent()
+    if "union" in words:
+        return Union(tuple(from_json(part) for part in words["union"]))
+    if "whole" in words:
+        return Minus(from_json(words["whole"]), from_json(words["without"]))
+    keys: tuple[Key, ...] = ("round", "group", "client")
+    per = tuple(key for key in keys if key in words["per"])
+    if len(per) != len(words["per"]):
+        raise ValueError(words["per"])
+    return Derived(str(words["rule"]), dict(words["args"]), per)
 
 
 def _generator(support: Derived, draw: Draw) -> np.random.Generator:

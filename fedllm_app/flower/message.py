@@ -1,13 +1,14 @@
-"""Message, version 1: requests and replies as Flower's records, one uint8 Array each way.
+"""Message, version 2: requests and replies as Flower's records, one uint8 Array each way.
 
-A train message holds the jobs of one group and their one payload; its reply holds one update per
-job, packed end to end, and its metrics with their denominators. Everything beside the Array is
-one JSON string, so that what is not a message of ours is refused in one place.
+A train message holds the jobs of one group and their vectors by name; its reply holds the vectors
+of each job and its metrics with their denominators. Vectors are packed end to end in the Array.
+Everything beside the Array is one JSON string, so that what is not a message of ours is refused in
+one place.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,17 @@ from pydantic.dataclasses import dataclass
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reason, Reply, Request, TrainMetrics
 
-VERSION = 1
+VERSION = 2
 MOST_ERROR = 500  # characters of a client's error that reach the log, on one line
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Answer:
-    """One job's answer in a reply: the length of its update in the Array, or an error."""
+    """One job's answer in a reply: name and length of its vectors in the Array, or an error."""
 
     job: int
     client: str
-    length: int
+    vectors: list[tuple[str, int]]
     error: str
     reason: Reason
     metrics: TrainMetrics
@@ -43,10 +44,12 @@ class Holdings:
     ----------
     counts : examples of each client, by id.
     federation : nodes of a simulation, each of which plays every client; 0 on a device.
+    profiles : what is known of the devices of some clients, by id.
     """
 
     counts: dict[str, int]
     federation: int = 0
+    profiles: dict[str, dict[str, float | str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -70,8 +73,10 @@ def pack_request(request: Request) -> RecordDict:
         "jobs": [asdict(job) for job in request.jobs],
         "layout": request.layout,
         "fingerprint": request.fingerprint,
+        "round": request.round,
+        "vectors": _lengths(request.vectors),
     }
-    return _records(words, request.payload)
+    return _records(words, _packed([request.vectors]))
 
 
 def unpack_request(content: RecordDict) -> Request:
@@ -80,9 +85,9 @@ def unpack_request(content: RecordDict) -> Request:
     Raises
     ------
     WireError
-        If it is not one of version 1.
+        If it is not one of version 2.
     """
-    payload = _payload(content)
+    packed = _payload(content)
     try:
         words = json.loads(_words(content))
         if words["version"] != VERSION:
@@ -90,10 +95,11 @@ def unpack_request(content: RecordDict) -> Request:
         return Request(
             group=words["group"],
             plan=words["plan"],
-            payload=payload,
+            vectors=_unpacked(packed, [words["vectors"]])[0],
             jobs=tuple(Job(**job) for job in words["jobs"]),
             layout=words["layout"],
             fingerprint=words["fingerprint"],
+            round=words["round"],
         )
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a train message: {error!r}") from None
@@ -101,19 +107,18 @@ def unpack_request(content: RecordDict) -> Request:
 
 def pack_replies(replies: Sequence[Reply]) -> RecordDict:
     """Return the replies to one message as records."""
-    updates = [np.empty(0, np.uint8) if r.update is None else r.update for r in replies]
     words = [
         {
             "job": reply.job,
             "client": reply.client,
-            "length": int(update.size) if reply.update is not None else -1,
+            "vectors": _lengths(reply.vectors),
             "error": reply.error,
             "reason": reply.reason,
             "metrics": asdict(reply.metrics),
         }
-        for reply, update in zip(replies, updates, strict=True)
+        for reply in replies
     ]
-    packed = updates[0] if len(updates) == 1 else np.concatenate(updates)
+    packed = _packed([reply.vectors for reply in replies])
     return _records({"version": VERSION, "answers": words}, packed)
 
 
@@ -133,23 +138,18 @@ def unpack_replies(content: RecordDict) -> list[Reply]:
     if words.version != VERSION:
         raise WireError(f"reply version is {words.version}; expected {VERSION}")
     answers = words.answers
-    lengths = [max(answer.length, 0) for answer in answers]
-    if sum(lengths) != packed.size:
-        raise WireError(f"updates have {packed.size} bytes; their lengths sum to {sum(lengths)}")
-    replies, start = [], 0
-    for answer, length in zip(answers, lengths, strict=True):
-        replies.append(
-            Reply(
-                job=answer.job,
-                client=answer.client,
-                update=packed[start : start + length] if answer.length >= 0 else None,
-                metrics=answer.metrics,
-                error=" ".join(answer.error[:MOST_ERROR].split()),
-                reason=answer.reason,
-            )
+    vectors = _unpacked(packed, [answer.vectors for answer in answers])
+    return [
+        Reply(
+            job=answer.job,
+            client=answer.client,
+            vectors=found,
+            metrics=answer.metrics,
+            error=" ".join(answer.error[:MOST_ERROR].split()),
+            reason=answer.reason,
         )
-        start += length
-    return replies
+        for answer, found in zip(answers, vectors, strict=True)
+    ]
 
 
 def read_replies(message: Message, jobs: Sequence[Job]) -> list[Reply]:
@@ -209,6 +209,44 @@ def query_message(node: int, ttl_s: float) -> Message:
 def reply_to(message: Message, content: RecordDict) -> Message:
     """Return the answer to a message."""
     return Message(content, reply_to=message)
+
+
+def _lengths(vectors: Mapping[str, np.ndarray]) -> list[tuple[str, int]]:
+    return [(name, int(payload.size)) for name, payload in vectors.items()]
+
+
+def _packed(several: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Return all vectors end to end; the vector itself where there is one, without a copy."""
+    parts = [payload for vectors in several for payload in vectors.values()]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([np.empty(0, np.uint8), *parts])
+
+
+def _unpacked(
+    packed: np.ndarray, several: Sequence[Sequence[tuple[str, int]]]
+) -> list[dict[str, np.ndarray]]:
+    """Return the vectors that lie end to end, as views.
+
+    Raises
+    ------
+    WireError
+        If a length is negative, a name comes twice, or they do not sum to what came.
+    """
+    total = sum(max(length, 0) for lengths in several for _, length in lengths)
+    negative = any(length < 0 for lengths in several for _, length in lengths)
+    if total != packed.size or negative:
+        raise WireError(f"vectors have {packed.size} bytes; their lengths sum to {total}")
+    found, start = list[dict[str, np.ndarray]](), 0
+    for lengths in several:
+        vectors: dict[str, np.ndarray] = {}
+        for name, length in lengths:
+            vectors[name] = packed[start : start + length]
+            start += length
+        if len(vectors) != len(lengths):
+            raise WireError("a vector is named twice")
+        found.append(vectors)
+    return found
 
 
 def _records(words: Any, payload: np.ndarray | None) -> RecordDict:

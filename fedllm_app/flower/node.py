@@ -12,6 +12,7 @@ from typing import Any
 from fedllm_app.client.answer import answer
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
+from fedllm_app.core.extend import allow
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.settings import Scalar
 from fedllm_app.flower.message import Holdings
@@ -31,15 +32,28 @@ def _device(config: RunConfig, place: Place, run_folder: Path) -> Device:
 def _of(
     run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]
 ) -> tuple[RunConfig, Place]:
+    allow(allowed_modules(node_config))  # first: a run-config may name modules to import
     config = RunConfig.parse(run_config)
     return config, Place.of(config, node_config)
+
+
+def allowed_modules(node_config: Mapping[str, Any]) -> list[str] | None:
+    """Return the modules that a run-config may name here; None in a simulation: all of them."""
+    if "client-id" not in node_config and "data-path" not in node_config:
+        return None
+    names = str(node_config.get("allow-modules", "")).split(",")
+    return [name.strip() for name in names if name.strip()]
 
 
 def holdings(run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]) -> Holdings:
     """Return which clients this node plays."""
     config, place = _of(run_config, node_config)
     simulated = 0 if place.client else int(node_config.get("num-partitions", 1))
-    return Holdings(counts=_parts(config, place).counts(), federation=simulated)
+    counts, own = _parts(config, place).counts(), str(node_config.get("device-class", ""))
+    profiles: dict[str, dict[str, float | str]] = {}
+    if place.client and own:
+        profiles = {place.client: {"class": own}}
+    return Holdings(counts, simulated, profiles)
 
 
 def train(

@@ -1,7 +1,7 @@
 """Algorithm 1 as a Flower strategy.
 
-`start` runs the loop of server/loop.py over the transport of server/transport.py; `configure_train`
-and `aggregate_train` are the same two halves of a round for whoever drives a strategy by hand.
+`start` runs the loop of server/loop.py over the transport of flower/transport.py. It is the one way
+in: a strategy driven by hand would skip budgets, time-outs and resume.
 """
 
 import logging
@@ -12,12 +12,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedllm_app.flower.message import pack_request, read_replies
 from fedllm_app.flower.transport import FlowerTransport
-from fedllm_app.server.loop import Loop, OpenRound
-from fedllm_app.server.sampling import sample_cohort
+from fedllm_app.server.loop import Loop
 
 log = logging.getLogger("fedllm")
+BY_HAND = "FedSparse plays its rounds itself; call start(grid)"
 
 
 class FedSparse(Strategy):
@@ -40,7 +39,6 @@ class FedSparse(Strategy):
         self._build, self._summary = build, summary_text
         self._wait_for, self._devices = wait_for, devices
         self._loop: Loop | None = None
-        self._opened: OpenRound | None = None
 
     def summary(self) -> None:
         """Log the resolved settings."""
@@ -68,40 +66,21 @@ class FedSparse(Strategy):
         loop.play()
         result = Result()
         result.arrays = arrays_of(loop.optimizer.params)
-        metrics = MetricRecord(dict(loop.recorder.evaluation))
-        result.evaluate_metrics_serverapp = {loop.recorder.progress.round: metrics}
+        metrics = MetricRecord(dict(loop.state.evaluation))
+        result.evaluate_metrics_serverapp = {loop.state.round: metrics}
         return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the messages of a round, one per client."""
-        loop = self.loop(grid)
-        clients = loop.transport.clients()
-        cohort = sample_cohort(clients, loop.round.clients, loop.run.seed, server_round)
-        self._opened = loop.open_round(server_round, cohort)
-        loop.record_downloads(self._opened)
-        transport = loop.transport
-        assert isinstance(transport, FlowerTransport)
-        for node, request in transport.assign(self._opened.requests):
-            yield Message(pack_request(request), dst_node_id=node, message_type="train")
+        """Refuse: rounds played by hand would have no budget, no time-out and no resume."""
+        raise NotImplementedError(BY_HAND)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold the replies in and take the server's step."""
-        loop, opened = self._loop, self._opened
-        if loop is None or opened is None:
-            return None, None
-        for message in replies:
-            for reply in read_replies(message, tuple(opened.intake.open.values())):
-                if reply.update is not None:
-                    opened.intake.take(reply)
-        opened.intake.give_up()
-        loop.close_round(opened)
-        loss = opened.intake.train_loss()
-        metrics = MetricRecord({} if loss is None else {"train-loss": loss})
-        return arrays_of(loop.optimizer.params), metrics
+        """Refuse, as `configure_train` does."""
+        raise NotImplementedError(BY_HAND)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -113,7 +92,7 @@ class FedSparse(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the server's latest evaluation."""
-        return MetricRecord(dict(self._loop.recorder.evaluation)) if self._loop else None
+        return MetricRecord(dict(self._loop.state.evaluation)) if self._loop else None
 
 
 def arrays_of(params_P: np.ndarray) -> ArrayRecord:

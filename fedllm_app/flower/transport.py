@@ -13,7 +13,7 @@ from typing import Protocol
 import httpx
 
 from fedllm_app.core.errors import WireError
-from fedllm_app.core.job import Job, Reply, Request
+from fedllm_app.core.job import Job, Profile, Reply, Request
 from fedllm_app.flower.message import (
     Holdings,
     Message,
@@ -64,6 +64,7 @@ class FlowerTransport:
         self._homes: dict[str, int] = {}
         self._simulated: dict[str, int] = {}
         self._federation = 0
+        self._profiles: dict[str, Profile] = {}
         self._open: dict[str, tuple[int, tuple[Job, ...]]] = {}
         self._failed: list[Reply] = []
         self._wait_s = SHORTEST_WAIT_S
@@ -82,6 +83,10 @@ class FlowerTransport:
                 said = time.monotonic()
                 log.info("waiting: %d nodes with %d clients are there", len(nodes), len(found))
             time.sleep(0.2)
+
+    def profiles(self) -> Mapping[str, Profile]:
+        """Return what the nodes have said of their clients' devices."""
+        return self._profiles
 
     def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
         """Send requests; a device that is still at an earlier job is not given another."""
@@ -190,6 +195,7 @@ class FlowerTransport:
             )
             self._counts[node], self._again[node] = {}, time.monotonic() + ASK_AGAIN_S
             return
+        self._profiles |= holdings.profiles
         if holdings.federation and not self._devices:
             self._simulated, self._federation = holdings.counts, holdings.federation
             return
@@ -230,6 +236,8 @@ def check_device(holdings: Holdings) -> None:
     if len(holdings.counts) != 1:
         raise WireError(f"it names {len(holdings.counts)} clients; expected one, its own")
     (client,) = holdings.counts
+    if holdings.profiles.keys() - {client}:
+        raise WireError("it describes the devices of other clients; expected its own alone")
     if not client.isprintable() or len(client) > LONGEST_ID:
         raise WireError(
             f"its client-id is {client[:LONGEST_ID]!r}; expected at most {LONGEST_ID} printable "

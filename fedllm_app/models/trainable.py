@@ -19,9 +19,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from fedllm_app.core.derive import lora_rank, with_rank
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.lora import lora_rank, with_rank
 
 
 class TrainableModel:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from fedllm_app.core.units import format_bytes, format_seconds, format_times
 from fedllm_app.report import drawing
 from fedllm_app.report.drawing import Plot
 from fedllm_app.report.run import PARTS, Run, seconds_by_part
-from fedllm_app.report.units import format_bytes, format_seconds, format_times
 from fedllm_app.report.xaxis import ROUNDS, XAxis
 
 PART_COLOURS = {"values": drawing.BLUE, "positions": drawing.ORANGE, "header": drawing.GREY}

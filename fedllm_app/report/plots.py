@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from fedllm_app.core.units import format_metric, words
 from fedllm_app.report import costs, drawing
 from fedllm_app.report.drawing import Plot, Series
 from fedllm_app.report.run import Run
-from fedllm_app.report.units import format_metric, words
 from fedllm_app.report.xaxis import ROUNDS, SIMULATED, TRAFFIC, UPLOAD, Curve, XAxis
 
 if TYPE_CHECKING:

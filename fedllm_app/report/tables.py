@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_app.report.drawing import Series
-from fedllm_app.report.run import PARTS, Run
-from fedllm_app.report.units import (
+from fedllm_app.core.units import (
     DASH,
     format_bytes,
     format_metric,
@@ -18,6 +16,8 @@ from fedllm_app.report.units import (
     format_times,
     words,
 )
+from fedllm_app.report.drawing import Series
+from fedllm_app.report.run import PARTS, Run
 from fedllm_app.run.metrics import Record
 
 # Clients named on the page; a federation may have dropped replies of thousands.

@@ -1,64 +1,37 @@
-"""Server state on disk: one safetensors file per checkpoint, written so that a kill cannot tear it.
+"""The server's state on disk: one file per checkpoint, written so that a kill cannot tear it.
 
 Tensors are the parameters, the optimizer's and the method's; everything else is JSON in the
 file's metadata. A file appears whole under its name or not at all (temporary file, fsync, rename).
 """
 
 import fcntl
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
 from torch import Tensor
 
 from fedllm_app.core.errors import CheckpointError
-from fedllm_app.core.files import replacing
+from fedllm_app.core.state import RunState
+from fedllm_app.core.tensorfile import load_tensors, save_tensors
 
-KEPT = 2
+CHECKPOINTS = 2  # the newest that stay
+VERSION = 2
+METHOD = "method."
 
 
-@dataclass
-class Progress:
-    """All of the server's state that is not a tensor.
+def save_state(folder: Path, state: RunState, tensors: Mapping[str, Tensor]) -> Path:
+    """Write the state after `state.round`, and drop all but the newest two checkpoints.
 
-    Attributes
+    Parameters
     ----------
-    round : last finished round.
-    clock : local steps asked of a client so far, for schedules.
-    accepted : the last job of each client whose reply was accepted.
-    totals : the ledger's totals.
-    evaluation : the latest evaluation, headline first.
-    late : uploads that may still come after their round: client, job, most bytes.
-    simulated_s : seconds of all rounds by the clock of `network`, 0 without one.
-    seconds, slowest_s : running time over all resumes, the slowest round's; outside the promise of
-        equal bits.
-    finished : why the run ended, empty while it has not.
+    tensors : the parameters and the optimizer's.
     """
-
-    round: int = 0
-    clock: int = 0
-    accepted: dict[str, int] = field(default_factory=dict)
-    totals: dict[str, int] = field(default_factory=dict)
-    evaluation: dict[str, float] = field(default_factory=dict)
-    late: list[tuple[str, int, int]] = field(default_factory=list)
-    simulated_s: float = 0.0
-    seconds: float = 0.0
-    slowest_s: float = 0.0
-    finished: str = ""
-
-
-def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Progress) -> Path:
-    """Write the state after `progress.round` and drop all but the last two checkpoints."""
-    path = folder / f"round-{progress.round:08d}.safetensors"
-    payload = save(dict(tensors), metadata={"fedllm": json.dumps(asdict(progress))})
-    with replacing(path) as file:
-        file.write(payload)
-    for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
+    path = folder / f"round-{state.round:08d}.safetensors"
+    method = {METHOD + name: torch.from_numpy(array) for name, array in state.method.items()}
+    save_tensors(path, {**tensors, **method}, {"version": VERSION, "state": state.to_json()})
+    for old in sorted(folder.glob("round-*.safetensors"))[:-CHECKPOINTS]:
         old.unlink()
     return path
 
@@ -68,23 +41,26 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob("round-*.safetensors"), default=None)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Progress]:
-    """Read a checkpoint.
+def load_state(path: Path) -> tuple[RunState, dict[str, Tensor]]:
+    """Return a checkpoint's state, and the tensors of the parameters and the optimizer.
 
     Raises
     ------
     CheckpointError
-        If the file is damaged or not one of ours.
+        If the file is damaged, not one of ours, or of an earlier version.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            words: dict[str, Any] = json.loads((file.metadata() or {})["fedllm"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        return tensors, Progress(**words)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    tensors, words = load_tensors(path)
+    if words.get("version") != VERSION:
         raise CheckpointError(
-            f"{path} is not a checkpoint of fedllm ({error}); remove it"
-        ) from None
+            f"{path} was written by another version of fedllm (format {words.get('version')!r}; "
+            f"expected {VERSION}); start a run with a new run.name"
+        )
+    method = {n.removeprefix(METHOD): t.numpy() for n, t in tensors.items() if n.startswith(METHOD)}
+    try:
+        state = RunState.from_json(words["state"], method)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of fedllm: {error!r}") from None
+    return state, {n: t for n, t in tensors.items() if not n.startswith(METHOD)}
 
 
 @contextmanager

@@ -128,6 +128,7 @@ class Ledger:
         values: int,
         dense_bytes: int,
         accepted: bool = True,
+        vector: str = "params",
     ) -> None:
         """Add one payload; the totals count it at once, the file at the end of its round.
 
@@ -136,6 +137,7 @@ class Ledger:
         header, positions, values : bytes of the payload's three parts.
         dense_bytes : what a dense float32 payload would have cost this client.
         accepted : False for a reply that arrived and was dropped.
+        vector : name of a vector that travels beside the parameters; its rows name it.
         """
         if direction == "down" and client not in self._seen:
             self._seen.add(client)
@@ -144,6 +146,8 @@ class Ledger:
         line = _line(
             round, client, group, direction, header, positions, values, dense_bytes, accepted
         )
+        if vector != "params":
+            line["vector"] = vector
         self.totals.add(line)
         self._waiting.append(line)
 

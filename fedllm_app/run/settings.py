@@ -1,6 +1,7 @@
 """The settings of a run and of its rounds: namespaces `run` and `round`."""
 
 import re
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -33,6 +34,11 @@ class RoundSettings(Settings):
     timeout_s: float = Field(600.0, gt=0, description="Seconds after which a reply is late.")
     min_replies: int = Field(
         1, ge=1, description="Accepted replies below which the round takes no step."
+    )
+    weights: Literal["", "uniform", "examples", "tokens"] = Field(
+        "",
+        description="How much a reply counts in the mean: all alike, or by the client's examples "
+        "or by the tokens of its training; automatic is as the method is defined.",
     )
     evaluate_every: int = Field(
         10, ge=0, description="Rounds between evaluations on the server; 0: only at the end."

@@ -9,13 +9,16 @@ however many clients there are.
 Shapes: P trainable parameters, K coordinates of one reply.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
 from fedllm_app.core.errors import WireError
+from fedllm_app.core.region import Region, Where
 
 STEP_BITS = 44
+MOST_WEIGHT = 1 << 10
 _STEPS = np.float32(2.0**STEP_BITS)
 _STEP = np.float32(2.0**-STEP_BITS)
 
@@ -37,15 +40,21 @@ class Mean:
     """
 
     def __init__(
-        self, P: int, *, cohort: int, mean: Literal["cohort", "senders"] = "cohort"
+        self,
+        P: int,
+        *,
+        cohort: int,
+        mean: Literal["cohort", "senders"] = "cohort",
+        most_weight: int = 0,
     ) -> None:
         self.n = 0
+        self.P = P
         self.cohort = cohort
-        self.limit = 2.0 ** (63 - STEP_BITS) / cohort
+        self.limit = 2.0 ** (63 - STEP_BITS) / (most_weight or cohort)
         self._sum_P = np.zeros(P, dtype=np.int64)
         self._senders_P = np.zeros(P, dtype=np.int32) if mean == "senders" else None
 
-    def fold(self, positions: np.ndarray | None, values_K: np.ndarray) -> None:
+    def fold(self, positions: Where, values_K: np.ndarray, weight: int = 1) -> None:
         """Add one reply; what is refused leaves the sum as it was.
 
         Parameters
@@ -61,16 +70,18 @@ class Mean:
         """
         if self.n == self.cohort:
             raise WireError(f"a reply more than the cohort of {self.cohort} came")
-        self._check(positions, values_K)
+        self.check(positions, values_K)
         # Scaling by a power of two is exact; only parts below one step are rounded (half to even).
-        steps_K = np.rint(values_K * _STEPS).astype(np.int64)
+        steps_K = np.rint(values_K * _STEPS).astype(np.int64) * weight
+        if isinstance(positions, Region):
+            positions = positions.positions()
         if positions is None:
             self._sum_P += steps_K
         else:
             np.add.at(self._sum_P, positions, steps_K)  # no copy of what is there
         if self._senders_P is not None:
-            self._senders_P[slice(None) if positions is None else positions] += 1
-        self.n += 1
+            self._senders_P[slice(None) if positions is None else positions] += weight
+        self.n += weight
 
     def mean(self) -> np.ndarray:
         """Return the float32 mean of shape (P,), 0 where nobody sent.
@@ -92,7 +103,8 @@ class Mean:
             mean_P /= np.maximum(self._senders_P, 1).astype(np.float32)
         return mean_P
 
-    def _check(self, positions: np.ndarray | None, values_K: np.ndarray) -> None:
+    def check(self, positions: Where, values_K: np.ndarray) -> None:
+        """Raise WireError if these cannot be folded in; see `fold`."""
         P = self._sum_P.size
         K = P if positions is None else positions.size
         if values_K.dtype != np.float32 or values_K.shape != (K,):
@@ -111,9 +123,15 @@ class Mean:
                 f"a value has magnitude {largest!r}; expected below {self.limit!r}, 2^19 / "
                 f"{self.cohort} clients of the cohort. A lower client.lr may help"
             )
-        if positions is None:
+        if positions is None or isinstance(positions, Region):
             return
         if int(positions[0]) < 0 or int(positions[-1]) >= P:
             raise WireError(f"positions leave 0..{P - 1}")
         if not bool((positions[1:] > positions[:-1]).all()):
             raise WireError("positions are not strictly ascending")
+
+
+def whole_weights(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return whole weights."""
+    total = sum(counts.values())
+    return {c: max(1, round(MOST_WEIGHT * n / total)) for c, n in counts.items()}

@@ -1,4 +1,4 @@
-"""Replies of one round: checked, decoded, folded into the mean; what cannot be is dropped.
+"""Replies: checked, decoded, folded into the means; what cannot be is dropped.
 
 Bytes from a client are hostile until decoded. A drop is counted by its reason and named in the
 log, and the round goes on with the rest.
@@ -9,95 +9,93 @@ Shapes: P trainable parameters, K coordinates sent.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from fedllm_app.core.errors import WireError
-from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
-from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
-from fedllm_app.run.budget import upload_bound, upload_support
+from fedllm_app.core.job import Reply, TrainMetrics
+from fedllm_app.core.plan import PARAMS
+from fedllm_app.core.region import positions_of
+from fedllm_app.core.state import Pending
 from fedllm_app.run.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
-from fedllm_app.wire.codec import Update, WireSettings, decode, dense_bytes, max_bytes, size_of
-from fedllm_app.wire.slices import origin_of
+from fedllm_app.server.asked import Asked, Expected, Key
+from fedllm_app.wire.codec import Update, decode, dense_bytes, size_of
+from fedllm_app.wire.slices import Origin
 
 log = logging.getLogger("fedllm")
-Late = tuple[str, int, int]  # client, job, the most bytes that its upload has
+Weigh = Callable[[Asked, TrainMetrics], int]
 MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float holds
+MOST_COSTS = 16  # names of costs that one job may report
 
 
 class Intake:
-    """What has come of one round.
+    """What has come of the jobs that are open.
 
     Parameters
     ----------
-    plan, requests : of the round.
-    layout, seed : to expand supports that cost no bytes.
-    wire : value type and block of the uploads.
-    mean : the running sum.
+    round : whose step the replies are folded into.
+    asked : the open jobs, each with what it was asked for.
+    means : the running sums, by name of the vector.
+    weigh : the whole weight of a reply in the means; 0 drops it as late.
     ledger : counts the bytes of every reply that came, dropped ones too.
 
     Attributes
     ----------
+    open : jobs that no reply has come for.
     accepted : metrics of each client whose update is in the mean.
     dropped : count of drops by reason.
-    late : jobs whose upload may still come after its round.
+    late : jobs whose upload may still come after they were given up.
     """
 
     def __init__(
         self,
-        plan: RoundPlan,
-        requests: Sequence[Request],
-        layout: ParamLayout,
-        seed: int,
-        wire: WireSettings,
-        mean: Mean,
+        round: int,
+        asked: Iterable[Asked],
+        means: Mapping[str, Mean],
+        weigh: Weigh,
         ledger: Ledger,
     ) -> None:
-        self.plan, self.layout, self.seed, self.wire = plan, layout, seed, wire
-        self.mean, self.ledger = mean, ledger
-        self.base = {job.client: r.fingerprint for r in requests for job in r.jobs}
-        self.round = requests[0].jobs[0].id if requests else 0
-        self.open: dict[str, Job] = {job.client: job for r in requests for job in r.jobs}
+        self.round, self.means, self.weigh, self.ledger = round, means, weigh, ledger
+        self.open: dict[Key, Asked] = {job.key: job for job in asked}
         self.accepted: dict[str, TrainMetrics] = {}
+        self.jobs: dict[str, int] = {}  # of each accepted client, the job
         self.dropped: Counter[str] = Counter()
-        self.late: list[Job] = []
+        self.late: list[Asked] = []
         self._heard: dict[str, int] = {}
+        self._groups = {job.job.client: job.group for job in self.open.values()}
 
     def take(self, reply: Reply) -> None:
         """Fold one reply in, or drop it; one that nobody waits for any more costs its bytes."""
         if reply.job <= self.round:
             self._heard[reply.client] = max(reply.job, self._heard.get(reply.client, reply.job))
-        job = self.open.get(reply.client)
-        if job is None or job.id != reply.job:
+        asked = self.open.pop((reply.job, reply.client), None)
+        if asked is None:
             log.info("client %s: reply to job %s is not awaited", reply.client, reply.job)
-            if reply.update is not None and reply.job < self.round:  # late, and it has travelled
-                self._record(reply.client, reply.update, accepted=False)
+            if reply.job < self.round:  # late, and it has travelled
+                self._record(reply, accepted=False)
             return
-        del self.open[reply.client]
-        if reply.update is None:
-            self._drop(job, reply.reason, reply.error)
+        if not reply.vectors:
+            self._drop(asked, reply.reason, reply.error)
             return
         try:
-            update = self._decode(job, reply.update, reply.metrics)
-            self.mean.fold(update.positions, update.values)
+            self._fold(asked, reply)
         except WireError as error:
-            self._record(job.client, reply.update, accepted=False)
-            self._drop(job, error.reason, str(error))
+            self._record(reply, accepted=False)
+            self._drop(asked, error.reason, str(error))
             return
-        self._record(job.client, reply.update, accepted=True)
-        self.accepted[job.client] = reply.metrics
+        self._record(reply, accepted=True)
+        self.accepted[reply.client], self.jobs[reply.client] = reply.metrics, reply.job
 
     def give_up(self) -> None:
         """Drop as late every job that is still open."""
         self.late = list(self.open.values())
-        for job in self.late:
-            self._drop(job, "late", "no reply within round.timeout-s")
+        for asked in self.late:
+            self._drop(asked, "late", "no reply within round.timeout-s")
         self.open.clear()
 
-    def outstanding(self, earlier: Iterable[Late]) -> list[Late]:
+    def outstanding(self, earlier: Sequence[Pending]) -> tuple[Pending, ...]:
         """Return the uploads that may still come after their round.
 
         Parameters
@@ -106,10 +104,7 @@ class Intake:
             job, nothing of that one or of an older one is to come.
         """
         owed = [late for late in earlier if late[1] > self._heard.get(late[0], -1)]
-        for job in self.late:
-            most = upload_bound(self.plan_of(job), self.layout, job, self.seed, self.wire)
-            owed.append((job.client, job.id, most))
-        return owed
+        return (*owed, *((a.job.client, a.job.id, a.most_bytes) for a in self.late))
 
     def train_loss(self) -> float | None:
         """Return the mean training loss per unit over accepted replies."""
@@ -117,53 +112,79 @@ class Intake:
         units = sum(m.units for m in metrics)
         return sum(m.loss_sum for m in metrics) / units if units else None
 
-    def _decode(self, job: Job, payload: np.ndarray, metrics: TrainMetrics) -> Update:
-        check_metrics(metrics)
-        plan, P = self.plan_of(job), self.layout.size
-        chosen = isinstance(plan.up, TopK)
-        within, always, count = upload_support(plan, self.layout, job, self.seed)
-        bound = max_bytes(count, P, self.wire.up_values, self.wire.block, explicit=chosen)
-        if payload.size > bound:
-            raise WireError(f"update has {payload.size} bytes; expected at most {bound}")
-        update = decode(
-            payload,
-            origin_of(self.layout, self.base[job.client]),
-            expect="explicit" if chosen else "all" if within is None else "derived",
-            derived=None if chosen else within,
-            count=count if chosen else None,
-            value_type=self.wire.up_values,
-        )
-        if chosen and within is not None and update.positions is not None:
-            if not np.isin(update.positions, within, assume_unique=True).all():
-                raise WireError("positions outside those that the plan allows")
-        if always is not None and update.positions is not None:
-            if not np.isin(always, update.positions, assume_unique=True).all():
-                raise WireError("positions that the plan sends whole are missing")
-        return update
+    def _fold(self, asked: Asked, reply: Reply) -> None:
+        """Fold all vectors of a reply in, or none of them."""
+        check_metrics(reply.metrics)
+        if reply.vectors.keys() != asked.vectors.keys():
+            raise WireError(
+                f"vectors {sorted(reply.vectors)} came; expected {sorted(asked.vectors)}"
+            )
+        updates = {
+            name: decoded(expected, asked.origin, reply.vectors[name])
+            for name, expected in asked.vectors.items()
+        }
+        weight = self.weigh(asked, reply.metrics)
+        if not weight:
+            raise WireError("it is too old for this round's step", "late")
+        for name, update in updates.items():
+            self.means[name].check(update.positions, update.values)
+        for name, update in updates.items():
+            self.means[name].fold(update.positions, update.values, weight)
 
-    def plan_of(self, job: Job) -> ClientPlan:
-        """Return the plan that a job follows."""
-        return self.plan.groups[self.plan.group_of[job.client]]
+    def _record(self, reply: Reply, accepted: bool) -> None:
+        for name, payload in reply.vectors.items():
+            try:
+                size = size_of(payload)
+                parts = (size.header, size.positions, size.values)
+            except WireError:
+                parts = (0, 0, int(payload.size))
+            mean = self.means.get(name) or self.means[PARAMS]
+            self.ledger.record(
+                self.round,
+                reply.client,
+                self._groups.get(reply.client, ""),
+                "up",
+                *parts,
+                dense_bytes=dense_bytes(mean.P) if name == PARAMS else 0,
+                accepted=accepted,
+                vector=name,
+            )
 
-    def _record(self, client: str, payload: np.ndarray, accepted: bool) -> None:
-        try:
-            size = size_of(payload)
-            parts = (size.header, size.positions, size.values)
-        except WireError:
-            parts = (0, 0, int(payload.size))
-        self.ledger.record(
-            self.round,
-            client,
-            self.plan.group_of.get(client, ""),
-            "up",
-            *parts,
-            dense_bytes=dense_bytes(self.layout.size),
-            accepted=accepted,
-        )
-
-    def _drop(self, job: Job, reason: str, why: str) -> None:
+    def _drop(self, asked: Asked, reason: str, why: str) -> None:
         self.dropped[reason] += 1
-        log.warning("client %s, round %d: dropped (%s): %s", job.client, job.id, reason, why)
+        client, id_ = asked.job.client, asked.job.id
+        log.warning("client %s, round %d: dropped (%s): %s", client, id_, reason, why)
+
+
+def decoded(expected: Expected, origin: Origin, payload: np.ndarray) -> Update:
+    """Return the coordinates of one vector of a reply.
+
+    Raises
+    ------
+    WireError
+        If it is not what was asked for.
+    """
+    if payload.size > expected.most_bytes:
+        raise WireError(f"update has {payload.size} bytes; expected at most {expected.most_bytes}")
+    within, chosen = expected.within, expected.chosen
+    update = decode(
+        payload,
+        origin,
+        expect="explicit" if chosen else "all" if within is None else "derived",
+        derived=None if chosen else within,
+        count=expected.count if chosen else None,
+        value_type=expected.value_type,
+    )
+    if chosen and update.positions is not None:
+        sent = positions_of(update.positions, origin.P)
+        if within is not None:
+            allowed = positions_of(within, origin.P)
+            if not np.isin(sent, allowed, assume_unique=True).all():
+                raise WireError("positions outside those that the plan allows")
+        if expected.always is not None:
+            if not np.isin(expected.always, sent, assume_unique=True).all():
+                raise WireError("positions that the plan sends whole are missing")
+    return update
 
 
 def check_metrics(metrics: TrainMetrics) -> None:
@@ -174,3 +195,8 @@ def check_metrics(metrics: TrainMetrics) -> None:
     for name in ("units", "examples", "steps", "train_s"):
         if not 0 <= getattr(metrics, name) < MOST_COUNT:
             raise WireError(f"{name} is not in 0 to 2^48")
+    if len(metrics.costs) > MOST_COSTS:
+        raise WireError(f"{len(metrics.costs)} costs are named; expected at most {MOST_COSTS}")
+    for name, value in metrics.costs.items():
+        if not 0 <= value < MOST_COUNT:  # no number is neither
+            raise WireError(f"cost {name[:40]!r} is {value!r}; expected 0 to 2^48", "non-finite")

@@ -4,38 +4,36 @@ Knows no Flower. A transport carries requests to clients and brings replies back
 what travels; codec, exact mean and optimizer are called by name. Everything random comes from
 (seed, round), so a run that was killed goes on from its checkpoint to the same bits.
 
-Shapes: P trainable parameters, K coordinates of a payload.
+Shapes: P trainable parameters.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
-from fedllm_app.core.derive import base_of, expand, held_by
 from fedllm_app.core.errors import FedllmError
-from fedllm_app.core.job import Job, Reply, Request
-from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
-from fedllm_app.core.seeds import generator
-from fedllm_app.devices.network import Network
-from fedllm_app.run.budget import Cost, most_traffic, over_budget
-from fedllm_app.run.settings import RoundSettings, RunSettings
+from fedllm_app.core.job import Profile, Reply, Request
+from fedllm_app.core.plan import PARAMS
+from fedllm_app.core.state import RunState
+from fedllm_app.run.budget import Cost
+from fedllm_app.run.clock import Clock
+from fedllm_app.run.record import Outcome, Recorder
 from fedllm_app.server.aggregate import Mean
+from fedllm_app.server.asked import Asked, Key, asked_for
 from fedllm_app.server.intake import Intake
-from fedllm_app.server.methods.base import Inputs, Method, StrategySettings
+from fedllm_app.server.limits import Limits
+from fedllm_app.server.methods.base import Means
 from fedllm_app.server.optimizer import ServerOptimizer
-from fedllm_app.server.record import Clock, Recorder
-from fedllm_app.server.sampling import sample_cohort
-from fedllm_app.wire.codec import WireSettings, decode, dense_bytes, encode, size_of
-from fedllm_app.wire.slices import origin_of
+from fedllm_app.server.pacing.base import Pacing
+from fedllm_app.server.planning import Planned, Planner
+from fedllm_app.server.weights import WeightBy, Weights
+from fedllm_app.wire.codec import dense_bytes, size_of
 
 log = logging.getLogger("fedllm")
-SHORTEST_WAIT_S = 0.01  # a message that may live no time at all is refused
 
 
 class Transport(Protocol):
@@ -44,8 +42,11 @@ class Transport(Protocol):
     def clients(self) -> Mapping[str, int]:
         """Return the number of examples of every client that can be asked now."""
 
+    def profiles(self) -> Mapping[str, Profile]:
+        """Return what is known of the devices of some clients."""
+
     def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
-        """Send requests; whatever is still open from before is given up."""
+        """Send requests."""
 
     def poll(self) -> list[Reply]:
         """Return the replies that have come, after a moment's wait when there are none."""
@@ -55,14 +56,21 @@ class Transport(Protocol):
 class OpenRound:
     """A round between its plan and its step."""
 
-    t: int
-    plan: RoundPlan
-    method_state: Mapping[str, np.ndarray]
+    planned: Planned
     requests: Sequence[Request]
-    mean: Mean
     intake: Intake
     clock: Clock
     bound: Cost
+
+    @property
+    def t(self) -> int:
+        """The round."""
+        return self.planned.inputs.job
+
+    @property
+    def mean(self) -> Mean:
+        """The running sum of the parameters' changes."""
+        return self.intake.means[PARAMS]
 
 
 @dataclass(kw_only=True)
@@ -71,227 +79,216 @@ class Loop:
 
     Attributes
     ----------
-    run, round, strategy, wire : the settings of these namespaces.
-    method : what travels, as a plan.
-    layout, fingerprint : of the trainable tensors and of the frozen base.
-    initial : values the model was built with: what a device holds where a plan says keep.
+    state : where the run stands; a closed round replaces it.
+    resumed : the state is a checkpoint's.
+    planner : the method, and what goes down.
+    pacing : who is asked, which reply counts, when the server steps.
+    limits : when a run ends and how long it may wait.
     optimizer : the dense parameters P and the server's optimizer.
     transport : carries the jobs.
     evaluate : metrics of a flat vector, headline first, or None without test data.
-    recorder : writes the run's folder; has restored the state when the run goes on.
-    network : the links that simulated seconds are reckoned over, None without a clock.
-    told : it was said that masks leave tensors untrained.
+    recorder : writes the run's folder.
+    min_replies : accepted replies below which a round takes no step.
+    weights, most_units : how much a reply counts; the most units that training on so many examples
+        can see.
     """
 
-    run: RunSettings
-    round: RoundSettings
-    strategy: StrategySettings
-    wire: WireSettings
-    method: Method
-    layout: ParamLayout
-    fingerprint: str
-    initial: np.ndarray
+    state: RunState
+    resumed: bool
+    planner: Planner
+    pacing: Pacing
+    limits: Limits
     optimizer: ServerOptimizer
     transport: Transport
     evaluate: Callable[[np.ndarray], dict[str, float]] | None
     recorder: Recorder
-    network: Network | None = None
-    told: bool = False
+    min_replies: int = 1
+    weights: WeightBy = "uniform"
+    most_units: Callable[[int], int] = int
+    waiting: dict[Key, Asked] = field(default_factory=dict)
 
     def play(self) -> str:
         """Play every round that is left and return why the run ended."""
-        progress = self.recorder.progress
-        if not self.recorder.resumed:
-            clock = Clock()
-            evaluation = self.evaluation()
-            self.recorder.closing_s = clock.seconds()
-            self.recorder.begin(next(iter(evaluation), ""), evaluation)
-        self.recorder.begin_rounds()
+        if not self.resumed:
+            self.begin()
+        self.recorder.begin_rounds(self.state.round)
         ended = ""
         while not ended:
-            ended = self.ended() or self.play_round(progress.round + 1)
-        evaluated = progress.round == 0 or self.evaluation_due(progress.round)
-        self.recorder.finish(ended, {} if evaluated else self.evaluation())
-        log.info("ended after round %d: %s", progress.round, ended)
+            ended = self.limits.ended(self.state) or self.play_round()
+        evaluated = self.state.round == 0 or self.limits.evaluation_due(self.state.round)
+        evaluation = {} if evaluated else self.evaluation()
+        latest = evaluation or self.state.evaluation
+        self.state = replace(self.state, finished=ended, evaluation=latest)
+        self.recorder.finish(self.state, evaluation, self.optimizer.tensors())
+        log.info("ended after round %d: %s", self.state.round, ended)
         return ended
 
-    def play_round(self, t: int) -> str:
-        """Play round `t`, or return why it is not begun."""
-        cohort = sample_cohort(self.transport.clients(), self.round.clients, self.run.seed, t)
-        opened = self.open_round(t, cohort)
-        if why := over_budget(self.round, self.recorder.spent(), opened.bound):
+    def play_round(self) -> str:
+        """Play the next round, or return why it is not begun (Raje 2024, Algorithm 1)."""
+        # 1. Sample a cohort of the clients that are there.
+        clients = self.transport.clients()
+        cohort = self.pacing.ask(self.state, clients, {client for _, client in self.waiting})
+        # 2. Choose what each of them receives, trains and returns, and encode what goes down.
+        opened = self.open_round(cohort, clients)
+        if why := self.limits.over_budget(self.state, self.traffic(), opened.bound):
             return why
-        self.transport.submit(opened.requests, self.timeout_s())
+        # 3. Send it. Every device trains on its own data and sends back what the plan says.
+        self.transport.submit(opened.requests, self.limits.timeout_s(self.state))
         self.record_downloads(opened)
+        # 4. Fold each reply into the mean as it comes.
         self.collect(opened)
+        # 5. Step the server's optimizer on the mean, evaluate, and write the round down.
         self.close_round(opened)
         return ""
 
-    def open_round(self, t: int, cohort: Sequence[str]) -> OpenRound:
-        """Plan round `t` for a cohort and encode what goes down.
+    def begin(self) -> None:
+        """Evaluate the model before round 1 and write the first checkpoint."""
+        clock = Clock()
+        evaluation = self.evaluation()
+        self.limits.closing_s = clock.seconds()
+        self.state = replace(self.state, evaluation=evaluation)
+        self.recorder.begin(next(iter(evaluation), ""), evaluation)
+        self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())
+
+    def open_round(self, cohort: Sequence[str], clients: Mapping[str, int]) -> OpenRound:
+        """Plan the next round for a cohort and encode what goes down.
 
         Raises
         ------
         FedllmError
             If the cohort is empty.
         """
-        if not cohort:
+        if not cohort and not self.waiting:
             raise FedllmError("no client has any examples; check data.train and the partition")
-        clock = Clock()
-        plan, method_state = self.plan(t, cohort)
-        self.tell_untrained(t, plan)
+        clock, planner = Clock(), self.planner
+        planned = planner.plan(self.state, self.optimizer.params, cohort, self.transport.profiles())
+        planner.log_untrained(planned)
         clock.lap("plan")
-        requests = self.requests(t, plan)
+        requests = planner.requests(self.state, planned)
         clock.lap("encode")
-        mean = Mean(self.layout.size, cohort=len(cohort), mean=plan.mean)
-        intake = Intake(
-            plan, requests, self.layout, self.run.seed, self.wire, mean,
+        asked = [
+            job
+            for request in requests
+            for job in asked_for(
+                request, planned.plan.groups[request.group], planner.layout, planner.seed,
+                planner.wire,
+            )
+        ]  # fmt: skip
+        bound = self.limits.bound(self.state, asked)
+        intake = self.intake(planned, [*self.waiting.values(), *asked], clients)
+        return OpenRound(planned, requests, intake, clock, bound)
+
+    def intake(
+        self, planned: Planned, asked: Sequence[Asked], clients: Mapping[str, int]
+    ) -> Intake:
+        """Return what takes the replies of these jobs, with a mean for each vector."""
+        counts = {job.job.client: clients.get(job.job.client, 1) for job in asked}
+        weights = Weights(self.weights, counts, self.most_units)
+        pacing, state = self.pacing, self.state
+        names = {PARAMS} | {name for job in asked for name in job.vectors}
+        most, P = weights.total * pacing.fresh, self.planner.layout.size
+        means = {
+            name: Mean(
+                P, cohort=len(asked), most_weight=most,
+                mean=planned.plan.mean if name == PARAMS else "cohort",
+            )
+            for name in names
+        }  # fmt: skip
+        return Intake(
+            state.round + 1,
+            asked,
+            means,
+            lambda job, metrics: weights.of(job, metrics) * pacing.weight(state, job),
             self.recorder.ledger,
-        )  # fmt: skip
-        bound = self.bound(plan, requests)
-        return OpenRound(t, plan, method_state, requests, mean, intake, clock, bound)
+        )
+
+    def collect(self, opened: OpenRound) -> None:
+        """Fold replies in as they come, until the policy steps or the round's time is over."""
+        intake, clock = opened.intake, opened.clock
+        deadline = time.monotonic() + self.limits.timeout_s(self.state)
+        while not self.pacing.due(intake) and time.monotonic() < deadline:
+            replies = self.transport.poll()
+            clock.lap("wait")
+            for reply in replies:
+                intake.take(reply)
+            clock.lap("fold")
+        if self.pacing.waits_on:
+            self.waiting = dict(intake.open)
+        else:
+            intake.give_up()
 
     def close_round(self, opened: OpenRound) -> None:
         """Step on what has come, evaluate where due, and write the round down."""
-        t, plan, clock, norm = opened.t, opened.plan, opened.clock, None
-        accepted = len(opened.intake.accepted)
-        if accepted >= self.round.min_replies:
-            gradient_P = opened.mean.mean()
-            within = expand(plan.step, self.layout, self.run.seed, t, "")
-            self.optimizer.step(gradient_P, within, plan.outside)
-            self.recorder.method_state = opened.method_state
-            norm = float(np.linalg.norm(gradient_P))
-        else:
-            least = self.round.min_replies
-            log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
-                        t, accepted, least)  # fmt: skip
+        intake, clock = opened.intake, opened.clock
+        norm, self.state = self.step(opened)
         clock.lap("step")
-        progress = self.recorder.progress
-        progress.round = t
-        evaluation = self.evaluation() if self.evaluation_due(t) else {}
+        evaluation = self.evaluation() if self.limits.evaluation_due(opened.t) else {}
         clock.lap("evaluate")
-        simulated_s = self.simulated_s(opened)
-        progress.late = opened.intake.outstanding(progress.late)
-        self.recorder.end_round(t, opened.intake, norm, evaluation, clock, simulated_s)
-
-    def plan(self, t: int, cohort: Sequence[str]) -> tuple[RoundPlan, Mapping[str, np.ndarray]]:
-        """Return the method's plan of round `t` and its state after it."""
-        inputs = Inputs(self.strategy, self.layout, t, self.optimizer.params, cohort, self.run.seed)
-        return self.method.plan(inputs, self.recorder.method_state)
-
-    def tell_untrained(self, t: int, plan: RoundPlan) -> None:
-        """Say, once, that masks hold nothing of some tensors."""
-        masks = [p.train.idx for p in plan.groups.values() if isinstance(p.train, Positions)]
-        names = self.layout.missed(reduce(np.union1d, masks)) if masks and not self.told else []
-        if names:
-            self.told = True
-            log.warning("round %d trains nothing of %d of %d tensors, e.g. %s: the mask holds no "
-                        "entry of them; LoRA's B, zero at first, grows into it at a larger "
-                        "server.lr", t, len(names), len(self.layout.names), names[0])  # fmt: skip
-
-    def requests(self, t: int, plan: RoundPlan) -> list[Request]:
-        """Return one request per group with clients: jobs that share a plan and a payload."""
-        requests = []
-        for group, client_plan in plan.groups.items():
-            clients = [c for c, g in plan.group_of.items() if g == group]
-            if not clients:
-                continue
-            progress, saved = self.recorder.progress, self.recorder.saved
-            jobs = tuple(
-                Job(t, c, progress.clock, progress.accepted.get(c, -1), saved.get(c, -1))
-                for c in clients
-            )
-            payload, base = self.download(t, group, client_plan)
-            words = client_plan.words()
-            requests.append(Request(group, words, payload, jobs, self.layout.hash, base))
-        return requests
-
-    def download(self, t: int, group: str, plan: ClientPlan) -> tuple[np.ndarray, str]:
-        """Return the encoded values that a group receives in round `t`, and upon which base."""
-        positions = expand(plan.down, self.layout, self.run.seed, t, group)
-        base = base_of(plan, self.fingerprint, self.initial, positions)
-        params_P = self.optimizer.params
-        payload = encode(
-            params_P if positions is None else params_P[positions],
-            positions,
-            origin_of(self.layout, base),
-            value_type=self.wire.down_values,
-            block=self.wire.block,
-            derived=positions is not None and not isinstance(plan.down, Positions),
-            rng=generator(self.run.seed, "down", t, group),
+        simulated_s = self.limits.simulated_s(self.recorder.ledger.traffic(), opened.bound)
+        spent = self.state.spent
+        self.state = replace(
+            self.state,
+            evaluation=evaluation or self.state.evaluation,
+            pending=intake.outstanding(self.state.pending),
+            spent=replace(spent, simulated_s=spent.simulated_s + (simulated_s or 0.0)),
         )
-        return payload, base
+        loss = intake.train_loss()
+        outcome = Outcome(intake.accepted, intake.dropped, loss, norm, evaluation, simulated_s)
+        self.recorder.end_round(self.state, outcome)
+        if self.recorder.checkpoint_due(opened.t):
+            self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())
+        clock.lap("checkpoint")
+        self.limits.closed(clock)
+        slowest_s = max(self.state.spent.slowest_s, clock.seconds())
+        self.state = replace(self.state, spent=replace(self.state.spent, slowest_s=slowest_s))
+        self.recorder.end_timing(self.state, outcome, clock)
+
+    def step(self, opened: OpenRound) -> tuple[float | None, RunState]:
+        """Take the server's step; return the norm of the mean change and the state after it."""
+        state, intake, planned = self.state, opened.intake, opened.planned
+        clock = state.clock + max((m.steps for m in intake.accepted.values()), default=0)
+        if len(intake.accepted) < self.min_replies:
+            log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
+                        opened.t, len(intake.accepted), self.min_replies)  # fmt: skip
+            return None, replace(state, round=opened.t, clock=clock)
+        means: Means = {name: mean.mean() for name, mean in intake.means.items()}
+        method_state = planned.method_state
+        if before_step := self.planner.method.before_step:
+            means, method_state = before_step(planned.inputs, method_state, means)
+        self.optimizer.step(means[PARAMS], planned.step, planned.plan.outside)
+        used = {c: state.progress.get(c, 0) + m.examples for c, m in intake.accepted.items()}
+        return float(np.linalg.norm(means[PARAMS])), replace(
+            state,
+            round=opened.t,
+            clock=clock,
+            steps=state.steps + 1,
+            method=method_state,
+            accepted={**state.accepted, **intake.jobs},
+            progress={**state.progress, **used},
+        )
 
     def served(self) -> np.ndarray:
         """Return what a device of the served group would hold next, float32 of shape (P,)."""
-        t = self.recorder.progress.round + 1
-        plan, _ = self.plan(t, ())
-        group_plan = plan.groups[plan.served]
-        positions = expand(group_plan.down, self.layout, self.run.seed, t, plan.served)
-        derived = None if isinstance(group_plan.down, Positions) else positions
-        payload, base = self.download(t, plan.served, group_plan)
-        update = decode(payload, origin_of(self.layout, base), derived=derived)
-        return held_by(group_plan, update.positions, update.values, self.initial)
+        return self.planner.served(self.state, self.optimizer.params)
 
     def evaluation(self) -> dict[str, float]:
         """Return the metrics of the model that devices would receive next, or {}."""
         return self.evaluate(self.served()) if self.evaluate else {}
 
-    def collect(self, opened: OpenRound) -> None:
-        """Fold replies in as they come, until all have or the round's time is over."""
-        deadline = time.monotonic() + self.timeout_s()
-        while opened.intake.open and time.monotonic() < deadline:
-            replies = self.transport.poll()
-            opened.clock.lap("wait")
-            for reply in replies:
-                opened.intake.take(reply)
-            opened.clock.lap("fold")
-        opened.intake.give_up()
+    def traffic(self) -> Cost:
+        """Return the bytes that have travelled."""
+        totals = self.recorder.ledger.totals
+        return Cost(totals.up_bytes, totals.down_bytes, 0.0)
 
     def record_downloads(self, opened: OpenRound) -> None:
         """Put down every client's download; the clients of a group receive the same bytes."""
-        dense = dense_bytes(self.layout.size)
+        dense = dense_bytes(self.planner.layout.size)
         for request in opened.requests:
-            size = size_of(request.payload)
-            for job in request.jobs:
-                self.recorder.ledger.record(
-                    opened.t, job.client, request.group, "down",
-                    size.header, size.positions, size.values, dense,
-                )  # fmt: skip
-
-    def bound(self, plan: RoundPlan, requests: Sequence[Request]) -> Cost:
-        """Return the most that the round can cost, late uploads of earlier ones included."""
-        traffic = most_traffic(plan, requests, self.layout, self.run.seed, self.wire)
-        down, up = (sum(both[way] for both in traffic.values()) for way in (0, 1))
-        seconds = max(self.recorder.progress.slowest_s, self.recorder.closing_s)
-        up += sum(most for _, _, most in self.recorder.progress.late)
-        return Cost(up, down, seconds, self.network.round_seconds(traffic) if self.network else 0.0)
-
-    def simulated_s(self, opened: OpenRound) -> float | None:
-        """Return how long the round lasts by its measured bytes, None without a clock."""
-        if self.network is None:
-            return None
-        seconds = self.network.round_seconds(self.recorder.ledger.traffic())
-        # A server hangs up where an update grows beyond what the plan allows.
-        return min(seconds, opened.bound.simulated_s)
-
-    def timeout_s(self) -> float:
-        """Return the seconds that the round may wait: its time-out, or what is left of the run.
-
-        What follows the wait (step, evaluation, checkpoint) has to fit into the run as well.
-        """
-        if not self.round.max_seconds:
-            return self.round.timeout_s
-        left = self.round.max_seconds - self.recorder.seconds() - self.recorder.closing_s
-        return min(self.round.timeout_s, max(left, SHORTEST_WAIT_S))
-
-    def ended(self) -> str:
-        """Return why no further round is due, or ""."""
-        if self.recorder.progress.round >= self.run.rounds:
-            return f"all {self.run.rounds} rounds"
-        return self.recorder.target_reached(self.round.target, self.round.target_metric)
-
-    def evaluation_due(self, t: int) -> bool:
-        """Say whether round `t` ends with an evaluation; the last one always does."""
-        every = self.round.evaluate_every
-        return t == self.run.rounds or (every > 0 and t % every == 0)
+            for name, payload in request.vectors.items():
+                size = size_of(payload)
+                for job in request.jobs:
+                    self.recorder.ledger.record(
+                        opened.t, job.client, request.group, "down",
+                        size.header, size.positions, size.values,
+                        dense if name == PARAMS else 0, vector=name,
+                    )  # fmt: skip

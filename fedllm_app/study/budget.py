@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedllm_app.report.units import format_bytes, format_seconds
+from fedllm_app.core.units import format_bytes, format_seconds
 from fedllm_app.study.costs import Costs
 
 MB = 1e6

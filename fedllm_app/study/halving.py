@@ -19,11 +19,11 @@ import optuna
 
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
+from fedllm_app.core.units import format_metric
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Place
 from fedllm_app.play import run_local
 from fedllm_app.report.run import FALLING, read_run
-from fedllm_app.report.units import format_metric
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.costs import measured
 from fedllm_app.study.pilot import Pilot, survivors

@@ -19,15 +19,16 @@ from pathlib import Path
 import numpy as np
 
 from fedllm_app.config import RunConfig
-from fedllm_app.core.derive import expand
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.job import Job
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, Support, TopK
+from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
+from fedllm_app.core.region import positions_of as as_positions
+from fedllm_app.core.region import size_of as set_size
 from fedllm_app.core.seeds import generator
+from fedllm_app.core.support import Derived, Draw, Positions, Support, expand
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Parts
-from fedllm_app.run.budget import upload_support
+from fedllm_app.server.asked import expected
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort
@@ -252,22 +253,25 @@ class _Rounds:
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
         downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
         return {
-            client: (downs[name], self.up(t, client, plan.groups[name]))
+            client: (downs[name], self.up(t, name, client, plan.groups[name]))
             for client, name in plan.group_of.items()
         }
 
     def down(self, t: int, name: str, plan: ClientPlan) -> Payload:
-        positions = expand(plan.down, self.layout, self.c.run.seed, t, name)
-        K, wire = self.layout.size if positions is None else positions.size, self.c.wire
+        where = expand(plan.down, self.layout, Draw(self.c.run.seed, t, name))
+        K, wire = set_size(where, self.layout.size), self.c.wire
         return self.predictor.payload(plan.down, K, None, self.layout, wire.down_values, wire.block)
 
-    def up(self, t: int, client: str, plan: ClientPlan) -> Payload:
-        seed, wire = self.c.run.seed, self.c.wire
-        within, always, K = upload_support(plan, self.layout, Job(t, client), seed)
+    def up(self, t: int, group: str, client: str, plan: ClientPlan) -> Payload:
+        wire, draw = self.c.wire, Draw(self.c.run.seed, t, group, client)
+        up = expected(plan.up, self.layout, draw, wire.up_values, wire.block)
+        within = None if up.within is None else as_positions(up.within, self.layout.size)
         # Positions that went down, or are derived, cost nothing.
         support = None if isinstance(plan.up, TopK) else Derived("sent")
         payload = self.predictor.payload
-        return payload(support, K, within, self.layout, wire.up_values, wire.block, always)
+        return payload(
+            support, up.count, within, self.layout, wire.up_values, wire.block, up.always
+        )
 
 
 def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> np.ndarray:
@@ -278,7 +282,7 @@ def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> n
 
 def _signature(plan: RoundPlan) -> str:
     """Return what the sizes of a plan of one group hang on, "" where it may differ by client."""
-    words = [group.words() for group in plan.groups.values()]
+    words = [group.to_json() for group in plan.groups.values()]
     text = json.dumps(words, sort_keys=True)
     if len(words) != 1 or '"rule"' in text:
         return ""

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from fedllm_app.core.derive import lora_rank_axis, with_rank
 from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.lora import lora_rank_axis, with_rank
 from fedllm_app.core.seeds import generator
 
 

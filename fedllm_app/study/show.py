@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedllm_app.config import RunConfig
-from fedllm_app.report.units import format_bytes, format_metric, format_seconds
+from fedllm_app.core.units import format_bytes, format_metric, format_seconds
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.halving import spent_by
 from fedllm_app.study.pilot import Pilot

@@ -28,7 +28,7 @@ from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
 from fedllm_app.models.export import ABOUT
 from fedllm_app.play import CHANGEABLE, run_local
-from fedllm_app.run.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.run.metrics import iterate_lines, read_lines
 
 Say = Callable[[str], None]
@@ -88,7 +88,7 @@ def finished(cell: Cell, home: Path) -> bool:
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         return False
-    _, progress = load_checkpoint(checkpoint)
+    progress, _ = load_state(checkpoint)
     results = (folder / result / ABOUT for result in ("adapter", "model"))
     written = (json.loads(file.read_text()) for file in results if file.exists())
     # A result of an earlier version does not say after which round; one of a shorter run does.

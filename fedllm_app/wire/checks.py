@@ -6,6 +6,7 @@ Shapes: P flat trainable parameters, K coordinates sent.
 import numpy as np
 
 from fedllm_app.core.errors import WireError
+from fedllm_app.core.region import Where
 from fedllm_app.wire import positions as where
 from fedllm_app.wire.header import (
     ALL,
@@ -50,7 +51,7 @@ def check_expected(
     header: Header,
     expect: str,
     count: int | None,
-    derived: np.ndarray | None,
+    derived: Where,
     value_type: str | None,
 ) -> None:
     """Raise WireError if the support or the value type is not what the plan asked for."""

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from fedllm_app.core.errors import WireError
+from fedllm_app.core.region import Where
 from fedllm_app.core.settings import Settings
 from fedllm_app.wire import positions as where
 from fedllm_app.wire.checks import check_arguments, check_expected
@@ -81,7 +82,7 @@ class Update:
     values : float32 array of shape (K,); may be a read-only view of the payload.
     """
 
-    positions: np.ndarray | None
+    positions: Where
     values: np.ndarray
 
 
@@ -180,7 +181,7 @@ def decode(
     *,
     expect: Literal["any", "all", "explicit", "derived"] = "any",
     count: int | None = None,
-    derived: np.ndarray | None = None,
+    derived: Where = None,
     value_type: str | None = None,
 ) -> Update:
     """Return the coordinates of a payload; its bytes may be hostile.

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from fedllm_app.core.derive import lora_rank_axis
 from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.lora import lora_rank_axis
 
 
 @dataclass(frozen=True, eq=False)

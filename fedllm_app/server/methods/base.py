@@ -7,17 +7,19 @@ Shapes: P trainable parameters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.job import Profile
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan
 from fedllm_app.core.seeds import derive_seed
-from fedllm_app.core.settings import Settings
+from fedllm_app.core.settings import Settings, parsed_args
 
 MethodState = Mapping[str, np.ndarray]
 Share = Literal["", "cohort", "senders"]
@@ -58,6 +60,7 @@ class StrategySettings(Settings):
         description="Divide the sum by the whole cohort, or each coordinate by those that sent it; "
         "automatic is as the method is defined.",
     )
+    args: str = Field("", description="Keys of a method of your own: name=value pairs with commas.")
     error_feedback: bool = Field(
         False, description="Keep on the device what a sparse upload leaves out, for the next one."
     )
@@ -101,6 +104,8 @@ class Inputs:
     params : the server's dense parameters, float32.
     cohort : clients of the round; empty when only the served model is asked for.
     seed : of the run.
+    profiles : what is known of the devices of some clients.
+    own : the settings of a method that brings keys of its own, None for the others.
     """
 
     settings: StrategySettings
@@ -109,8 +114,12 @@ class Inputs:
     params: np.ndarray
     cohort: Sequence[str]
     seed: int = 0
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    own: Any = None
 
 
+Means = Mapping[str, np.ndarray]
+BeforeStep = Callable[[Inputs, MethodState, Means], tuple[Means, MethodState]]
 PlanFunction = Callable[[Inputs, MethodState], tuple[RoundPlan, MethodState]]
 
 
@@ -127,6 +136,10 @@ class Method:
     optimizer : the server optimizer it is defined with, when it is only right with that one.
     mean : what `strategy.mean` is when it is left automatic.
     needs_lora : it speaks of adapters, and means nothing without any.
+    weights : what `round.weights` is when it is left automatic.
+    own : the settings class of a method with keys of its own; `strategy.args` fills it.
+    before_step : looks at the round's means, by name of the vector, before the server steps; it
+        returns the means to go on with and the method's state.
     """
 
     plan: PlanFunction
@@ -136,6 +149,26 @@ class Method:
     optimizer: str = ""
     mean: Share = "cohort"
     needs_lora: bool = False
+    weights: Literal["uniform", "examples", "tokens"] = "uniform"
+    own: type[Settings] | None = None
+    before_step: BeforeStep | None = None
+
+    def own_settings(self, settings: StrategySettings) -> Any:
+        """Return the method's own settings, None where it has none.
+
+        Raises
+        ------
+        ConfigError
+            If `strategy.args` does not fit them.
+        """
+        if self.own is None:
+            if settings.args:
+                raise ConfigError(
+                    f"strategy.args is {settings.args!r}; expected '', since strategy.name = "
+                    f"{settings.name!r} has no keys of its own"
+                )
+            return None
+        return parsed_args("strategy.args", settings.args, self.own)
 
 
 def one_group(plan: ClientPlan, cohort: Sequence[str], **how: Any) -> RoundPlan:

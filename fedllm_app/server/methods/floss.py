@@ -5,17 +5,10 @@ Shapes: P trainable parameters.
 
 import numpy as np
 
-from fedllm_app.core.derive import HEAD, expand
-from fedllm_app.core.plan import (
-    All,
-    ClientPlan,
-    Derived,
-    MeanOver,
-    Positions,
-    RoundPlan,
-    Support,
-    TopK,
-)
+from fedllm_app.core.plan import ClientPlan, MeanOver, RoundPlan, TopK
+from fedllm_app.core.region import positions_of
+from fedllm_app.core.rules import HEAD
+from fedllm_app.core.support import All, Derived, Draw, Positions, Support, expand
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group, tier_of
 from fedllm_app.wire.select import top_positions
 
@@ -85,7 +78,9 @@ def always(inputs: Inputs) -> Derived | None:
 def head(inputs: Inputs) -> np.ndarray | None:
     """Return the positions of a head that is always sent whole, None where it competes."""
     whole = always(inputs)
-    return None if whole is None else expand(whole, inputs.layout, 0, 0, "")
+    if whole is None:
+        return None
+    return positions_of(expand(whole, inputs.layout, Draw(inputs.seed)), inputs.layout.size)
 
 
 def mean_of(inputs: Inputs) -> MeanOver:
@@ -103,6 +98,7 @@ FEDAVG = Method(
     "McMahan et al. 2017, arXiv 1602.05629",
     "Everything sent each way, the server takes the mean.",
     optimizer="sgd",
+    weights="examples",
 )
 FLOSS = Method(
     floss,

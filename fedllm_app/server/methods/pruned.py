@@ -10,7 +10,8 @@ Shapes: P trainable parameters, K kept coordinates.
 
 import numpy as np
 
-from fedllm_app.core.plan import ClientPlan, Outside, Positions, RoundPlan
+from fedllm_app.core.plan import ClientPlan, Outside, RoundPlan
+from fedllm_app.core.support import Positions
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group
 from fedllm_app.server.methods.floss import FEEDBACK, dense, head, keeps
 from fedllm_app.wire.select import kept, largest, top_positions, without

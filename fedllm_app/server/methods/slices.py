@@ -5,7 +5,9 @@ Shapes: P trainable parameters, R rank of the bank.
 
 import numpy as np
 
-from fedllm_app.core.plan import RANK_SLICES, ClientPlan, Derived, RoundPlan
+from fedllm_app.core.plan import ClientPlan, RoundPlan
+from fedllm_app.core.rules import RANK_SLICES
+from fedllm_app.core.support import Derived
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group, tier_of
 from fedllm_app.server.methods.floss import mean_of
 

@@ -1,0 +1,100 @@
+"""What a device sends: the part of a change that its plan asks for, encoded, and what that leaves.
+
+Shapes: P trainable parameters, K coordinates sent.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedllm_app.core.job import Job
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import Beside, ClientPlan, TopK
+from fedllm_app.core.region import Where, positions_of, put, take
+from fedllm_app.core.seeds import generator
+from fedllm_app.core.support import Draw, expand
+from fedllm_app.wire.codec import WireSettings, decode, encode
+from fedllm_app.wire.select import top_positions
+from fedllm_app.wire.slices import Origin
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Encodes what one job returns.
+
+    Attributes
+    ----------
+    layout, origin : of the vectors.
+    wire : value type and block of uploads.
+    draw : what derived supports are drawn by.
+    job : seeds the rounding.
+    """
+
+    layout: ParamLayout
+    origin: Origin
+    wire: WireSettings
+    draw: Draw
+    job: Job
+
+    def params(self, plan: ClientPlan, delta: np.ndarray) -> tuple[np.ndarray, Where]:
+        """Return the part of a change that the plan sends up, encoded, and where that lies.
+
+        Parameters
+        ----------
+        delta : over all P coordinates, or over those that the device holds.
+        """
+        up = plan.up
+        where: Where
+        if isinstance(up, TopK):
+            within = expand(up.within, self.layout, self.draw)
+            always = expand(up.always, self.layout, self.draw) if up.always else None
+            where = top_positions(
+                delta,
+                up.density,
+                None if within is None else positions_of(within, delta.size),
+                None if up.always is None else positions_of(always, delta.size),
+            )
+        else:
+            where = expand(up, self.layout, self.draw)
+        values = delta if plan.rank else take(delta, where)
+        rng = generator(self.draw.seed, "up", self.job.id, self.job.client)
+        return self._encoded(values, where, isinstance(up, TopK), self.wire.up_values, rng), where
+
+    def beside(self, name: str, vector: Beside, values_P: np.ndarray) -> np.ndarray:
+        """Return a vector that travels beside the parameters, encoded."""
+        where = expand(vector.support, self.layout, self.draw)
+        rng = generator(self.draw.seed, "up", self.job.id, self.job.client, name)
+        value_type = vector.value_type or self.wire.up_values
+        return self._encoded(take(values_P, where), where, False, value_type, rng)
+
+    def left_out(
+        self, plan: ClientPlan, delta: np.ndarray, payload: np.ndarray, where: Where
+    ) -> np.ndarray:
+        """Return what the server does not get of a change: coordinates not sent, and rounding.
+
+        Source: error feedback, Karimireddy et al. 2019 (arXiv 1901.09847).
+        """
+        derived = None if isinstance(plan.up, TopK) else where
+        got = decode(payload, self.origin, derived=derived)
+        where = None if plan.rank else where
+        left = delta.copy()
+        put(left, where, take(left, where) - got.values)
+        return left
+
+    def _encoded(
+        self,
+        values: np.ndarray,
+        where: Where,
+        explicit: bool,
+        value_type: str,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        return encode(
+            values,
+            positions_of(where, self.layout.size) if explicit else None,
+            self.origin,
+            value_type=value_type,
+            block=self.wire.block,
+            derived=where is not None and not explicit,
+            rng=rng,
+        )

@@ -1,0 +1,101 @@
+"""The rules of derived supports: whole tensors or slices of them, the same on both sides.
+
+A rule returns slices, so that a device saves the compute of what it does not train as well as its
+traffic; one of your own may return scattered positions. `random-tensors` and `head-slices` wait for
+cross-device models and partial training: no method of ours uses them yet.
+
+Shapes: P trainable parameters, R rank, H attention heads.
+"""
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedllm_app.core.errors import WireError
+from fedllm_app.core.extend import load
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.lora import ADAPTERS, lora_rank_axis
+from fedllm_app.core.region import Slice
+from fedllm_app.core.support import Derived, Rule
+
+RANK_SLICES = "rank-slices"  # the one rule by which a device can hold less than the whole bank
+HEAD = Derived("tensors", {"without": list(ADAPTERS)})  # what is trained beside the adapters
+
+
+def rule_of(name: str) -> Rule:
+    """Return a rule by its name, or one of your own by "MODULE:NAME".
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or a device does not allow its module.
+    """
+    if name in RULES:
+        return RULES[name]
+    rule: Rule = load("support rule", name, callable, RULES)
+    return rule
+
+
+def _tensors(layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator) -> list[Slice]:
+    """Tensors whose names match none of the `without` patterns (FFA-LoRA: without *lora_A*)."""
+    without = args.get("without", [])
+    return [(n, ()) for n in layout.names if not any(fnmatch.fnmatch(n, w) for w in without)]
+
+
+def _rank_slices(
+    layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
+) -> list[Slice]:
+    """Return the first `rank` rank slices of every LoRA tensor and the rest whole (HetLoRA)."""
+    first = slice(0, int(args["rank"]))
+    slices: list[Slice] = []
+    for name in layout.names:
+        axis = lora_rank_axis(name)
+        slices.append((name, () if axis is None else (slice(None),) * axis + (first,)))
+    return slices
+
+
+def _random_tensors(
+    layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
+) -> list[Slice]:
+    """Return tensors in random order up to `share` of all parameters, at least one (Ro 2022)."""
+    budget, slices = float(args["share"]) * layout.size, list[Slice]()
+    for i in rng.permutation(len(layout.names)):
+        if not slices or layout.sizes[i] <= budget:
+            slices.append((layout.names[i], ()))
+            budget -= layout.sizes[i]
+    return slices
+
+
+def _head_slices(
+    layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
+) -> list[Slice]:
+    """Return `heads` of `of` attention heads, drawn per client: rows of q, k, v, columns of o.
+
+    Tensors outside attention are trained whole unless `only` is true (Szablewski 2025).
+    """
+    if not 1 <= int(args["of"]) <= layout.size:
+        raise WireError(f"a plan has {args['of']} attention heads; expected 1 to {layout.size}")
+    chosen = np.sort(rng.permutation(int(args["of"]))[: int(args["heads"])])
+    slices: list[Slice] = []
+    for i, name in enumerate(layout.names):
+        row = any(fnmatch.fnmatch(name, p) for p in args["rows"])
+        column = any(fnmatch.fnmatch(name, p) for p in args["columns"])
+        if not (row or column):
+            if not args.get("only", False):
+                slices.append((name, ()))
+            continue
+        axis = 0 if row else 1
+        width = layout.shapes[i][axis] // int(args["of"])
+        lead = (slice(None),) * axis
+        slices += [(name, (*lead, slice(h * width, (h + 1) * width))) for h in chosen.tolist()]
+    return slices
+
+
+RULES: dict[str, Rule] = {
+    "tensors": _tensors,
+    RANK_SLICES: _rank_slices,
+    "random-tensors": _random_tensors,
+    "head-slices": _head_slices,
+}

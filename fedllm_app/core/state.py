@@ -1,0 +1,83 @@
+"""The server's state of a run as one value: what a checkpoint holds and a resumed run goes on from.
+
+A closed round is a function from state to state. The tensors are those that the optimizer steps in
+place, since a second copy of a large model has no room; everything else is replaced.
+
+Shapes: P trainable parameters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+Pending = tuple[str, int, int]  # client, job, the most bytes that its upload has
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has cost beside its bytes.
+
+    Attributes
+    ----------
+    simulated_s : seconds of all rounds by the clock of `network`, 0 without one.
+    seconds, slowest_s : running time over all resumes, the slowest round's; outside the promise of
+        equal bits.
+    """
+
+    simulated_s: float = 0.0
+    seconds: float = 0.0
+    slowest_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All of the server's state but the parameters and the optimizer's tensors.
+
+    Attributes
+    ----------
+    round : last finished round.
+    clock : local steps asked of a client so far, for schedules.
+    steps : steps that the server's optimizer took, for its schedule.
+    method : the method's arrays.
+    accepted : the last job of each client whose reply was accepted.
+    saved : the same as of the newest checkpoint; not written, since a checkpoint is the newest.
+    progress : examples of its own that each client has used in accepted jobs.
+    pending : uploads that may still come after their round.
+    totals : the ledger's totals.
+    evaluation : the latest evaluation, headline first.
+    spent : seconds so far.
+    finished : why the run ended, empty while it has not.
+    """
+
+    round: int = 0
+    clock: int = 0
+    steps: int = 0
+    method: Mapping[str, np.ndarray] = field(default_factory=dict)
+    accepted: Mapping[str, int] = field(default_factory=dict)
+    saved: Mapping[str, int] = field(default_factory=dict)
+    progress: Mapping[str, int] = field(default_factory=dict)
+    pending: tuple[Pending, ...] = ()
+    totals: Mapping[str, int] = field(default_factory=dict)
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
+    finished: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is not a tensor as JSON values."""
+        words = {n: v for n, v in vars(self).items() if n not in ("method", "saved", "spent")}
+        return words | {"spent": asdict(self.spent)}
+
+    @classmethod
+    def from_json(cls, words: Mapping[str, Any], method: Mapping[str, np.ndarray]) -> "RunState":
+        """Return the state of a checkpoint.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If the words are not a state's.
+        """
+        pending = tuple((str(c), int(j), int(most)) for c, j, most in words["pending"])
+        fixed = {"pending": pending, "spent": Spent(**words["spent"])}
+        return cls(**{**words, **fixed, "method": method, "saved": dict(words["accepted"])})

@@ -1,0 +1,175 @@
+"""A run's folder while it is written: metrics, ledger, timing, checkpoints. It records, no more.
+
+<home>/runs/<name>/ holds config.toml, metrics.jsonl, ledger.jsonl, timing.jsonl, checkpoints/,
+tensorboard/. When a run goes on, the three files are cut back to its checkpoint, so that what
+follows leaves the same bytes as if nothing had happened (timing.jsonl apart: wall-clock).
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from fedllm_app.core.job import TrainMetrics
+from fedllm_app.core.progress import duration
+from fedllm_app.core.state import RunState
+from fedllm_app.core.units import format_seconds
+from fedllm_app.run.checkpoint import save_state
+from fedllm_app.run.clock import Clock
+from fedllm_app.run.ledger import Ledger, Totals
+from fedllm_app.run.metrics import Board, JsonLines, read_lines, versions
+
+log = logging.getLogger("fedllm")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one round.
+
+    Attributes
+    ----------
+    accepted : metrics of each client whose update is in the mean.
+    dropped : count of drops by reason.
+    train_loss : mean over units, None without any.
+    update_norm : of the mean change, None where the server took no step.
+    evaluation : metrics where they are due, headline first.
+    simulated_s : how long the round lasts over the links of `network`, None without a clock.
+    """
+
+    accepted: Mapping[str, TrainMetrics] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    train_loss: float | None = None
+    update_norm: float | None = None
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    simulated_s: float | None = None
+
+
+class Recorder:
+    """Writes a run's folder.
+
+    Parameters
+    ----------
+    folder : the run's; held under a lock by the caller.
+    state : of the checkpoint that the run continues from; None begins the files anew.
+    rounds, checkpoint_every : of the run.
+    base_client_bytes : what a device downloads once for the frozen base.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        state: RunState | None,
+        rounds: int,
+        checkpoint_every: int,
+        base_client_bytes: int,
+    ) -> None:
+        self.folder, self.rounds, self.every = folder, rounds, checkpoint_every
+        round_ = state.round if state else -1
+        self.metrics = JsonLines(folder / "metrics.jsonl")
+        self.timing = JsonLines(folder / "timing.jsonl")
+        self.metrics.cut_back(round_)
+        self.timing.cut_back(round_)
+        totals = Totals.from_dict(dict(state.totals)) if state and state.totals else Totals()
+        self.ledger = Ledger.resume(
+            folder / "ledger.jsonl", max(round_, 0), totals, base_client_bytes
+        )
+        self.board = Board(folder / "tensorboard", round_ if state else None)
+        self._began = time.monotonic()
+        self.begin_rounds(max(round_, 0))
+
+    def begin(self, headline: str, evaluation: Mapping[str, float]) -> None:
+        """Write the evaluation before round 1."""
+        record = {"round": 0, "headline": headline, "evaluation": dict(evaluation)}
+        self.metrics.append(record)
+        self.timing.append({"round": 0, "versions": versions()})
+        self.board.scalars(0, record)
+
+    def begin_rounds(self, round_: int) -> None:
+        """Start the clock that the estimate of the remaining time is taken from."""
+        self._rounds_began, self._first_round = time.monotonic(), round_ + 1
+
+    def end_round(self, state: RunState, outcome: Outcome) -> None:
+        """Write the lines of a round that has closed."""
+        totals = self.ledger.totals
+        record: dict[str, object] = {
+            "round": state.round,
+            "clients": len(outcome.accepted),
+            "dropped": dict(outcome.dropped),
+            "train-loss": outcome.train_loss,
+            "update-norm": outcome.update_norm,
+            "up-bytes": totals.up_bytes,
+            "down-bytes": totals.down_bytes,
+        }
+        if outcome.simulated_s is not None:
+            record["simulated-s"] = state.spent.simulated_s
+        if outcome.evaluation:
+            record["evaluation"] = dict(outcome.evaluation)
+        self.metrics.append(record)
+        self.ledger.end_round()
+        self.board.scalars(state.round, record)
+
+    def end_timing(self, state: RunState, outcome: Outcome, clock: Clock) -> None:
+        """Write how long a round took, and say how far the run is."""
+        seconds = clock.seconds()
+        self.timing.append(
+            {
+                "round": state.round,
+                "seconds": seconds,
+                "parts": clock.parts,
+                "client-train-s": sum(m.train_s for m in outcome.accepted.values()),
+            }
+        )
+        self._log(state, outcome, seconds)
+
+    def checkpoint_due(self, round_: int) -> bool:
+        """Say whether a round ends with a checkpoint; the last one always does."""
+        return round_ % self.every == 0 or round_ >= self.rounds
+
+    def checkpoint(self, state: RunState, tensors: Mapping[str, Tensor]) -> RunState:
+        """Save the state after the last finished round; return it as saved."""
+        for file in (self.metrics, self.timing):
+            file.sync()
+        self.ledger.sync()
+        seconds = state.spent.seconds + time.monotonic() - self._began
+        written = replace(
+            state,
+            totals=self.ledger.totals.to_dict(),
+            spent=replace(state.spent, seconds=seconds),
+        )
+        save_state(self.folder / "checkpoints", written, tensors)
+        return replace(state, saved=dict(state.accepted))
+
+    def finish(
+        self, state: RunState, evaluation: Mapping[str, float], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Write the end of the run: its reason and, where it is new, the last evaluation."""
+        last = {"round": state.round, "evaluation": dict(evaluation)}
+        # A run killed between this line and its checkpoint has written it already.
+        if evaluation and read_lines(self.metrics.path)[-1] != last:
+            self.metrics.append(last)
+        self.checkpoint(state, tensors)
+        self.ledger.close()
+        self.metrics.close()
+        self.timing.close()
+        self.board.close()
+
+    def _log(self, state: RunState, outcome: Outcome, seconds: float) -> None:
+        """Log one line of progress with an estimate of the rest."""
+        left = self.rounds - state.round
+        done = max(1, state.round - self._first_round + 1)
+        rest = (time.monotonic() - self._rounds_began) / done * left
+        words = [f"round {state.round}/{self.rounds}", f"{len(outcome.accepted)} clients"]
+        if outcome.train_loss is not None:
+            words.append(f"train loss {outcome.train_loss:.3f}")
+        words += [f"{name} {value:.4f}" for name, value in list(outcome.evaluation.items())[:2]]
+        totals = self.ledger.totals
+        words.append(f"up {totals.up_bytes / 1e6:.2f} MB, down {totals.down_bytes / 1e6:.2f} MB")
+        if outcome.simulated_s is not None:
+            words.append(f"simulated {format_seconds(state.spent.simulated_s)}")
+        words.append(
+            f"{seconds:.1f} s, about {duration(rest)} left" if left else f"{seconds:.1f} s"
+        )
+        log.info(", ".join(words))

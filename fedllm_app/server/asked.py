@@ -1,0 +1,114 @@
+"""What one client was asked for: its job, its plan, and what each of its vectors may hold.
+
+A reply is held against this alone, whatever round it comes in, so that a policy may wait for it
+longer than a round.
+
+Shapes: P trainable parameters, K coordinates sent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedllm_app.core.job import Job, Request
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import PARAMS, ClientPlan, TopK
+from fedllm_app.core.region import Where, positions_of, size_of
+from fedllm_app.core.support import Draw, Support, expand
+from fedllm_app.wire.codec import WireSettings, max_bytes
+from fedllm_app.wire.select import kept, without
+from fedllm_app.wire.slices import Origin, origin_of
+
+Key = tuple[int, str]  # job id and client
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What one vector of a reply may hold.
+
+    Attributes
+    ----------
+    within : the coordinates that may be sent.
+    always : positions that must be among them; None for no such demand.
+    count : how many are sent.
+    chosen : the device chooses which of `within`; else it sends all of them.
+    value_type : of the values.
+    most_bytes : the longest payload that the plan allows.
+    """
+
+    within: Where
+    always: np.ndarray | None
+    count: int
+    chosen: bool
+    value_type: str
+    most_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One open job.
+
+    Attributes
+    ----------
+    job, group, plan : what the client does.
+    round : that the plan was made for.
+    origin : layout and base that its reply must name.
+    vectors : what may come back, by name.
+    down_bytes : length of the vectors that went down.
+    """
+
+    job: Job
+    group: str
+    plan: ClientPlan
+    round: int
+    origin: Origin
+    vectors: Mapping[str, Expected]
+    down_bytes: int
+
+    @property
+    def key(self) -> Key:
+        """What tells it from every other open job."""
+        return self.job.id, self.job.client
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes that its reply's vectors have together."""
+        return sum(vector.most_bytes for vector in self.vectors.values())
+
+
+def asked_for(
+    request: Request, plan: ClientPlan, layout: ParamLayout, seed: int, wire: WireSettings
+) -> list[Asked]:
+    """Return what each job of a request was asked for."""
+    found = []
+    for job in request.jobs:
+        draw = Draw(seed, request.round, request.group, job.client)
+        vectors = {PARAMS: expected(plan.up, layout, draw, wire.up_values, wire.block)}
+        for name, vector in plan.beside_up.items():
+            value_type = vector.value_type or wire.up_values
+            vectors[name] = expected(vector.support, layout, draw, value_type, wire.block)
+        down = sum(payload.size for payload in request.vectors.values())
+        origin = origin_of(layout, request.fingerprint)
+        found.append(Asked(job, request.group, plan, request.round, origin, vectors, down))
+    return found
+
+
+def expected(
+    up: Support | TopK, layout: ParamLayout, draw: Draw, value_type: str, block: int
+) -> Expected:
+    """Return what one vector of a reply may hold by its plan."""
+    P, always = layout.size, None
+    if not isinstance(up, TopK):
+        within, count = expand(up, layout, draw), 0
+        count = size_of(within, P)
+    else:
+        within = expand(up.within, layout, draw)
+        candidates = None if within is None else positions_of(within, P)
+        if up.always is not None:
+            always = positions_of(expand(up.always, layout, draw), P)
+        free = without(P, candidates, always)
+        count = kept(P if free is None else free.size, up.density)
+        count += 0 if always is None else always.size
+    most = max_bytes(count, P, value_type, block, explicit=isinstance(up, TopK))
+    return Expected(within, always, count, isinstance(up, TopK), value_type, most)

@@ -1,0 +1,96 @@
+"""When a run ends, how long a round may wait, what it may cost: the policies around the loop."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedllm_app.core.state import RunState
+from fedllm_app.devices.network import Network, Traffic
+from fedllm_app.run.budget import Cost, over_budget
+from fedllm_app.run.clock import Clock
+from fedllm_app.run.settings import RoundSettings, RunSettings
+from fedllm_app.server.asked import Asked
+
+SHORTEST_WAIT_S = 0.01  # a message that may live no time at all is refused
+
+
+@dataclass
+class Limits:
+    """The limits of one run.
+
+    Attributes
+    ----------
+    run, round : the settings.
+    network : the links that simulated seconds are counted over, None without a clock.
+    falling : metrics that are better when lower.
+    closing_s : the longest that a round took after the wait for its replies.
+    began : when this process began the run, by the monotonic clock.
+    """
+
+    run: RunSettings
+    round: RoundSettings
+    network: Network | None = None
+    falling: frozenset[str] = frozenset()
+    closing_s: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def seconds(self, state: RunState) -> float:
+        """Return the running time over all resumes."""
+        return state.spent.seconds + time.monotonic() - self.began
+
+    def timeout_s(self, state: RunState) -> float:
+        """Return the seconds that a round may wait: its time-out, or what is left of the run.
+
+        What follows the wait (step, evaluation, checkpoint) has to fit into the run as well.
+        """
+        if not self.round.max_seconds:
+            return self.round.timeout_s
+        left = self.round.max_seconds - self.seconds(state) - self.closing_s
+        return min(self.round.timeout_s, max(left, SHORTEST_WAIT_S))
+
+    def bound(self, state: RunState, asked: Sequence[Asked]) -> Cost:
+        """Return the most that a round can cost, late uploads of earlier ones included."""
+        traffic: Traffic = {a.job.client: (a.down_bytes, a.most_bytes) for a in asked}
+        down, up = sum(a.down_bytes for a in asked), sum(a.most_bytes for a in asked)
+        up += sum(most for _, _, most in state.pending)
+        seconds = max(state.spent.slowest_s, self.closing_s)
+        return Cost(up, down, seconds, self.network.round_seconds(traffic) if self.network else 0.0)
+
+    def over_budget(self, state: RunState, totals: Cost, bound: Cost) -> str:
+        """Return why the next round is not begun, or ""."""
+        spent = Cost(
+            totals.up_bytes, totals.down_bytes, self.seconds(state), state.spent.simulated_s
+        )
+        return over_budget(self.round, spent, bound)
+
+    def simulated_s(self, traffic: Traffic, bound: Cost) -> float | None:
+        """Return how long a round lasts by its measured bytes, None without a clock."""
+        if self.network is None:
+            return None
+        # A server hangs up where an update grows beyond what the plan allows.
+        return min(self.network.round_seconds(traffic), bound.simulated_s)
+
+    def ended(self, state: RunState) -> str:
+        """Return why no further round is due, or ""."""
+        if state.round >= self.run.rounds:
+            return f"all {self.run.rounds} rounds"
+        return self.target_reached(state.evaluation)
+
+    def evaluation_due(self, t: int) -> bool:
+        """Say whether round `t` ends with an evaluation; the last one always does."""
+        every = self.round.evaluate_every
+        return t == self.run.rounds or (every > 0 and t % every == 0)
+
+    def target_reached(self, evaluation: Mapping[str, float]) -> str:
+        """Return a sentence once an evaluation reaches the target, or ""."""
+        target = self.round.target
+        name = self.round.target_metric or next(iter(evaluation), "")
+        if not target or name not in evaluation:
+            return ""
+        value = evaluation[name]
+        reached = value <= target if name in self.falling else value >= target
+        return f"target {name} {target:g} reached ({value:.4f})" if reached else ""
+
+    def closed(self, clock: Clock) -> None:
+        """Remember how long a round took after its wait."""
+        self.closing_s = max(self.closing_s, clock.seconds("step", "evaluate", "checkpoint"))

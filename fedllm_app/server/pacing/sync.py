@@ -1,0 +1,37 @@
+"""Synchronous rounds (McMahan et al. 2017): ask a cohort, wait for all of it, then step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedllm_app.core.state import RunState
+from fedllm_app.server.asked import Asked
+from fedllm_app.server.intake import Intake
+from fedllm_app.server.sampling import sample_cohort
+
+
+@dataclass(frozen=True)
+class Sync:
+    """Every round has a cohort of its own.
+
+    Attributes
+    ----------
+    clients : sampled each round.
+    seed : of the run.
+    """
+
+    clients: int
+    seed: int
+    fresh: int = 1
+    waits_on: bool = False
+
+    def ask(self, state: RunState, clients: Mapping[str, int], open: set[str]) -> list[str]:
+        """Return the cohort of the next round."""
+        return sample_cohort(clients, self.clients, self.seed, state.round + 1)
+
+    def weight(self, state: RunState, asked: Asked) -> int:
+        """Return 1: a reply of another round is not awaited."""
+        return self.fresh
+
+    def due(self, intake: Intake) -> bool:
+        """Say whether every reply has come."""
+        return not intake.open
