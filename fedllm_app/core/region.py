@@ -50,6 +50,16 @@ class Piece:
         """Entries that are meant."""
         return self.outer * self.inner * sum(stop - first for first, stop in self.ranges)
 
+    def positions(self, begin: int, end: int) -> np.ndarray:
+        """Return the flat positions of the entries number `begin` to `end`, int64, ascending."""
+        first, stop = np.array(self.ranges, dtype=np.int64).T * self.inner
+        edges = np.append(0, np.cumsum(stop - first))
+        row, column = np.divmod(np.arange(begin, end, dtype=np.int64), edges[-1])
+        which = np.searchsorted(edges, column, side="right") - 1
+        column += first[which] - edges[which]
+        found: np.ndarray = self.start + row * (self.length * self.inner) + column
+        return found
+
 
 @dataclass(frozen=True)
 class Region:
@@ -102,14 +112,19 @@ class Region:
                 yield view, values[:, column : column + stop - first]
                 column += stop - first
 
+    def part(self, span: slice) -> np.ndarray:
+        """Return the flat positions of a part of the K coordinates, int64, ascending."""
+        found, begin = [np.zeros(0, np.int64)], 0
+        for piece in self.pieces:
+            low, high = max(span.start - begin, 0), min(span.stop - begin, piece.size)
+            if low < high:
+                found.append(piece.positions(low, high))
+            begin += piece.size
+        return np.concatenate(found)
+
     def positions(self) -> np.ndarray:
         """Return the coordinates as int64 of shape (K,), ascending: 8 bytes for each."""
-        parts = [np.zeros(0, np.int64)]
-        for piece in self.pieces:
-            index = np.arange(piece.start, piece.stop, dtype=np.int64)
-            views = Region((_at_zero(piece),)).views(index)
-            parts.append(np.concatenate(views, 1).reshape(-1))
-        return np.concatenate(parts)
+        return self.part(slice(0, self.size))
 
 
 Where = Region | np.ndarray | None  # a set of coordinates: slices, positions, or all of them
@@ -187,7 +202,3 @@ def _piece(start: int, shape: tuple[int, ...], several: list[tuple[slice, ...]])
 def _folded(flat_P: Vector, piece: Piece) -> Vector:
     part: Vector = flat_P[piece.start : piece.stop].reshape(piece.outer, piece.length, piece.inner)
     return part
-
-
-def _at_zero(piece: Piece) -> Piece:
-    return Piece(0, piece.outer, piece.length, piece.inner, piece.ranges)

@@ -1,26 +1,32 @@
 """The mean of a round's replies, folded in as they arrive (FLoSS, Raje 2024, Algorithm 1).
 
 Values are summed as whole numbers of 2^-44, so that the sum is exact: replies may come in any
-order, from any number of workers, and the bits are the same. Memory is one int64 per parameter,
-however many clients there are.
+order, from any number of workers, and the bits are the same. Each may have a weight, a whole number
+too. Memory is one int64 per parameter, however many clients there are.
 
 "Sent a zero" and "not sent" add the same to the sum and differ in the count of senders.
 
 Shapes: P trainable parameters, K coordinates of one reply.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from math import gcd, isfinite
 from typing import Literal
 
 import numpy as np
 
-from fedllm_app.core.errors import WireError
+from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.core.region import Region, Where
+from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.unpack import Values, blocks_of, largest_of
 
 STEP_BITS = 44
-MOST_WEIGHT = 1 << 10
 _STEPS = np.float32(2.0**STEP_BITS)
 _STEP = np.float32(2.0**-STEP_BITS)
+# A total of weights up to this is a whole number in int32 and in float32.
+MOST_WEIGHT = 1 << 24
+WEIGHTS = 1 << 10
 
 
 class Mean:
@@ -29,14 +35,21 @@ class Mean:
     Parameters
     ----------
     P : trainable parameters.
-    cohort : most replies that can come; magnitudes must stay below 2^19 / cohort, so that not
-        even the sum of all of them leaves int64.
-    mean : "cohort" divides by the replies folded in; "senders" divides each coordinate by the
-        replies that sent it.
+    cohort : most replies that can come.
+    mean : "cohort" divides by the weights of the replies folded in; "senders" divides each
+        coordinate by the weights of the replies that sent it.
+    most_weight : most that the weights of all replies can sum to, at most 2^24; None is `cohort`,
+        for replies of weight 1. Magnitudes must stay below 2^19 / most_weight, so that not even the
+        sum of all of them leaves int64: 524 at a sum of 1000, 0.5 at one of 2^20.
 
     Attributes
     ----------
-    n : replies folded in so far.
+    n, weight : replies folded in so far, and the sum of their weights.
+
+    Raises
+    ------
+    ConfigError
+        If most_weight is not from 1 to 2^24.
     """
 
     def __init__(
@@ -45,43 +58,51 @@ class Mean:
         *,
         cohort: int,
         mean: Literal["cohort", "senders"] = "cohort",
-        most_weight: int = 0,
+        most_weight: int | None = None,
     ) -> None:
-        self.n = 0
         self.P = P
+        self.n = self.weight = 0
         self.cohort = cohort
-        self.limit = 2.0 ** (63 - STEP_BITS) / (most_weight or cohort)
+        self.most_weight = cohort if most_weight is None else most_weight
+        if not 1 <= self.most_weight <= MOST_WEIGHT:
+            raise ConfigError(f"weights sum to {self.most_weight}; expected 1 to {MOST_WEIGHT}")
+        self.limit = 2.0 ** (63 - STEP_BITS) / self.most_weight
         self._sum_P = np.zeros(P, dtype=np.int64)
         self._senders_P = np.zeros(P, dtype=np.int32) if mean == "senders" else None
 
-    def fold(self, positions: Where, values_K: np.ndarray, weight: int = 1) -> None:
+    def fold(self, positions: Where, values_K: np.ndarray | Values, weight: int = 1) -> None:
         """Add one reply; what is refused leaves the sum as it was.
 
         Parameters
         ----------
-        positions : strictly ascending int64 array of shape (K,); None for all P.
-        values_K : float32 array of shape (K,)
+        positions : strictly ascending int64 array of shape (K,), a region, or None for all P.
+        values_K : float32 array of shape (K,), or the same still coded.
+        weight : how many times the reply counts, a whole number from 1.
 
         Raises
         ------
         WireError
-            If a value is not finite, or its magnitude is 2^19 / cohort or more, if positions do
-            not fit, or if more than `cohort` replies come.
+            If a value is not finite, or its magnitude is 2^19 / most_weight or more, if positions
+            do not fit, or if more replies than `cohort` or more weight than `most_weight` come.
         """
         if self.n == self.cohort:
             raise WireError(f"a reply more than the cohort of {self.cohort} came")
+        if not 1 <= weight <= self.most_weight - self.weight:
+            raise WireError(
+                f"a reply has weight {weight}; expected 1 to {self.most_weight - self.weight}, "
+                f"as all sum to at most {self.most_weight}"
+            )
         self.check(positions, values_K)
-        # Scaling by a power of two is exact; only parts below one step are rounded (half to even).
-        steps_K = np.rint(values_K * _STEPS).astype(np.int64) * weight
-        if isinstance(positions, Region):
-            positions = positions.positions()
-        if positions is None:
-            self._sum_P += steps_K
-        else:
-            np.add.at(self._sum_P, positions, steps_K)  # no copy of what is there
-        if self._senders_P is not None:
-            self._senders_P[slice(None) if positions is None else positions] += weight
-        self.n += weight
+        for part, values in blocks_of(values_K):
+            # Scaling by a power of two is exact; only parts below one step are rounded (half to
+            # even).
+            scaled = values * _STEPS
+            steps = np.rint(scaled, out=scaled).astype(np.int64)
+            if weight != 1:
+                steps *= weight
+            self._add(self._at(positions, part), steps, weight)
+        self.n += 1
+        self.weight += weight
 
     def mean(self) -> np.ndarray:
         """Return the float32 mean of shape (P,), 0 where nobody sent.
@@ -95,16 +116,33 @@ class Mean:
         """
         if self.n == 0:
             raise WireError("no reply was accepted; a mean needs one. See round.min-replies")
-        mean_P = self._sum_P.astype(np.float32)
-        mean_P *= _STEP
-        if self._senders_P is None:
-            mean_P /= np.float32(self.n)
-        else:
-            mean_P /= np.maximum(self._senders_P, 1).astype(np.float32)
+        mean_P = np.empty(self._sum_P.size, dtype=np.float32)
+        for part in parts(mean_P.size):
+            mean = mean_P[part]
+            mean[:] = self._sum_P[part]
+            mean *= _STEP
+            if self._senders_P is None:
+                mean /= np.float32(self.weight)
+            else:
+                mean /= np.maximum(self._senders_P[part], 1).astype(np.float32)
         return mean_P
 
-    def check(self, positions: Where, values_K: np.ndarray) -> None:
-        """Raise WireError if these cannot be folded in; see `fold`."""
+    def _at(self, positions: Where, part: slice) -> slice | np.ndarray:
+        """Return where a block of a reply's values belongs among all P."""
+        if positions is None:
+            return part
+        return positions.part(part) if isinstance(positions, Region) else positions[part]
+
+    def _add(self, at: slice | np.ndarray, steps: np.ndarray, weight: int) -> None:
+        if isinstance(at, slice):
+            self._sum_P[at] += steps
+        else:
+            np.add.at(self._sum_P, at, steps)  # no copy of what is there
+        if self._senders_P is not None:
+            self._senders_P[at] += np.int32(weight)
+
+    def check(self, positions: Where, values_K: np.ndarray | Values) -> None:
+        """Raise WireError where `fold` would for these positions and values."""
         P = self._sum_P.size
         K = P if positions is None else positions.size
         if values_K.dtype != np.float32 or values_K.shape != (K,):
@@ -112,26 +150,59 @@ class Mean:
                 f"values are {values_K.dtype} of shape {values_K.shape}; "
                 f"expected float32 of shape {(K,)}"
             )
-        if K == 0:
-            return
-        # NaN goes through min and max, so that two passes without a copy find everything.
-        largest = max(-float(values_K.min()), float(values_K.max()))
-        if not np.isfinite(largest):
+        if isinstance(values_K, Values):
+            largest = values_K.largest
+        else:
+            largest = largest_of(values for _, values in blocks_of(values_K))
+        if not isfinite(largest):
             raise WireError("a value is NaN or infinite; expected finite values", "non-finite")
         if largest >= self.limit:
             raise WireError(
                 f"a value has magnitude {largest!r}; expected below {self.limit!r}, 2^19 / "
-                f"{self.cohort} clients of the cohort. A lower client.lr may help"
+                f"{self.most_weight}, the weight of the cohort. A lower client.lr may help"
             )
-        if positions is None or isinstance(positions, Region):
-            return
-        if int(positions[0]) < 0 or int(positions[-1]) >= P:
-            raise WireError(f"positions leave 0..{P - 1}")
-        if not bool((positions[1:] > positions[:-1]).all()):
+        if isinstance(positions, np.ndarray) and K:
+            _check_positions(positions, P)
+
+
+def whole_weights(counts: Mapping[str, int], most: int = WEIGHTS) -> dict[str, int]:
+    """Return whole weights in proportion to counts, that sum to little.
+
+    Counts are divided by their common divisor. If they still sum to more than `most`, they are
+    multiplied by 2 most / D instead, for the smallest whole D at which the weights, rounded to
+    the nearest (half up) and to at least 1, sum to no more.
+
+    What rounding changes: a weight by at most 1/2, so that a client's part of the mean is wrong by
+    a share of 1 / (2 weight): 5 % where `most` is 1024 and this client one of 100. Who would have
+    less than 1/2 gets 1, which the others have less: this is little as long as few clients
+    have less than 1 / (2 most) of all counts. Equal counts have equal weights, and the order of the
+    clients changes nothing.
+
+    Parameters
+    ----------
+    counts : what each client should count for, 0 or more; 0 counts as the least.
+    most : what the weights sum to at most; the number of clients, if there are more.
+    """
+    most = max(most, len(counts))
+    divisor = gcd(*counts.values()) or 1
+
+    def weights(D: int) -> dict[str, int]:
+        return {c: max(1, (4 * most * n + D) // (2 * D)) for c, n in counts.items()}
+
+    def fits(D: int) -> bool:
+        return sum(weights(D).values()) <= most
+
+    if fits(exact := 2 * most * divisor):
+        return weights(exact)
+    largest = 4 * most * max(counts.values())
+    return weights(bisect_left(range(largest), True, lo=exact, key=fits))
+
+
+def _check_positions(positions: np.ndarray, P: int) -> None:
+    """Raise WireError unless they are strictly ascending and within 0..P-1."""
+    if int(positions[0]) < 0 or int(positions[-1]) >= P:
+        raise WireError(f"positions leave 0..{P - 1}")
+    for part in parts(positions.size - 1):
+        behind = positions[part.start + 1 : part.stop + 1]
+        if not bool((behind > positions[part]).all()):
             raise WireError("positions are not strictly ascending")
-
-
-def whole_weights(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return whole weights."""
-    total = sum(counts.values())
-    return {c: max(1, round(MOST_WEIGHT * n / total)) for c, n in counts.items()}

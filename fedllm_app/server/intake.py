@@ -21,7 +21,7 @@ from fedllm_app.core.state import Pending
 from fedllm_app.run.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.asked import Asked, Expected, Key
-from fedllm_app.wire.codec import Update, decode, dense_bytes, size_of
+from fedllm_app.wire.codec import Coded, decode_blocks, dense_bytes, size_of
 from fedllm_app.wire.slices import Origin
 
 log = logging.getLogger("fedllm")
@@ -156,7 +156,7 @@ class Intake:
         log.warning("client %s, round %d: dropped (%s): %s", client, id_, reason, why)
 
 
-def decoded(expected: Expected, origin: Origin, payload: np.ndarray) -> Update:
+def decoded(expected: Expected, origin: Origin, payload: np.ndarray) -> Coded:
     """Return the coordinates of one vector of a reply.
 
     Raises
@@ -167,7 +167,7 @@ def decoded(expected: Expected, origin: Origin, payload: np.ndarray) -> Update:
     if payload.size > expected.most_bytes:
         raise WireError(f"update has {payload.size} bytes; expected at most {expected.most_bytes}")
     within, chosen = expected.within, expected.chosen
-    update = decode(
+    update = decode_blocks(
         payload,
         origin,
         expect="explicit" if chosen else "all" if within is None else "derived",

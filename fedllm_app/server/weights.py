@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from fedllm_app.core.job import TrainMetrics
-from fedllm_app.server.aggregate import MOST_WEIGHT, whole_weights
+from fedllm_app.server.aggregate import WEIGHTS, whole_weights
 from fedllm_app.server.asked import Asked
 
 WeightBy = Literal["uniform", "examples", "tokens"]
@@ -38,7 +38,7 @@ class Weights:
             self._weights = whole_weights(counts)
         if by == "tokens":
             self._most = {client: most_units(count) for client, count in counts.items()}
-            self._share = min(1.0, MOST_WEIGHT / max(1, sum(self._most.values())))
+            self._share = min(1.0, WEIGHTS / max(1, sum(self._most.values())))
             self._weights = {client: self._scaled(most) for client, most in self._most.items()}
         self.total = sum(self._weights.values())
 

@@ -38,12 +38,13 @@ from fedllm_app.wire.quantize import (
     ValueType,
     pack_marked,
     pack_values,
-    unpack_marked,
-    unpack_values,
     value_bytes,
 )
 from fedllm_app.wire.sliced import decode_sliced, encode_sliced
 from fedllm_app.wire.slices import Origin, Slices
+from fedllm_app.wire.unpack import Values, unpack_marked
+
+Expected = Literal["any", "all", "explicit", "derived"]
 
 
 class WireSettings(Settings):
@@ -84,6 +85,20 @@ class Update:
 
     positions: Where
     values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Coded:
+    """An update whose values are decoded block by block, if they are not yet.
+
+    Attributes
+    ----------
+    positions : as those of an `Update`.
+    values : float32 array of shape (K,), or the same still coded; `blocks_of` reads either.
+    """
+
+    positions: Where
+    values: np.ndarray | Values
 
 
 @dataclass(frozen=True)
@@ -179,7 +194,7 @@ def decode(
     payload: np.ndarray,
     origin: Origin,
     *,
-    expect: Literal["any", "all", "explicit", "derived"] = "any",
+    expect: Expected = "any",
     count: int | None = None,
     derived: Where = None,
     value_type: str | None = None,
@@ -200,28 +215,29 @@ def decode(
     WireError
         If the payload is malformed, foreign, not finite, or not the support expected.
     """
-    payload = np.ascontiguousarray(payload)
-    header, P = read_header(payload), origin.P
-    check_origin(header, origin)
-    check_expected(header, expect, count, derived, value_type)
-    section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
-    values = payload[HEADER_BYTES + header.position_bytes :]
-    if header.mode == MARKED:
-        positions, values_K = unpack_marked(values, P, header.value_type, header.block)
-        if positions.size != header.K:
-            raise WireError(f"{positions.size} values are marked as sent; expected K={header.K}")
-        return Update(positions, values_K)
-    values_K = unpack_values(values, header.K, header.value_type, header.block)
-    if header.mode == BITMAP:
-        return Update(where.decode_bitmap(section, P, header.K), values_K)
-    if header.mode == RICE:
-        rice = where.Rice(header.rice_k, header.shortened, section)
-        return Update(where.decode_rice(rice, P, header.K), values_K)
-    if header.mode == SLICED:
-        if origin.slices is None:
-            raise WireError("positions are by slice; this receiver was not told how it is cut")
-        return Update(decode_sliced(section, origin.slices, P, header.K), values_K)
-    return Update(derived if header.mode == DERIVED else None, values_K)
+    coded = _decode(payload, origin, expect, count, derived, value_type)
+    values = coded.values
+    return Update(coded.positions, values.whole() if isinstance(values, Values) else values)
+
+
+def decode_blocks(
+    payload: np.ndarray,
+    origin: Origin,
+    *,
+    expect: Expected = "any",
+    count: int | None = None,
+    derived: Where = None,
+    value_type: str | None = None,
+) -> Coded:
+    """Return the same as `decode`, its values still coded: they are read block by block.
+
+    Every value is checked before it returns. So whoever folds the blocks meets no refusal halfway.
+    Parameters and errors are those of `decode`.
+    """
+    coded = _decode(payload, origin, expect, count, derived, value_type)
+    if isinstance(coded.values, Values):
+        _ = coded.values.largest
+    return coded
 
 
 def size_of(payload: np.ndarray) -> PayloadSize:
@@ -246,3 +262,36 @@ def _smallest(
     if marked < bitmap:
         return MARKED, np.zeros(0, dtype=np.uint8), None
     return BITMAP, where.encode_bitmap(positions, P), None
+
+
+def _decode(
+    payload: np.ndarray,
+    origin: Origin,
+    expect: Expected,
+    count: int | None,
+    derived: Where,
+    value_type: str | None,
+) -> Coded:
+    """Return header and positions checked and decoded, the values not yet unless marked."""
+    payload = np.ascontiguousarray(payload)
+    header, P = read_header(payload), origin.P
+    check_origin(header, origin)
+    check_expected(header, expect, count, derived, value_type)
+    section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
+    data = payload[HEADER_BYTES + header.position_bytes :]
+    if header.mode == MARKED:
+        positions, values_K = unpack_marked(data, P, header.value_type, header.block)
+        if positions.size != header.K:
+            raise WireError(f"{positions.size} values are marked as sent; expected K={header.K}")
+        return Coded(positions, values_K)
+    values = Values(data, header.K, header.value_type, header.block)
+    if header.mode == BITMAP:
+        return Coded(where.decode_bitmap(section, P, header.K), values)
+    if header.mode == RICE:
+        rice = where.Rice(header.rice_k, header.shortened, section)
+        return Coded(where.decode_rice(rice, P, header.K), values)
+    if header.mode == SLICED:
+        if origin.slices is None:
+            raise WireError("positions are by slice; this receiver was not told how it is cut")
+        return Coded(decode_sliced(section, origin.slices, P, header.K), values)
+    return Coded(derived if header.mode == DERIVED else None, values)

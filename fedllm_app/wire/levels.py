@@ -16,11 +16,11 @@ Shapes: N values of one section, S blocks of `block` values (the last may be sho
 import numpy as np
 
 from fedllm_app.core.errors import WireError
+from fedllm_app.wire.table import below
 
 BITS = {"int8": 8, "int4": 4, "q4": 4, "q3": 3}
 NOT_SENT = {"int8": 0x80, "int4": 0x8, "q4": 14, "q3": 6}
 TABLE = ("q4", "q3")
-SAMPLE, STARTS = 4096, 24  # values that a table is chosen by, and tables there are to choose from
 # Subnormal scales lose the precision that makes rounding unbiased, and some machines flush them.
 _SMALLEST_SCALE = np.finfo(np.float32).smallest_normal
 # 127 times it is still finite, and no block within the largest value has a larger one.
@@ -46,25 +46,19 @@ def quantize(
     value_type: str,
     block: int,
     rng: np.random.Generator,
-    absent_N: np.ndarray | None = None,
+    level_L: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (scales or levels in float32, codes in uint8 of shape (N,)).
+    """Return (scales in float32, none where there are levels; codes in uint8 of shape (N,)).
 
     Parameters
     ----------
-    absent_N : values that are not sent, marked as such; None if all are.
+    level_L : the table of q4 and q3; empty for int8 and int4.
     """
-    L = levels_of(value_type, absent_N is not None)
     if value_type in TABLE:
-        size_N = np.abs(values_N)
-        head = table_for(size_N if absent_N is None else size_N[~absent_N], L)
-        codes_N = _on_levels(values_N, size_N, head, rng)
-    else:
-        head, codes_N = _linear(values_N, L, block, rng)
-        codes_N &= np.uint8((1 << BITS[value_type]) - 1)
-    if absent_N is not None:
-        codes_N[absent_N] = NOT_SENT[value_type]
-    return head, codes_N
+        return np.zeros(0, dtype=np.float32), _on_levels(values_N, level_L, rng)
+    scale_S, codes_N = _linear(values_N, levels_of(value_type), block, rng)
+    codes_N &= np.uint8((1 << BITS[value_type]) - 1)
+    return scale_S, codes_N
 
 
 def dequantize(
@@ -104,14 +98,19 @@ def pack_codes(codes_N: np.ndarray, bits: int) -> np.ndarray:
     """Return codes of 8, 4 or 3 bits as a stream, lowest bit first; the rest of a byte is zero."""
     if bits == 8:
         return codes_N
+    # Neighbours are moved together in the words that hold 2 of them, or 8.
+    word = np.dtype("<u2" if bits == 4 else "<u8")
+    spare = -codes_N.size % word.itemsize
+    if spare:
+        codes_N = np.concatenate([codes_N, np.zeros(spare, dtype=np.uint8)])
+    words = codes_N.view(word)
     if bits == 4:
-        pairs = np.zeros(codes_N.size + codes_N.size % 2, dtype=np.uint8)
-        pairs[: codes_N.size] = codes_N
-        return pairs[0::2] | pairs[1::2] << 4
-    rows = np.empty((codes_N.size, bits), dtype=np.uint8)
-    for bit in range(bits):
-        rows[:, bit] = codes_N >> bit & 1
-    return np.packbits(rows, bitorder="little")
+        pairs: np.ndarray = (words | words >> np.uint16(4)).astype(np.uint8)
+        return pairs
+    for move, kept in ((5, 0x003F003F003F003F), (10, 0x00000FFF00000FFF), (20, 0xFFFFFF)):
+        words = (words | words >> np.uint64(move)) & np.uint64(kept)
+    stream = words.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)[:, :3].reshape(-1)
+    return stream[: stream.size - spare * 3 // 8]
 
 
 def unpack_codes(data: np.ndarray, N: int, bits: int) -> np.ndarray:
@@ -143,83 +142,33 @@ def _linear(
     values_N: np.ndarray, most: int, block: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     N, S = values_N.size, -(-values_N.size // block)
-    blocks = np.zeros((S, block), dtype=np.float32)
-    blocks.ravel()[:N] = values_N
+    flat = np.zeros(S * block, dtype=np.float32)
+    flat[:N] = values_N
+    blocks = flat.reshape(S, block)
     scale_S = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(most)
     scale_S[scale_S < _SMALLEST_SCALE] = 0
     with np.errstate(divide="ignore", invalid="ignore"):
         blocks /= scale_S[:, None]
     blocks[scale_S == 0] = 0
     # Up with the probability of the fraction, which is exact: whole numbers are never moved.
-    low = np.floor(blocks)
-    blocks -= low
-    flat = low.ravel()[:N]
-    flat += rng.random(N, dtype=np.float32) < blocks.ravel()[:N]
-    np.clip(flat, -most, most, out=flat)
-    return scale_S, flat.astype(np.int8).view(np.uint8)
+    low_N = np.floor(flat[:N])
+    flat[:N] -= low_N
+    low_N += rng.random(N, dtype=np.float32) < flat[:N]
+    np.clip(low_N, -most, most, out=low_N)
+    return scale_S, low_N.astype(np.int8).view(np.uint8)
 
 
-def table_for(size: np.ndarray, L: int) -> np.ndarray:
-    """Return L ascending levels for magnitudes, the smallest and the largest among them.
-
-    Candidates begin at the smallest and go on geometrically, from there or from some part of the
-    largest; the one of least expected error over a sample is taken. The largest are all in it:
-    a few of them can outweigh all others.
-    """
-    level_L = np.zeros(L, dtype=np.float32)
-    if not size.size:
-        return level_L
-    least, most = size.min(), size.max()
-    seen, weight = _sample(size)
-    best, starts = np.inf, float(most) * 0.5 ** np.arange(1, STARTS)
-    for second in (None, *starts[starts > least]):
-        if second is None and not least:
-            continue
-        table = np.empty(L, dtype=np.float32)
-        if second is None:
-            table[:] = np.geomspace(least, most, L)
-        else:
-            table[1:] = np.geomspace(second, most, L - 1)
-        table[0], table[-1] = least, most
-        low = _below(seen, table)
-        above = table[np.minimum(low + 1, L - 1)]
-        error = float(np.dot((seen - table[low]) * weight, above - seen))
-        if error < best:
-            best, level_L = error, table
-    return level_L if np.isfinite(best) else np.full(L, most, dtype=np.float32)
-
-
-def _sample(size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return some magnitudes and how many each stands for: the largest all, of the rest a few."""
-    rest = size.size - SAMPLE // 2
-    if rest <= SAMPLE // 2:
-        return size, np.ones(size.size, dtype=np.float32)
-    parted = np.partition(size, rest)
-    stride = -(-rest // (SAMPLE // 2))
-    few = parted[:rest:stride]
-    seen = np.concatenate([few, parted[rest:]])
-    weight = np.ones(seen.size, dtype=np.float32)
-    weight[: few.size] = stride
-    return seen, weight
-
-
-def _below(size: np.ndarray, level_L: np.ndarray) -> np.ndarray:
-    """Return for each magnitude the last level that is not above it."""
-    return np.clip(np.searchsorted(level_L, size, side="right") - 1, 0, level_L.size - 1)
-
-
-def _on_levels(
-    values_N: np.ndarray, size_N: np.ndarray, level_L: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _on_levels(values_N: np.ndarray, level_L: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return codes 0 to L - 1 for the levels, and L to 2 L - 1 for the same below zero."""
-    L = level_L.size
-    low_N = _below(size_N, level_L)
+    size_N = np.abs(values_N)
+    low_N = below(size_N, level_L)
     gap_L = np.append(np.diff(level_L), np.float32(0))
     with np.errstate(divide="ignore", invalid="ignore"):
         share_N = (size_N - level_L[low_N]) / gap_L[low_N]
-    low_N += rng.random(values_N.size, dtype=np.float32) < share_N  # no number is never below
-    codes_N: np.ndarray = (np.minimum(low_N, L - 1) + L * (values_N < 0)).astype(np.uint8)
-    return codes_N
+    # The last level is the largest magnitude: its share is no number, and nothing is below that.
+    low_N += (rng.random(values_N.size, dtype=np.float32) < share_N).view(np.uint8)
+    low_N += (values_N < 0).view(np.uint8) * np.uint8(level_L.size)
+    return low_N
 
 
 def _from_levels(level_L: np.ndarray, codes: np.ndarray) -> np.ndarray:

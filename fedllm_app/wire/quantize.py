@@ -16,6 +16,8 @@ import numpy as np
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import levels
+from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.table import table_for
 
 ValueType = Literal["fp32", "fp16", "bf16", "int8", "int4", "q4", "q3"]
 VALUE_TYPES: tuple[str, ...] = get_args(ValueType)
@@ -25,7 +27,7 @@ LARGEST = dict.fromkeys(VALUE_TYPES, _BF16_MOST) | {
     "fp32": float(np.finfo(np.float32).max),
     "fp16": 65504.0,
 }
-_WORD: dict[str, type[np.unsignedinteger]] = {
+WORD: dict[str, type[np.unsignedinteger]] = {
     "fp32": np.uint32,
     "fp16": np.uint16,
     "bf16": np.uint16,
@@ -46,7 +48,6 @@ def pack_values(
     block: int,
     rng: np.random.Generator | None,
     out: np.ndarray,
-    absent_N: np.ndarray | None = None,
 ) -> None:
     """Write the values into `out`, uint8 of shape (value_bytes(N, value_type, block),).
 
@@ -55,38 +56,13 @@ def pack_values(
     values_N : float32 array of shape (N,)
     block : values that share a scale (int8 and int4).
     rng : draws the rounding of few levels; the floats ignore it.
-    absent_N : values that are marked as not sent; None if all are sent.
 
     Raises
     ------
     WireError
         If a value is not finite or too large for the type, or if few levels are given no rng.
     """
-    if values_N.size == 0:
-        return
-    _check_range(values_N, value_type)
-    if value_type in levels.BITS:
-        if rng is None:
-            raise WireError(f"{value_type} needs a random generator for its rounding; got None")
-        head, codes_N = levels.quantize(values_N, value_type, block, rng, absent_N)
-        out[: 4 * head.size] = head.astype("<f4", copy=False).view(np.uint8)
-        out[4 * head.size :] = levels.pack_codes(codes_N, BITS[value_type])
-        return
-    words_N = _words(values_N, value_type)
-    if absent_N is not None:
-        words_N = np.where(absent_N, words_N.dtype.type(NOT_SENT[value_type]), words_N)
-    out[:] = words_N.astype(words_N.dtype.newbyteorder("<"), copy=False).view(np.uint8)
-
-
-def unpack_values(data: np.ndarray, N: int, value_type: str, block: int) -> np.ndarray:
-    """Return the float32 values of a section in which every coordinate is sent.
-
-    Raises
-    ------
-    WireError
-        If a value is not finite, or is the code of a coordinate not sent.
-    """
-    return _unpack(data, _codes(data, N, value_type, block, False), value_type, block, None)
+    _pack(values_N, None, values_N.size, value_type, block, rng, out)
 
 
 def pack_marked(
@@ -102,26 +78,61 @@ def pack_marked(
 
     `out` has the length of a marked section of P values; errors as `pack_values`.
     """
-    dense_P = np.zeros(P, dtype=np.float32)
-    dense_P[positions_K] = values_K
-    absent_P = np.ones(P, dtype=np.bool_)
-    absent_P[positions_K] = False
-    pack_values(dense_P, value_type, block, rng, out, absent_P)
+    _pack(values_K, positions_K, P, value_type, block, rng, out)
 
 
-def unpack_marked(
-    data: np.ndarray, P: int, value_type: str, block: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (int64 positions, float32 values) of the coordinates that were sent.
+def _pack(
+    values_K: np.ndarray,
+    positions_K: np.ndarray | None,
+    N: int,
+    value_type: str,
+    block: int,
+    rng: np.random.Generator | None,
+    out: np.ndarray,
+) -> None:
+    """Write N codes, those not at a position as the reserved one; None is all of them."""
+    if N == 0:
+        return
+    _check_range(values_K, value_type)
+    if value_type not in levels.BITS:
+        words = out.view(np.dtype(WORD[value_type]).newbyteorder("<"))
+        for part in parts(N):
+            values, absent = _part(values_K, positions_K, part)
+            words[part] = _words(values, value_type)
+            if absent is not None:
+                words[part][absent] = NOT_SENT[value_type]
+        return
+    if rng is None:
+        raise WireError(f"{value_type} needs a random generator for its rounding; got None")
+    marked, bits, level_L = positions_K is not None, BITS[value_type], np.zeros(0, np.float32)
+    size = levels.head_bytes(N, value_type, block, marked)
+    head, codes = out[:size].view("<f4"), out[size:]
+    if value_type in levels.TABLE:
+        head[:] = level_L = table_for(values_K, levels.levels_of(value_type, marked))
+    for part in parts(N, max(block, 8)):
+        values, absent = _part(values_K, positions_K, part)
+        scales, codes_N = levels.quantize(values, value_type, block, rng, level_L)
+        if absent is not None:
+            codes_N[absent] = NOT_SENT[value_type]
+        if scales.size:
+            head[part.start // block :][: scales.size] = scales
+        packed = levels.pack_codes(codes_N, bits)
+        codes[part.start * bits // 8 :][: packed.size] = packed
 
-    Raises
-    ------
-    WireError
-        If a value that was sent is not finite.
-    """
-    codes_P = _codes(data, P, value_type, block, True)
-    positions_K = np.flatnonzero(codes_P != NOT_SENT[value_type]).astype(np.int64, copy=False)
-    return positions_K, _unpack(data, codes_P, value_type, block, positions_K)
+
+def _part(
+    values_K: np.ndarray, positions_K: np.ndarray | None, part: slice
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return one part of all values, 0 where none is sent, and where none is; None is nowhere."""
+    if positions_K is None:
+        return values_K[part], None
+    first, last = np.searchsorted(positions_K, (part.start, part.stop))
+    at = positions_K[first:last] - part.start
+    values = np.zeros(part.stop - part.start, dtype=np.float32)
+    values[at] = values_K[first:last]
+    absent = np.ones(values.size, dtype=np.bool_)
+    absent[at] = False
+    return values, absent
 
 
 def _words(values_N: np.ndarray, value_type: str) -> np.ndarray:
@@ -139,15 +150,9 @@ def _words(values_N: np.ndarray, value_type: str) -> np.ndarray:
     return rounded_N.astype(np.uint16)
 
 
-def _codes(data: np.ndarray, N: int, value_type: str, block: int, marked: bool) -> np.ndarray:
-    """Return the N codes after any scales or levels, as unsigned integers."""
-    if value_type in levels.BITS:
-        head = levels.head_bytes(N, value_type, block, marked)
-        return levels.unpack_codes(data[head:], N, BITS[value_type])
-    return data.view(np.dtype(_WORD[value_type]).newbyteorder("<"))
-
-
 def _check_range(values_N: np.ndarray, value_type: str) -> None:
+    if not values_N.size:
+        return
     # NaN goes through min and max, so that two passes without a copy find everything.
     largest = max(-float(values_N.min()), float(values_N.max()))
     if not largest <= LARGEST["fp32"]:
@@ -159,26 +164,3 @@ def _check_range(values_N: np.ndarray, value_type: str) -> None:
             f"a value to send has magnitude {largest!r}; {value_type} holds at most "
             f"{LARGEST[value_type]!r}. Set wire.up-values or wire.down-values to 'bf16' or 'fp32'"
         )
-
-
-def _unpack(
-    data: np.ndarray, codes_N: np.ndarray, value_type: str, block: int, chosen: np.ndarray | None
-) -> np.ndarray:
-    """Return the finite float32 values of a section, all or those at the chosen indices."""
-    if value_type in levels.BITS:
-        size = levels.head_bytes(codes_N.size, value_type, block, chosen is not None)
-        head = data[:size].view("<f4").astype(np.float32)
-        return levels.dequantize(head, codes_N, value_type, block, chosen)
-    codes = codes_N if chosen is None else codes_N[chosen]
-    values: np.ndarray
-    if value_type == "bf16":
-        values = (codes.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    elif value_type == "fp16":
-        values = codes.view("<f2").astype(np.float32)
-    else:
-        values = codes.view("<f4").astype(np.float32, copy=not codes.flags.aligned)
-    if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
-        raise WireError(
-            "a value is NaN, infinite, or marked as not sent; expected finite values", "non-finite"
-        )
-    return values

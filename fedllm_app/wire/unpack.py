@@ -1,0 +1,140 @@
+"""Bytes as values again, block by block; the bytes may be hostile, and every value is checked.
+
+Shapes: N values of one section, of which all are sent; P coordinates, of which K are.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+
+from fedllm_app.core.errors import WireError
+from fedllm_app.wire import levels
+from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.quantize import BITS, NOT_SENT, WORD
+
+
+class Values:
+    """The values of a section in which every coordinate is sent, decoded as they are asked for.
+
+    Parameters
+    ----------
+    data : uint8 array of shape (value_bytes(N, value_type, block),).
+
+    Attributes
+    ----------
+    dtype, shape : of the values.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, data: np.ndarray, N: int, value_type: str, block: int) -> None:
+        self.shape = (N,)
+        self._section = _Section(data, N, value_type, block, marked=False)
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Return the values in order, each block with the slice of 0..N - 1 that it is.
+
+        Raises
+        ------
+        WireError
+            If a value is not finite, or is the code of a coordinate not sent.
+        """
+        for part in self._section.parts():
+            yield part, self._section.values(part, self._section.codes(part), None)
+
+    @cached_property
+    def largest(self) -> float:
+        """Return the largest magnitude; whoever has it knows that `blocks` will refuse nothing."""
+        return largest_of(values for _, values in self.blocks())
+
+    def whole(self) -> np.ndarray:
+        """Return all values, float32 of shape (N,); fp32 may be a view of the bytes."""
+        section = self._section
+        if section.value_type == "fp32":
+            largest_of(values for _, values in self.blocks())
+            return _floats(section.data.view("<u4"), "fp32")
+        values_N = np.empty(self.shape, dtype=np.float32)
+        for part, values in self.blocks():
+            values_N[part] = values
+        return values_N
+
+
+def blocks_of(values: np.ndarray | Values) -> Iterator[tuple[slice, np.ndarray]]:
+    """Return values in blocks, each with the slice that it is."""
+    if isinstance(values, Values):
+        return values.blocks()
+    return ((part, values[part]) for part in parts(values.size))
+
+
+def largest_of(blocks: Iterator[np.ndarray]) -> float:
+    """Return the largest magnitude, 0 of none; NaN if there is one."""
+    # NaN goes through min and max, so that two passes without a copy find everything.
+    return float(np.max([np.maximum(-b.min(), b.max()) for b in blocks], initial=0.0))
+
+
+def unpack_marked(
+    data: np.ndarray, P: int, value_type: str, block: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (int64 positions, float32 values) of the coordinates that were sent.
+
+    Raises
+    ------
+    WireError
+        If a value that was sent is not finite.
+    """
+    section = _Section(data, P, value_type, block, marked=True)
+    positions, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
+    for part in section.parts():
+        codes = section.codes(part)
+        at = np.flatnonzero(codes != NOT_SENT[value_type])
+        positions.append(at + part.start)
+        values.append(section.values(part, codes, at))
+    return np.concatenate(positions), np.concatenate(values)
+
+
+class _Section:
+    """Scales or levels, and codes, of N coordinates."""
+
+    def __init__(self, data: np.ndarray, N: int, value_type: str, block: int, marked: bool) -> None:
+        self.N, self.value_type, self.block = N, value_type, block
+        self.few = value_type in levels.BITS
+        size = levels.head_bytes(N, value_type, block, marked) if self.few else 0
+        self.head, self.data = data[:size].view("<f4"), data[size:]
+
+    def parts(self) -> Iterator[slice]:
+        return parts(self.N, max(self.block, 8))
+
+    def codes(self, part: slice) -> np.ndarray:
+        """Return one part of the codes, as unsigned integers."""
+        if not self.few:
+            word = np.dtype(WORD[self.value_type]).newbyteorder("<")
+            return self.data.view(word)[part]
+        bits = BITS[self.value_type]
+        data = self.data[part.start * bits // 8 : -(-part.stop * bits // 8)]
+        return levels.unpack_codes(data, part.stop - part.start, bits)
+
+    def values(self, part: slice, codes: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
+        """Return the finite values of a part's codes, all or those at the chosen indices."""
+        if self.few:
+            table = self.value_type in levels.TABLE
+            head = self.head if table else self.head[part.start // self.block :]
+            head = head if table else head[: -(-codes.size // self.block)]
+            head = head.astype(np.float32)
+            return levels.dequantize(head, codes, self.value_type, self.block, chosen)
+        values = _floats(codes if chosen is None else codes[chosen], self.value_type)
+        if values.size and not np.isfinite(largest_of(iter([values]))):
+            raise WireError(
+                "a value is NaN, infinite, or marked as not sent; expected finite values",
+                "non-finite",
+            )
+        return values
+
+
+def _floats(words: np.ndarray, value_type: str) -> np.ndarray:
+    """Return words as the floats that they are; fp32 may be a view."""
+    if value_type == "bf16":
+        return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if value_type == "fp16":
+        return words.view("<f2").astype(np.float32)
+    return words.view("<f4").astype(np.float32, copy=not words.flags.aligned)
