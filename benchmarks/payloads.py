@@ -20,11 +20,11 @@ from rows.payload import DENSITIES, entropy_bytes
 
 from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig, read_recipe
-from fedllm_app.core.derive import held_by
+from fedllm_app.core.holding import device_copy
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan, Work
 from fedllm_app.parts import Parts, Place
-from fedllm_app.run.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.wire.codec import decode, dense_bytes, encode, size_of
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.slices import origin_of
@@ -38,10 +38,10 @@ def changes(folder: Path, clients: int) -> tuple[list[np.ndarray], Parts]:
     parts = Parts(config, Place.of(config))
     path = latest_checkpoint(folder / "checkpoints")
     assert path is not None, f"{folder} has no checkpoint"
-    tensors, progress = load_checkpoint(path)
+    tensors, progress = load_state(path)
     params_P = tensors["params"].numpy()
     sent = top_positions(params_P, config.strategy.d_down)
-    start_P = held_by(ClientPlan(fill="zero"), sent, params_P[sent], parts.initial)
+    start_P = device_copy(ClientPlan(fill="zero"), sent, params_P[sent], parts.initial)
     found = []
     with tempfile.TemporaryDirectory() as kept:
         device = parts.device(Path(kept))

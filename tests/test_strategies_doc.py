@@ -8,7 +8,7 @@ import pytest
 
 from fedllm_app.config import RunConfig
 from fedllm_app.play import run_local
-from fedllm_app.run.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.run.ledger import Totals
 from fedllm_app.run.metrics import iterate_lines, read_lines
 from fedllm_app.server.methods import STRATEGIES
@@ -41,8 +41,8 @@ def test_the_example_trains_and_sends_a_quarter_of_the_tensors(tmp_path, monkeyp
     assert {line["positions"] for line in up} == {0}
     # Two checkpoints are kept: between them a round moved its tensors and no other.
     last = latest_checkpoint(folder / "checkpoints")
-    after, _ = load_checkpoint(last)
-    before, _ = load_checkpoint(min(last.parent.glob("round-*")))
+    after, _ = load_state(last)
+    before, _ = load_state(min(last.parent.glob("round-*")))
     moved = int((after["params"] != before["params"]).sum())
     assert moved <= up[-1]["values"] // 4
     assert np.isfinite(after["params"].numpy()).all()

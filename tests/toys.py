@@ -19,17 +19,22 @@ from torch import nn
 from fedllm_app.client.answer import answer
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.client.train import Device
-from fedllm_app.core.derive import expand
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import Derived
+from fedllm_app.core.region import positions_of
+from fedllm_app.core.state import RunState
+from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.devices.network import Network
+from fedllm_app.run.checkpoint import latest_checkpoint, load_state
+from fedllm_app.run.record import Recorder
 from fedllm_app.run.settings import RoundSettings, RunSettings
+from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
-from fedllm_app.server.record import Recorder
+from fedllm_app.server.pacing.sync import Sync
+from fedllm_app.server.planning import Planner
 from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import WireSettings
 
@@ -64,7 +69,8 @@ class ToyModel:
         self.copies: list[np.ndarray] = []
 
     def load(self, values: np.ndarray, rank: int = 0) -> None:
-        self.held = expand(Derived("rank-slices", {"rank": rank or 2}), self.layout, 0, 0, "")
+        slices = expand(Derived("rank-slices", {"rank": rank or 2}), self.layout, Draw(0))
+        self.held = positions_of(slices, self.layout.size)
         self.flat, self.grad = torch.tensor(values), torch.zeros(len(values))
         self._weights = nn.Parameter(self.flat)
         self._weights.grad = self.grad
@@ -134,6 +140,9 @@ class Scripted:
     def clients(self) -> Mapping[str, int]:
         return self.counts
 
+    def profiles(self) -> Mapping[str, Any]:
+        return {}
+
     def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
         self.submitted.append(list(requests))
         replies = [r for request in requests for r in answer(self.device, request)]
@@ -171,26 +180,35 @@ def toy_loop(
     checkpoint_every: int = 5,
     base_client_bytes: int = 0,
     network: Network | None = None,
+    pacing: Any = None,
     **round_: Any,
 ) -> Loop:
     """Return the real loop over the toy layout; a folder with a checkpoint is continued."""
     settings = ServerSettings(**({"optimizer": "sgd"} | dict(server or {}))).resolved()
     optimizer = ServerOptimizer(settings, params)
+    checkpoint, state = latest_checkpoint(folder / "checkpoints"), None
+    if checkpoint is not None:
+        state, tensors = load_state(checkpoint)
+        optimizer.restore(tensors)
+    run = RunSettings(rounds=rounds, seed=seed, checkpoint_every=checkpoint_every)
+    asked = RoundSettings(**({"timeout_s": 20.0} | round_))
     return Loop(
-        run=RunSettings(rounds=rounds, seed=seed, checkpoint_every=checkpoint_every),
-        round=RoundSettings(**({"timeout_s": 20.0} | round_)),
-        strategy=StrategySettings(**(strategy or {})),
-        wire=wire or WireSettings(),
-        method=STRATEGIES[method] if isinstance(method, str) else method,
-        layout=LAYOUT,
-        fingerprint=BASE,
-        initial=-PARAMS,
+        state=replace(state, finished="") if state else RunState(),
+        resumed=state is not None,
+        planner=Planner(
+            STRATEGIES[method] if isinstance(method, str) else method,
+            StrategySettings(**(strategy or {})), wire or WireSettings(), LAYOUT, BASE, -PARAMS,
+            seed,
+        ),
+        pacing=pacing or Sync(asked.clients, seed),
+        limits=Limits(run, asked, network, frozenset({"loss"})),
         optimizer=optimizer,
         transport=transport,
         evaluate=evaluate,
-        recorder=Recorder(folder, optimizer, rounds, checkpoint_every, base_client_bytes),
-        network=network,
-    )
+        recorder=Recorder(folder, state, rounds, checkpoint_every, base_client_bytes),
+        min_replies=asked.min_replies,
+        weights=asked.weights or "uniform",
+    )  # fmt: skip
 
 
 def at(values: Mapping[int, float]) -> np.ndarray:

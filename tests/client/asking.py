@@ -15,7 +15,7 @@ def request_for(model, values, *jobs, plan=DENSE, sent=None, **changes):
     chosen = values if sent is None else values[sent]
     payload = encode(chosen, sent, origin, value_type="fp32", block=256)
     words = {"layout": model.layout.hash, "fingerprint": model.fingerprint} | changes
-    return Request("all", plan.words(), payload, jobs, **words)
+    return Request("all", plan.to_json(), {"params": payload}, jobs, **words, round=jobs[0].id)
 
 
 def deltas(device, request, derived=None):
@@ -23,5 +23,5 @@ def deltas(device, request, derived=None):
     origin, found = origin_of(device.model.layout, device.model.fingerprint), []
     for reply in answer(device, request):
         assert reply.error == ""
-        found.append(decode(reply.update, origin, derived=derived))
+        found.append(decode(reply.vectors["params"], origin, derived=derived))
     return found

@@ -11,7 +11,8 @@ from toys import BASE, LAYOUT, PARAMS, P, bits, toy_device
 from fedllm_app.client.answer import answer
 from fedllm_app.client.keep import load_kept, of_optimizer, restore, save_kept
 from fedllm_app.core.job import Job, Request
-from fedllm_app.core.plan import ClientPlan, Positions
+from fedllm_app.core.plan import ClientPlan
+from fedllm_app.core.support import Positions
 from fedllm_app.wire.codec import decode, encode
 from fedllm_app.wire.slices import origin_of
 
@@ -32,10 +33,10 @@ def delta(device, job, plan=DENSE, params=PARAMS):
     origin = origin_of(LAYOUT, BASE)
     values = params if sent is None else params[sent]
     payload = encode(values, sent, origin, value_type="fp32", block=256)
-    request = Request("all", plan.words(), payload, (job,), LAYOUT.hash, BASE)
+    request = Request("all", plan.to_json(), payload, (job,), LAYOUT.hash, BASE)
     (reply,) = answer(device, request)
     assert reply.error == ""
-    return decode(reply.update, origin, derived=sent).values
+    return decode(reply.vectors["params"], origin, derived=sent).values
 
 
 def test_an_accepted_job_is_gone_on_from(device):

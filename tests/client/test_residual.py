@@ -14,9 +14,9 @@ from toys import BASE, LAYOUT, PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.client.answer import answer
 from fedllm_app.client.keep import save_kept
-from fedllm_app.core.derive import expand
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import All, ClientPlan, Derived, TopK
+from fedllm_app.core.plan import ClientPlan, TopK
+from fedllm_app.core.support import All, Derived, expand
 from fedllm_app.wire.codec import WireSettings, decode, encode
 from fedllm_app.wire.slices import origin_of
 
@@ -29,7 +29,7 @@ def sent(device, job, plan=KEEPING):
     (reply,) = answer(device, request_for(device.model, PARAMS, job, plan=plan))
     assert reply.error == ""
     model = device.model
-    got = decode(reply.update, origin_of(model.layout, model.fingerprint))
+    got = decode(reply.vectors["params"], origin_of(model.layout, model.fingerprint))
     where = range(P) if got.positions is None else got.positions.tolist()
     return dict(zip(where, got.values.tolist(), strict=True))
 
@@ -102,10 +102,10 @@ def test_rounding_is_left_out_of_any_upload(tmp_path, support):
             PARAMS[inside], None if inside.size == P else inside, origin_of(LAYOUT, BASE),
             value_type="fp32", block=256, derived=inside.size < P,
         )  # fmt: skip
-        (reply,) = answer(device, replace(request, plan=plan.words(), payload=payload))
+        (reply,) = answer(device, replace(request, plan=plan.to_json(), payload=payload))
         assert reply.error == ""
         got = decode(
-            reply.update,
+            reply.vectors["params"],
             origin_of(LAYOUT, BASE),
             derived=None if inside.size == P else inside,
         )

@@ -11,7 +11,8 @@ from toys import LAYOUT, OTHER, PARAMS, P, at, bits, toy_device
 from fedllm_app.client.answer import answer
 from fedllm_app.client.train import local_batches
 from fedllm_app.core.job import Job, Request
-from fedllm_app.core.plan import All, ClientPlan, Derived, Positions, TopK, Work
+from fedllm_app.core.plan import ClientPlan, TopK, Work
+from fedllm_app.core.support import All, Derived, Positions
 
 ONES = {"a": np.ones(P, np.float32)}
 
@@ -119,7 +120,7 @@ def test_the_top_is_of_the_delta_and_inside_what_is_allowed(tmp_path):
     [
         ({"layout": OTHER}, "foreign", f"layout is {OTHER}; this device has {LAYOUT.hash} with 20"),
         ({"plan": {}}, "malformed", "expected ClientPlan.words"),
-        ({"plan": ClientPlan(down=Derived("x")).words()}, "error", "support rule is 'x'"),
+        ({"plan": ClientPlan(down=Derived("x")).to_json()}, "error", "support rule is 'x'"),
         ({"payload": np.zeros(9, np.uint8)}, "malformed", ""),
     ],
 )
@@ -127,7 +128,7 @@ def test_what_is_not_for_this_device_is_answered_with_an_error(tmp_path, changes
     device = toy_device(ONES, tmp_path)
     request = request_for(device.model, PARAMS, Job(1, "a"))
     (reply,) = answer(device, Request(**(vars(request) | changes)))
-    assert reply.update is None
+    assert reply.vectors["params"] is None
     assert reply.reason == reason
     assert why in reply.error
     assert reply.error
@@ -138,14 +139,14 @@ def test_another_base_is_refused(tmp_path):
     request = request_for(device.model, PARAMS, Job(1, "a"))
     device.model.fingerprint = OTHER
     (reply,) = answer(device, request)
-    assert (reply.reason, reply.update) == ("foreign", None)
+    assert (reply.reason, reply.vectors["params"]) == ("foreign", None)
 
 
 def test_training_that_runs_away_is_not_sent(tmp_path):
     device = toy_device({"a": np.full(P, 1e38, np.float32)}, tmp_path, lr=100.0)
     for plan in (ClientPlan(), ClientPlan(up=TopK(0.25))):
         (reply,) = answer(device, request_for(device.model, PARAMS, Job(1, "a"), plan=plan))
-        assert reply.update is None
+        assert reply.vectors["params"] is None
         assert reply.reason == "non-finite"
 
 

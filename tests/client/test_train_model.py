@@ -16,7 +16,8 @@ from fedllm_app.client.settings import ClientSettings
 from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import All, ClientPlan, Positions, Work
+from fedllm_app.core.plan import ClientPlan, Work
+from fedllm_app.core.support import All, Positions
 from fedllm_app.flower.message import pack_request, unpack_holdings, unpack_replies
 from fedllm_app.parts import Parts, Place
 from fedllm_app.play import run_local

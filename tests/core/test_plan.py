@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
-from fedllm_app.core.plan import All, ClientPlan, Derived, Positions, TopK, Work
+from fedllm_app.core.plan import Beside, ClientPlan, TopK, Work
+from fedllm_app.core.support import All, Derived, Minus, Positions, Sent, Union
 
 IDX = np.array([1, 4, 9])
 SUPPORTS = st.sampled_from([All(), Derived("rank-slices", {"rank": 2}), Positions(IDX)])
@@ -27,42 +28,58 @@ def test_words_there_and_back(down, fill, train, up, work, keeps):
     speaks = [train, up.within if isinstance(up, TopK) else up]
     if not isinstance(down, Positions) and any(isinstance(s, Positions) for s in speaks):
         with pytest.raises(ValueError, match="travel only in the payload down"):
-            plan.words()
+            plan.to_json()
         return
-    words = json.loads(json.dumps(plan.words()))
-    back = ClientPlan.from_words(words, IDX)
-    assert back.words() == words
+    words = json.loads(json.dumps(plan.to_json()))
+    back = ClientPlan.from_json(words)
+    assert back.to_json() == words
     for mine, theirs in ((plan.down, back.down), (plan.train, back.train)):
-        assert type(mine) is type(theirs)
-        if isinstance(theirs, Positions):
-            assert theirs.idx is IDX
+        assert theirs == (Sent() if isinstance(mine, Positions) else mine)
     assert (back.fill, back.work, back.keeps) == (fill, work, keeps)
-    assert type(back.up) is type(up)
+    assert type(back.up) is (Sent if isinstance(up, Positions) else type(up))
 
 
 def test_a_plan_in_words():
     down = Positions(IDX)
     plan = ClientPlan(down=down, up=TopK(0.25, Positions(IDX.copy())), work=Work(steps=7))
-    assert plan.words() == {
+    assert plan.to_json() == {
         "down": "sent",
         "fill": "zero",
         "train": "all",
         "up": {"top": 0.25, "within": "sent"},
         "work": [0, 7, 0],
         "keeps": [],
+        "beside-down": {},
+        "beside-up": {},
     }
 
 
 def test_positions_never_travel_twice():
     plan = ClientPlan(down=Positions(IDX), up=Positions(IDX[:2]))
     with pytest.raises(ValueError, match="or Derived"):
-        plan.words()
+        plan.to_json()
 
 
 def test_words_of_positions_need_a_payload_with_positions():
-    words = ClientPlan(down=Positions(IDX)).words()
-    with pytest.raises(WireError, match="positions sent, and the payload has none"):
-        ClientPlan.from_words(words, None)
+    words = ClientPlan(down=Positions(IDX), train=Positions(IDX)).to_json()
+    with pytest.raises(WireError, match=r"expected ClientPlan\.to_json"):
+        ClientPlan.from_json(words | {"down": "all"})
+
+
+def test_vectors_beside_the_parameters_travel_as_words():
+    head = Derived("tensors", {"without": ["*lora*"]}, ())
+    plan = ClientPlan(
+        beside_down={"control": Beside(head, "int8")}, beside_up={"control": Beside()}
+    )
+    words = json.loads(json.dumps(plan.to_json()))
+    assert words["beside-up"] == {"control": ["all", ""]}
+    assert ClientPlan.from_json(words) == plan
+
+
+def test_supports_combine_in_words():
+    head = Derived("tensors", {"without": ["*lora*"]})
+    plan = ClientPlan(train=Union((head, Minus(All(), head))))
+    assert ClientPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 JSON = st.recursive(
@@ -70,13 +87,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
     max_leaves=6,
 )
-GOOD = ClientPlan(up=TopK(0.5)).words()
+GOOD = ClientPlan(up=TopK(0.5)).to_json()
 
 
 @given(JSON)
 def test_hostile_words(words):
     with pytest.raises(WireError):
-        ClientPlan.from_words(words, IDX)
+        ClientPlan.from_json(words)
 
 
 @given(st.sampled_from(sorted(GOOD)), JSON)
@@ -84,7 +101,7 @@ def test_hostile_words(words):
 @example("up", {"top": 10**400, "within": "all"})
 def test_one_hostile_word(key, word):
     try:
-        plan = ClientPlan.from_words(GOOD | {key: word}, IDX)
+        plan = ClientPlan.from_json(GOOD | {key: word})
     except WireError:
         return
     assert plan.fill in ("zero", "keep")

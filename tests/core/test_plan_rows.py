@@ -12,8 +12,8 @@ import pytest
 from toys import LAYOUT, PARAMS, P, at
 from walk import Walk
 
-from fedllm_app.core.derive import expand
-from fedllm_app.core.plan import All, ClientPlan, Derived, RoundPlan
+from fedllm_app.core.plan import ClientPlan, RoundPlan
+from fedllm_app.core.support import All, Derived, Draw, expand
 from fedllm_app.wire.codec import HEADER_BYTES, dense_bytes
 
 A, B, HEAD = range(6), range(6, 10), range(10, 12)
@@ -182,13 +182,13 @@ def test_hetlora_with_the_plain_mean_of_its_authors(tmp_path):
 
 
 def test_partial_training(tmp_path):
-    mine = Derived("random-tensors", {"share": 0.5})
+    mine = Derived("random-tensors", {"share": 0.5}, ("round", "client"))
     plan = ClientPlan(train=mine, up=mine)
     walk = Walk(tmp_path, everyone(plan, mean="senders"), SLOPES)
     drawn = set()
     for t in range(1, 5):
         seen = walk.play()
-        sent = {c: expand(mine, LAYOUT, 0, t, c).tolist() for c in SLOPES}
+        sent = {c: expand(mine, LAYOUT, Draw(0, t, "all", c)).positions().tolist() for c in SLOPES}
         drawn.add(str(sent))
         for c in SLOPES:
             assert seen.copies[c].tolist() == seen.before.tolist()
@@ -203,7 +203,7 @@ def test_partial_training(tmp_path):
 
 def test_attention_heads(tmp_path):
     args = {"rows": ["attention.q*"], "columns": ["attention.o*"], "heads": 1, "of": 2}
-    one_head = Derived("head-slices", args)
+    one_head = Derived("head-slices", args, ("client",))
     slopes = {c: np.full(P, 2, np.float32) for c in "abcdef"}
     walk = Walk(tmp_path, everyone(ClientPlan(train=one_head, up=one_head), mean="senders"), slopes)
     one = walk.play()

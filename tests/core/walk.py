@@ -2,14 +2,12 @@
 
 from types import SimpleNamespace
 
-from toys import LAYOUT, P, Scripted, toy_device, toy_loop
+from toys import P, Scripted, toy_device, toy_loop
 
 from fedllm_app.client.answer import answer
-from fedllm_app.core.derive import expand
-from fedllm_app.core.plan import TopK
+from fedllm_app.core.region import positions_of
 from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import decode, size_of
-from fedllm_app.wire.slices import origin_of
 
 
 class Walk:
@@ -34,7 +32,8 @@ class Walk:
         seen = SimpleNamespace(
             copies={}, trained={}, updates={}, down={}, up={}, before=self.params
         )
-        opened = self.loop.open_round(self.t, sorted(self.slopes))
+        clients = self.loop.transport.clients()
+        opened = self.loop.open_round(sorted(self.slopes), clients)
         for request in opened.requests:
             for job in request.jobs:
                 (reply,) = answer(self.device, with_job(request, job))
@@ -43,22 +42,22 @@ class Walk:
                 seen.copies[client] = model.copies[-1]
                 seen.trained[client] = model.whole()
                 self.held[client] = model.flat.numel()
-                seen.down[client], seen.up[client] = request.payload, size_of(reply.update)
+                seen.down[client], seen.up[client] = (
+                    request.vectors["params"],
+                    size_of(reply.vectors["params"]),
+                )
                 seen.updates[client] = self.decoded(opened, job, reply)
                 opened.intake.take(reply)
         assert not opened.intake.dropped
         self.loop.close_round(opened)
-        seen.plan, seen.params, seen.momentum = opened.plan, self.params, self.momentum
+        seen.plan, seen.params, seen.momentum = opened.planned.plan, self.params, self.momentum
         return seen
 
     def decoded(self, opened, job, reply):
-        plan = opened.plan.groups[opened.plan.group_of[job.client]]
-        derived = None
-        if not isinstance(plan.up, TopK):
-            derived = expand(plan.up, LAYOUT, 0, job.id, job.client)
-        origin = origin_of(LAYOUT, opened.intake.base[job.client])
-        update = decode(reply.update, origin, derived=derived)
-        where = range(P) if update.positions is None else update.positions.tolist()
+        asked = opened.intake.open[job.id, job.client]
+        derived = None if asked.vectors["params"].chosen else asked.vectors["params"].within
+        update = decode(reply.vectors["params"], asked.origin, derived=derived)
+        where = positions_of(update.positions, P).tolist()
         return dict(zip(where, update.values.tolist(), strict=True))
 
     @property

@@ -76,12 +76,16 @@ class FakeGrid:
 
 def request(*clients, t=1, group="all"):
     jobs = tuple(Job(t, c) for c in clients)
-    return Request(group, ClientPlan().words(), PAYLOAD, jobs, "ab" * 16, "cd" * 16)
+    return Request(
+        group, ClientPlan().to_json(), {"params": PAYLOAD}, jobs, "ab" * 16, "cd" * 16, t
+    )
 
 
 def fine(message):
     asked = unpack_request(message.content)
-    return reply_to(message, pack_replies([Reply(j.id, j.client, PAYLOAD) for j in asked.jobs]))
+    return reply_to(
+        message, pack_replies([Reply(j.id, j.client, {"params": PAYLOAD}) for j in asked.jobs])
+    )
 
 
 def simulation(counts, nodes=(11, 12), train=fine):

@@ -1,4 +1,4 @@
-"""Message, version 1: there and back, and whatever a client sends is refused with one error."""
+"""Message, version 2: there and back, and whatever a client sends is refused with one error."""
 
 import json
 
@@ -25,16 +25,17 @@ from fedllm_app.flower.message import (
     unpack_request,
 )
 
-PLAN = ClientPlan(up=TopK(0.25), work=Work(steps=3)).words()
+PLAN = ClientPlan(up=TopK(0.25), work=Work(steps=3)).to_json()
 REQUEST = Request(
-    "all", PLAN, np.arange(9, dtype=np.uint8), (Job(7, "älice", 21, 5, 3), Job(7, "b")),
-    "ab" * 16, "cd" * 16,
+    "all", PLAN, {"params": np.arange(9, dtype=np.uint8), "control": np.ones(2, np.uint8)},
+    (Job(7, "älice", 21, 5, 3, 8), Job(7, "b")),
+    "ab" * 16, "cd" * 16, 7,
 )  # fmt: skip
 JOBS = (Job(7, "a"), Job(7, "b"), Job(7, "c"))
 REPLIES = [
-    Reply(7, "a", np.array([1, 2, 3], np.uint8), TrainMetrics(0.1, 4, 8, 2, 1 / 3)),
-    Reply(7, "b", None, error="ValueError: no", reason="non-finite"),
-    Reply(7, "c", np.zeros(0, np.uint8)),
+    Reply(7, "a", {"params": np.array([1, 2, 3], np.uint8)}, TrainMetrics(0.1, 4, 8, 2, 1 / 3)),
+    Reply(7, "b", error="ValueError: no", reason="non-finite"),
+    Reply(7, "c", {"params": np.zeros(0, np.uint8), "control": np.ones(1, np.uint8)}),
 ]
 
 
@@ -42,9 +43,10 @@ def same(mine, theirs):
     """Compare dataclasses that hold arrays."""
     for name, value in vars(mine).items():
         other = getattr(theirs, name)
-        if isinstance(value, np.ndarray):
-            assert other.dtype == value.dtype
-            assert other.tolist() == value.tolist()
+        if name == "vectors":
+            assert {n: (v.dtype, v.tolist()) for n, v in other.items()} == {
+                n: (v.dtype, v.tolist()) for n, v in value.items()
+            }
         else:
             assert other == value
 
@@ -75,7 +77,7 @@ def test_replies_there_and_back():
 @given(st.lists(st.none() | st.binary(max_size=20), min_size=1, max_size=5))
 def test_updates_are_packed_end_to_end(updates):
     replies = [
-        Reply(1, str(i), None if u is None else np.frombuffer(u, np.uint8))
+        Reply(1, str(i), {} if u is None else {"params": np.frombuffer(u, np.uint8)})
         for i, u in enumerate(updates)
     ]
     content = pack_replies(replies)
@@ -93,18 +95,18 @@ def test_holdings_there_and_back():
 
 
 def test_a_message_is_one_version():
-    words = words_of(pack_request(REQUEST)) | {"version": 2}
-    with pytest.raises(WireError, match="message version is 2; expected 1"):
+    words = words_of(pack_request(REQUEST)) | {"version": 1}
+    with pytest.raises(WireError, match="message version is 1; expected 2"):
         unpack_request(records(words))
-    with pytest.raises(WireError, match="reply version is 2; expected 1"):
-        unpack_replies(records({"version": 2, "answers": []}))
+    with pytest.raises(WireError, match="reply version is 1; expected 2"):
+        unpack_replies(records({"version": 1, "answers": []}))
 
 
 ANSWER = words_of(pack_replies(REPLIES[:1]))["answers"][0]
 
 
 def answers(**changes):
-    return {"version": 1, "answers": [ANSWER | changes]}
+    return {"version": 2, "answers": [ANSWER | changes]}
 
 
 HOSTILE = {
@@ -114,18 +116,19 @@ HOSTILE = {
     "deep": "[" * 100_000,
     "a list": [],
     "no version": {"answers": []},
-    "no answers": {"version": 1},
-    "answers that are none": {"version": 1, "answers": [3]},
-    "one key more": {"version": 1, "answers": [], "more": 1},
+    "no answers": {"version": 2},
+    "answers that are none": {"version": 2, "answers": [3]},
+    "one key more": {"version": 2, "answers": [], "more": 1},
     "a job that is text": answers(job="7"),
     "a client that is a number": answers(client=7),
-    "a length that is not whole": answers(length=3.5),
-    "a length too short": answers(length=2),
-    "a length too long": answers(length=4),
-    "no update and bytes": answers(length=-1),
-    "a length beyond memory": answers(length=10**30),
+    "a length that is not whole": answers(vectors=[["params", 3.5]]),
+    "a length too short": answers(vectors=[["params", 2]]),
+    "a length too long": answers(vectors=[["params", 4]]),
+    "no vector and bytes": answers(vectors=[]),
+    "a vector twice": answers(vectors=[["params", 1], ["params", 2]]),
+    "a length beyond memory": answers(vectors=[["params", 10**30]]),
     "a reason nobody knows": answers(reason="aliens"),
-    "metrics missing": answers(metrics={}) | {"version": 1, "answers": [{}]},
+    "metrics missing": answers(metrics={}) | {"version": 2, "answers": [{}]},
     "units that are not whole": answers(metrics=ANSWER["metrics"] | {"units": 1.5}),
     "units that are text": answers(metrics=ANSWER["metrics"] | {"units": "many"}),
     "one metric more": answers(metrics=ANSWER["metrics"] | {"more": 1}),
@@ -139,14 +142,15 @@ def test_hostile_replies(case):
 
 
 def test_lengths_that_cancel_out_are_refused():
-    words = {"version": 1, "answers": [ANSWER | {"length": 5}, ANSWER | {"length": -2}]}
+    lengths = ([["params", 5]], [["params", -2]])
+    words = {"version": 2, "answers": [ANSWER | {"vectors": found} for found in lengths]}
     with pytest.raises(WireError, match="their lengths sum to 5"):
         unpack_replies(records(words, b"abc"))
 
 
 def test_no_payload_is_refused():
     with pytest.raises(WireError, match="no payload"):
-        unpack_replies(records({"version": 1, "answers": []}, None))
+        unpack_replies(records({"version": 2, "answers": []}, None))
     with pytest.raises(WireError, match="no payload"):
         unpack_request(RecordDict())
 
@@ -192,7 +196,7 @@ def test_every_job_has_one_reply_whatever_comes(words, payload):
     replies = read_replies(answered(records(words, payload)), JOBS)
     assert sorted((r.job, r.client) for r in replies) == [(7, "a"), (7, "b"), (7, "c")]
     for reply in replies:
-        assert reply.update is not None or reply.error
+        assert reply.vectors or reply.error or words
 
 
 @given(JSON | st.text())
@@ -211,16 +215,18 @@ def test_hostile_words_of_a_request(words):
 
 
 def test_an_answer_of_another_client_spoils_the_message():
-    content = pack_replies([REPLIES[0], Reply(7, "z", np.ones(2, np.uint8))])
+    content = pack_replies([REPLIES[0], Reply(7, "z", {"params": np.ones(2, np.uint8)})])
     replies = read_replies(answered(content), JOBS[:2])
     assert [r.client for r in replies] == ["a", "b"]
     assert all("'z', which was not asked here" in r.error for r in replies)
-    assert all(r.update is None and r.reason == "malformed" for r in replies)
+    assert all(not r.vectors and r.reason == "malformed" for r in replies)
 
 
 def test_an_answer_to_another_round_spoils_the_message():
-    replies = read_replies(answered(pack_replies([Reply(6, "a", np.ones(2, np.uint8))])), JOBS[:1])
-    assert replies[0].update is None
+    replies = read_replies(
+        answered(pack_replies([Reply(6, "a", {"params": np.ones(2, np.uint8)})])), JOBS[:1]
+    )
+    assert not replies[0].vectors
     assert replies[0].reason == "malformed"
 
 

@@ -65,7 +65,7 @@ def test_every_job_of_a_simulation_is_answered():
     transport.submit([request(*"abc")], 9.0)
     replies = transport.poll()
     assert sorted(r.client for r in replies) == ["a", "b", "c"]
-    assert all(r.update.tolist() == PAYLOAD.tolist() for r in replies)
+    assert all(r.vectors["params"].tolist() == PAYLOAD.tolist() for r in replies)
     assert transport.poll() == []
 
 
@@ -73,7 +73,7 @@ def test_a_late_answer_in_a_simulation_is_told_as_of_its_own_round():
     transport, grid = simulation({"a": 8}, train=None)
     transport.clients()
     transport.submit([request("a")], 9.0)
-    grid.answer_later(11, pack_replies([Reply(1, "a", PAYLOAD)]))
+    grid.answer_later(11, pack_replies([Reply(1, "a", {"params": PAYLOAD})]))
     transport.submit([request("a", t=2)], 9.0)
     (late,) = transport.poll()
     assert (late.job, late.client) == (1, "a")
@@ -92,24 +92,12 @@ def test_an_error_reply_is_an_error_of_each_of_its_jobs():
     ]
 
 
-def test_a_strategy_driven_by_hand_takes_the_same_step(tmp_path):
-    slopes = {"a": np.full(P, 1, np.float32), "b": np.full(P, 3, np.float32)}
-    device = toy_device(slopes, tmp_path)
-
-    def train(message):
-        return reply_to(message, pack_replies(answer(device, unpack_request(message.content))))
-
-    grid = FakeGrid({1: Holdings({"a": 1, "b": 1}, 1)}, train)
-    strategy = FedSparse(
-        lambda transport: toy_loop(tmp_path / "run", transport, rounds=2), 1, False, "tree"
-    )
-    for t in (1, 2):
-        messages = list(strategy.configure_train(t, None, None, grid))
-        ids = grid.push_messages(messages)
-        arrays, metrics = strategy.aggregate_train(t, grid.pull_messages(ids))
-        assert arrays["params"].numpy().tolist() == (PARAMS - 2 * t).tolist()
-        assert "train-loss" in metrics
-    assert strategy.aggregate_evaluate(2, [])["accuracy"] > 0
+def test_a_strategy_driven_by_hand_is_refused(tmp_path):
+    strategy = FedSparse(lambda transport: toy_loop(tmp_path, transport), 1, False, "tree")
+    with pytest.raises(NotImplementedError, match=r"call start\(grid\)"):
+        strategy.configure_train(1, None, None, FakeGrid({}))
+    with pytest.raises(NotImplementedError, match=r"call start\(grid\)"):
+        strategy.aggregate_train(1, [])
 
 
 def test_start_plays_the_loop_and_prints_the_summary(tmp_path, said):

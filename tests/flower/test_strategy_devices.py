@@ -95,8 +95,8 @@ def test_whatever_a_device_makes_flower_do_ends_no_run_and_takes_no_other_with_i
 
     grid.pull_messages = pulled
     replies = {reply.client: reply for reply in transport.poll()}
-    assert (replies["ann"].update, replies["ann"].reason) == (None, "malformed")
-    assert replies["bob"].update is not None
+    assert (replies["ann"].vectors, replies["ann"].reason) == ({}, "malformed")
+    assert replies["bob"].vectors
     assert not isinstance(spoilt, Exception) or "cannot be read" in said.text
     assert transport.poll() == []
 
@@ -108,7 +108,7 @@ def test_a_reply_is_to_what_was_asked_whatever_it_says_itself():
     (reply,) = grid.ready.values()
     reply.metadata.__dict__["_reply_to_message_id"] = "another"
     (found,) = transport.poll()
-    assert (found.client, found.update.tolist()) == ("ann", PAYLOAD.tolist())
+    assert (found.client, found.vectors["params"].tolist()) == ("ann", PAYLOAD.tolist())
 
 
 def test_a_superlink_that_cannot_be_reached_is_no_devices_failure():
@@ -159,7 +159,7 @@ def test_a_busy_device_is_not_given_another_job():
     transport, grid = devices({1: one("ann"), 2: one("bob")})
     transport.clients()
     transport.submit([request("ann", "bob")], 9.0)
-    grid.answer_later(2, pack_replies([Reply(1, "bob", PAYLOAD)]))
+    grid.answer_later(2, pack_replies([Reply(1, "bob", {"params": PAYLOAD})]))
     assert [r.client for r in transport.poll()] == ["bob"]
     transport.submit([request("ann", "bob", t=2)], 9.0)
     (refused,) = transport.poll()
@@ -172,7 +172,7 @@ def test_a_late_answer_frees_its_device_and_is_told_as_of_its_own_job():
     transport, grid = devices({1: one("ann")})
     transport.clients()
     transport.submit([request("ann")], 9.0)
-    grid.answer_later(1, pack_replies([Reply(1, "ann", PAYLOAD)]))
+    grid.answer_later(1, pack_replies([Reply(1, "ann", {"params": PAYLOAD})]))
     transport.submit([request("ann", t=2)], 9.0)
     assert len(grid.pushed) == 2
     (late,) = transport.poll()
@@ -185,7 +185,7 @@ def test_a_late_answer_during_the_next_round_is_read_as_of_its_own_job():
     transport.submit([request("ann", "bob")], 9.0)
     transport.submit([request("ann", "bob", t=2)], 9.0)
     assert len(transport.poll()) == 2  # both are busy
-    grid.answer_later(1, pack_replies([Reply(1, "ann", PAYLOAD)]))
+    grid.answer_later(1, pack_replies([Reply(1, "ann", {"params": PAYLOAD})]))
     (late,) = transport.poll()
     assert (late.job, late.client) == (1, "ann")
 
@@ -208,4 +208,4 @@ def test_a_message_that_cannot_be_sent_fails_its_jobs_at_once():
     replies = {r.client: r for r in transport.poll()}
     assert replies["ann"].reason == "error"
     assert "did not take the message" in replies["ann"].error
-    assert replies["bob"].update is not None
+    assert replies["bob"].vectors

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fedllm_app.core.derive import lora_rank_axis
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.lora import lora_rank_axis
 from fedllm_app.models.settings import LoraSettings
 
 BERT = "base_model.model.bert.encoder.layer.0.attention.self.query"

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_app.core.derive import expand
 from fedllm_app.core.errors import WireError
-from fedllm_app.core.plan import Derived
+from fedllm_app.core.support import Derived, expand
 from fedllm_app.models.trainable import base_fingerprint
 
 CASES = [

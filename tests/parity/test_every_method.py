@@ -8,8 +8,7 @@ import small
 from safetensors.torch import load_file
 
 from fedllm_app.config import RunConfig
-from fedllm_app.core.derive import expand
-from fedllm_app.core.plan import Derived
+from fedllm_app.core.support import Derived, expand
 from fedllm_app.deploy.launch import run_flower
 from fedllm_app.parts import Parts, Place
 from fedllm_app.play import run_local

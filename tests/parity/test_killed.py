@@ -99,7 +99,7 @@ def test_killed_by_the_clock(folder, whole, seed):
 
 @pytest.mark.parametrize(
     ("function", "calls", "kills"),
-    [("save_checkpoint", 8, 99), ("end_round", 12, 8), ("finish", 1, 3), ("save_adapter", 1, 5)],
+    [("save_state", 8, 99), ("end_round", 12, 8), ("finish", 1, 3), ("save_adapter", 1, 5)],
 )
 def test_killed_at_every_step_of_writing(folder, whole, function, calls, kills):
     """Die once at each moment of the function's first call, or at as many, evenly spread."""

@@ -17,8 +17,7 @@ from fedllm_app import play as play_module
 from fedllm_app.client import keep
 from fedllm_app.config import RunConfig
 from fedllm_app.models import export
-from fedllm_app.run import checkpoint, ledger, metrics
-from fedllm_app.server import record
+from fedllm_app.run import checkpoint, ledger, metrics, record
 
 IMPORTS = [
     *("fedllm_app.play", "transformers.models.bert.modeling_bert", "datasets", "pytest"),

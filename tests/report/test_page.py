@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.core.errors import ConfigError, DataError
+from fedllm_app.core.units import format_seconds
 from fedllm_app.report.page import print_summary, summary_rows, write_comparison, write_report
 from fedllm_app.report.run import read_run
-from fedllm_app.core.units import format_seconds
 from fedllm_app.run.metrics import JsonLines
 
 Maker = Callable[..., Path]

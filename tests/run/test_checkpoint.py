@@ -3,39 +3,45 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from toys import bits
 
 from fedllm_app.core.errors import CheckpointError
+from fedllm_app.core.state import RunState, Spent
+from fedllm_app.core.tensorfile import save_tensors
 from fedllm_app.run.checkpoint import (
-    Progress,
     latest_checkpoint,
-    load_checkpoint,
+    load_state,
     locked,
-    save_checkpoint,
+    save_state,
 )
 
 TENSORS = {
     "params": torch.tensor([1.0, -0.0, 1e-45]),
     "optimizer.step": torch.tensor(3.0),
-    "method.mask": torch.tensor([1, 2**40]),
 }
+MASK = np.array([1, 2**40])
 
 
-def progress(round_=1):
-    return Progress(
-        round=round_, clock=7, accepted={"ä/b": 1}, totals={"up_bytes": 2**40},
-        evaluation={"macro-f1": 0.1, "accuracy": 1 / 3}, seconds=0.1, finished="target",
+def state(round_=1):
+    return RunState(
+        round=round_, clock=7, steps=3, method={"mask": MASK}, accepted={"ä/b": 1},
+        saved={"ä/b": 1}, progress={"ä/b": 12}, pending=(("ä/b", 1, 144),),
+        totals={"up_bytes": 2**40}, evaluation={"macro-f1": 0.1, "accuracy": 1 / 3},
+        spent=Spent(seconds=0.1), finished="target",
     )  # fmt: skip
 
 
 def test_there_and_back_bit_for_bit(tmp_path):
-    path = save_checkpoint(tmp_path, TENSORS, progress())
-    tensors, back = load_checkpoint(path)
-    assert back == progress()
+    path = save_state(tmp_path, state(), TENSORS)
+    back, tensors = load_state(path)
+    assert replace(back, method={}) == replace(state(), method={})
+    assert bits(back.method["mask"]) == bits(MASK)
     # The first metric is the headline.
     assert list(back.evaluation) == ["macro-f1", "accuracy"]
     assert set(tensors) == set(TENSORS)
@@ -46,7 +52,7 @@ def test_there_and_back_bit_for_bit(tmp_path):
 
 def test_the_last_two_are_kept(tmp_path):
     for round_ in (8, 9, 10, 100):
-        save_checkpoint(tmp_path, TENSORS, progress(round_))
+        save_state(tmp_path, state(round_), TENSORS)
     kept = sorted(p.name for p in tmp_path.iterdir())
     assert kept == ["round-00000010.safetensors", "round-00000100.safetensors"]
     assert latest_checkpoint(tmp_path) == tmp_path / "round-00000100.safetensors"
@@ -57,24 +63,26 @@ def test_no_folder_has_no_checkpoint(tmp_path):
 
 
 def test_a_kill_before_the_rename_leaves_the_old_one(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, TENSORS, progress(1))
+    save_state(tmp_path, state(1), TENSORS)
 
     def killed(descriptor):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, TENSORS, progress(2))
+        save_state(tmp_path, state(2), TENSORS)
     monkeypatch.undo()
-    assert load_checkpoint(latest_checkpoint(tmp_path))[1].round == 1
+    assert load_state(latest_checkpoint(tmp_path))[0].round == 1
     # The half-written file is in nobody's way.
-    save_checkpoint(tmp_path, TENSORS, progress(2))
-    assert load_checkpoint(latest_checkpoint(tmp_path))[1].round == 2
+    save_state(tmp_path, state(2), TENSORS)
+    assert load_state(latest_checkpoint(tmp_path))[0].round == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign", "unknown field"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "longer", "one bit", "empty", "text", "foreign", "field"]
+)
 def test_what_is_damaged_or_foreign_is_named(tmp_path, damage):
-    path = save_checkpoint(tmp_path, TENSORS, progress())
+    path = save_state(tmp_path, state(), TENSORS)
     whole = path.read_bytes()
     if damage == "foreign":
         save_file(TENSORS, path)
@@ -82,13 +90,31 @@ def test_what_is_damaged_or_foreign_is_named(tmp_path, damage):
         path.write_bytes(
             {
                 "cut": whole[:-1],
+                "longer": whole + b"0",
+                "one bit": whole[:-2] + bytes([whole[-2] ^ 4]) + whole[-1:],
                 "empty": b"",
                 "text": b"no checkpoint at all",
-                "unknown field": whole.replace(b"finished", b"finashed"),
+                "field": whole.replace(b"finished", b"finashed"),
             }[damage]
         )
-    with pytest.raises(CheckpointError, match=r"round-00000001.safetensors is not a checkpoint"):
-        load_checkpoint(path)
+    with pytest.raises(
+        CheckpointError, match=r"round-00000001.safetensors is damaged or not a file"
+    ):
+        load_state(path)
+
+
+def test_one_of_another_version_is_refused_by_name(tmp_path):
+    path = save_state(tmp_path, state(), TENSORS)
+    save_tensors(path, TENSORS, {"version": 1, "state": state().to_json()})
+    with pytest.raises(CheckpointError, match=r"another version of fedllm .* a new run\.name"):
+        load_state(path)
+
+
+def test_anybody_can_read_it_as_safetensors(tmp_path):
+    path = save_state(tmp_path, state(), TENSORS)
+    read = load_file(path)
+    assert bits(read["params"]) == bits(TENSORS["params"])
+    assert read["method.mask"].tolist() == MASK.tolist()
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):

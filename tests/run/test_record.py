@@ -8,10 +8,8 @@ import pytest
 from toys import PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.devices.network import Network, NetworkSettings
+from fedllm_app.run.clock import Clock
 from fedllm_app.run.metrics import read_lines
-from fedllm_app.server.optimizer import ServerOptimizer
-from fedllm_app.server.record import Clock, Recorder
-from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import dense_bytes
 
 SLOPES = {c: np.ones(P, np.float32) for c in "ab"}
@@ -22,11 +20,6 @@ def loop_over(folder, rounds=4, every=2, **how):
     transport = Scripted(device, dict.fromkeys(SLOPES, 1))
     return toy_loop(folder, transport, rounds=rounds, checkpoint_every=every, clients=2,
                     evaluate_every=2, base_client_bytes=1000, **how)  # fmt: skip
-
-
-def recorder(folder, every=2):
-    optimizer = ServerOptimizer(ServerSettings(optimizer="sgd").resolved(), PARAMS)
-    return Recorder(folder, optimizer, 4, every, 0)
 
 
 def test_the_files_of_a_run(tmp_path):
@@ -88,22 +81,23 @@ def test_files_are_cut_back_to_the_checkpoint(tmp_path):
     loop_over(tmp_path, rounds=3).play()
     # A checkpoint of round 2 is there beside that of round 3, which is lost.
     (tmp_path / "checkpoints" / "round-00000003.safetensors").unlink()
-    again = recorder(tmp_path)
-    assert again.progress.round == 2
+    again = loop_over(tmp_path)
+    assert again.state.round == 2
     assert again.resumed
     for name in ("metrics", "ledger", "timing"):
         assert max(r["round"] for r in read_lines(tmp_path / f"{name}.jsonl")) == 2
     assert again.optimizer.params.tolist() == (PARAMS - 2).tolist()
-    assert list(again.evaluation) == ["accuracy", "loss"]
-    assert again.saved == {"a": 2, "b": 2}
+    assert list(again.state.evaluation) == ["accuracy", "loss"]
+    assert again.state.saved == {"a": 2, "b": 2}
+    assert again.state.progress == {"a": 2 * P, "b": 2 * P}  # the toy's batch has P rows
 
 
 def test_without_a_checkpoint_the_files_begin_anew(tmp_path):
     for name in ("metrics", "ledger", "timing"):
         (tmp_path / f"{name}.jsonl").write_text('{"round": 1, "old": true}\n')
-    fresh = recorder(tmp_path)
+    fresh = loop_over(tmp_path)
     assert not fresh.resumed
-    assert fresh.progress.round == 0
+    assert fresh.state.round == 0
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
@@ -111,7 +105,9 @@ def test_checkpoints_come_every_few_rounds_and_at_the_end(tmp_path):
     seen = []
     loop = loop_over(tmp_path, rounds=5)
     save = loop.recorder.checkpoint
-    loop.recorder.checkpoint = lambda: (seen.append(loop.recorder.progress.round), save())
+    loop.recorder.checkpoint = lambda state, tensors: (
+        seen.append(state.round) or save(state, tensors)
+    )
     loop.play()
     assert seen == [0, 2, 4, 5, 5]
 

@@ -10,16 +10,30 @@ from hypothesis import strategies as st
 from toys import BASE, LAYOUT, OTHER, P, at
 
 from fedllm_app.core.job import Job, Reply, Request, TrainMetrics
-from fedllm_app.core.plan import All, ClientPlan, Derived, RoundPlan, TopK
+from fedllm_app.core.plan import ClientPlan, TopK
+from fedllm_app.core.support import All, Derived
 from fedllm_app.run.ledger import Ledger
 from fedllm_app.server.aggregate import Mean
+from fedllm_app.server.asked import asked_for
 from fedllm_app.server.intake import Intake
 from fedllm_app.wire.codec import WireSettings, encode
-from fedllm_app.wire.header import Origin
+from fedllm_app.wire.slices import Origin
 
 DENSE = ClientPlan()
 NO_A = Derived("tensors", {"without": ["*lora_A*"]})
 FINE = TrainMetrics(loss_sum=2.0, units=4, examples=4, steps=1)
+
+
+def intake_of(plan, clients, ledger, wire=None):
+    jobs = tuple(Job(3, c) for c in clients)
+    request = Request("all", plan.to_json(), {}, jobs, LAYOUT.hash, BASE, 3)
+    asked = asked_for(request, plan, LAYOUT, 0, wire or WireSettings())
+    means = {name: Mean(P, cohort=len(clients)) for name in asked[0].vectors}
+    return Intake(3, asked, means, lambda job, metrics: 1, Ledger(ledger))
+
+
+def waiting(taken):
+    return {client for _, client in taken.open}
 
 
 @pytest.fixture
@@ -27,12 +41,7 @@ def intake(tmp_path):
     """Return what takes the replies of clients a, b and c under a plan."""
 
     def build(plan=DENSE, wire=None, name="ledger"):
-        jobs = tuple(Job(3, c) for c in "abc")
-        request = Request("all", plan.words(), np.zeros(0, np.uint8), jobs, LAYOUT.hash, BASE)
-        return Intake(
-            RoundPlan({"all": plan}, dict.fromkeys("abc", "all")), [request], LAYOUT, 0,
-            wire or WireSettings(), Mean(P, cohort=3), Ledger(tmp_path / f"{name}.jsonl"),
-        )  # fmt: skip
+        return intake_of(plan, "abc", tmp_path / f"{name}.jsonl", wire)
 
     return build
 
@@ -46,15 +55,15 @@ ONES = payload(np.ones(P))
 
 
 def reply(update=ONES, client="a", job=3, metrics=FINE):
-    return Reply(job, client, update, metrics)
+    return Reply(job, client, {"params": update}, metrics)
 
 
 def test_what_was_asked_for_is_folded_in(intake):
     taken = intake()
     taken.take(reply())
     taken.take(reply(payload(np.full(P, 3)), "c", metrics=TrainMetrics(4.0, 8, 8, 2)))
-    assert taken.mean.mean().tolist() == [2] * P
-    assert list(taken.open) == ["b"]
+    assert taken.means["params"].mean().tolist() == [2] * P
+    assert waiting(taken) == {"b"}
     assert set(taken.accepted) == {"a", "c"}
     assert taken.train_loss() == 0.5
     assert taken.ledger.totals.up_bytes == 2 * (64 + 80)
@@ -100,7 +109,7 @@ def test_what_was_not_asked_for_is_dropped_and_leaves_the_mean(intake, said, cas
     taken = intake(plan)
     taken.take(reply(update))
     assert taken.dropped == {reason: 1}
-    assert (taken.mean.n, taken.accepted, set(taken.open)) == (0, {}, {"b", "c"})
+    assert (taken.means["params"].n, taken.accepted, waiting(taken)) == (0, {}, {"b", "c"})
     assert f"client a, round 3: dropped ({reason})" in said.text
     # It came, and so it cost its bytes.
     assert taken.ledger.totals.up_bytes == update.size
@@ -136,7 +145,7 @@ def test_hostile_numbers_are_dropped(intake, case):
     taken = intake()
     taken.take(reply(metrics=dataclasses.replace(FINE, **changes)))
     assert taken.dropped == {reason: 1}
-    assert taken.mean.n == 0
+    assert taken.means["params"].n == 0
 
 
 def test_the_loss_does_not_depend_on_who_came_first(intake):
@@ -164,10 +173,10 @@ def test_a_reply_counts_once_and_only_if_it_is_awaited(intake, said):
     taken.take(reply())
     taken.take(reply(client="nobody"))
     taken.take(reply(client="b", job=2))
-    assert (taken.mean.n, set(taken.open), taken.dropped) == (1, {"b", "c"}, {})
+    assert (taken.means["params"].n, waiting(taken), taken.dropped) == (1, {"b", "c"}, {})
     assert said.text.count("is not awaited") == 3
     # The one accepted, and the late one of round 2, which has travelled all the same.
-    assert taken.ledger.totals.up_bytes == 2 * reply().update.size
+    assert taken.ledger.totals.up_bytes == 2 * reply().vectors["params"].size
 
 
 def test_an_error_is_counted_by_its_reason(intake, said):
@@ -197,15 +206,10 @@ def test_changed_bytes_raise_nothing(tmp_path_factory, changes, length, plan, nu
         if where < length:
             update[where] = byte
     folder = tmp_path_factory.getbasetemp() / "fuzz"
-    jobs = (Job(3, "a"),)
-    request = Request("all", plan.words(), np.zeros(0, np.uint8), jobs, LAYOUT.hash, BASE)
-    taken = Intake(
-        RoundPlan({"all": plan}, {"a": "all"}), [request], LAYOUT, 0, WireSettings(),
-        Mean(P, cohort=1), Ledger(folder / "ledger.jsonl"),
-    )  # fmt: skip
+    taken = intake_of(plan, "a", folder / "ledger.jsonl")
     taken.take(reply(update))
-    assert taken.mean.n + sum(taken.dropped.values()) == 1
+    assert taken.means["params"].n + sum(taken.dropped.values()) == 1
     assert taken.ledger.totals.up_bytes >= update.size
-    if taken.mean.n:
+    if taken.means["params"].n:
         assert plan.up == All()
-        assert np.isfinite(taken.mean.mean()).all()
+        assert np.isfinite(taken.means["params"].mean()).all()

@@ -12,7 +12,8 @@ from toys import LAYOUT, PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.job import Reply
-from fedllm_app.core.plan import ClientPlan, Positions
+from fedllm_app.core.plan import ClientPlan
+from fedllm_app.core.support import Positions
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.methods.base import Method, one_group
@@ -76,10 +77,14 @@ def patched(reply, **changes):
     return [Reply(**(vars(reply) | changes))]
 
 
+def longer(payload):
+    return np.append(payload, np.zeros(9, np.uint8))
+
+
 def nan_inside(reply):
-    update = reply.update.copy()
+    update = reply.vectors["params"].copy()
     update[64:68] = np.array([np.nan], "<f4").view(np.uint8)
-    return patched(reply, update=update)
+    return patched(reply, vectors={"params": update})
 
 
 def encoded(values, positions=None, layout=LAYOUT.hash, base="ab" * 16):
@@ -89,14 +94,16 @@ def encoded(values, positions=None, layout=LAYOUT.hash, base="ab" * 16):
 
 
 EDITS = {
-    "c": lambda r: patched(r, update=None, error="CUDA went away"),
+    "c": lambda r: patched(r, vectors={}, error="CUDA went away"),
     "d": lambda r: [],
-    "e": lambda r: patched(r, update=np.full(200, 9, np.uint8)),
-    "f": lambda r: patched(r, update=encoded(np.ones(P), layout="00" * 16)),
-    "g": lambda r: patched(r, update=encoded(np.ones(P), base="00" * 16)),
+    "e": lambda r: patched(r, vectors={"params": np.full(200, 9, np.uint8)}),
+    "f": lambda r: patched(r, vectors={"params": encoded(np.ones(P), layout="00" * 16)}),
+    "g": lambda r: patched(r, vectors={"params": encoded(np.ones(P), base="00" * 16)}),
     "h": nan_inside,
-    "i": lambda r: patched(r, update=encoded(np.ones(3), np.arange(3))),
-    "j": lambda r: patched(r, update=np.append(r.update, np.zeros(9, np.uint8))),
+    "i": lambda r: patched(r, vectors={"params": encoded(np.ones(3), np.arange(3))}),
+    "j": lambda r: patched(
+        r, vectors={"params": np.append(r.vectors["params"], np.zeros(9, np.uint8))}
+    ),
     "k": lambda r: [*patched(r, client="nobody"), r, r],
 }
 
@@ -123,7 +130,7 @@ def test_bad_replies_are_dropped_counted_and_named_and_the_round_goes_on(play, s
 
 
 def test_below_min_replies_no_step_is_taken_and_that_is_said(play, said):
-    broken = {c: lambda r: patched(r, update=None, error="no") for c in "bc"}
+    broken = {c: lambda r: patched(r, vectors={}, error="no") for c in "bc"}
     loop = play("abc", rounds=2, min_replies=2, edits=broken)
     assert loop.optimizer.params.tolist() == PARAMS.tolist()
     assert [r["update-norm"] for r in loop.rows[1:]] == [None, None]
@@ -175,7 +182,7 @@ def test_a_byte_budget_is_used_up_but_never_exceeded(play, key, budget, rounds):
     totals = loop.recorder.ledger.totals
     spent = totals.up_bytes if key == "max_up_bytes" else totals.down_bytes
     assert spent == rounds * 3 * REPLY
-    assert loop.recorder.progress.round == rounds
+    assert loop.state.round == rounds
     assert f"budget round.{key.replace('_', '-')}" in loop.why
     # It ends with an evaluation all the same, and nothing was sent in vain.
     assert loop.rows[-1]["round"] == rounds
@@ -201,27 +208,27 @@ def test_a_byte_budget_holds_for_uploads_that_come_after_their_round(play):
     # Two payloads in round 1 and two in round 2; two more may come, so a third round is not begun.
     budget = {"max_up_bytes": 7 * REPLY, "timeout_s": 0.05}
     loop = play("abc", rounds=5, edits={"c": late}, **budget)
-    assert loop.recorder.progress.round == 2
+    assert loop.state.round == 2
     assert "budget round.max-up-bytes" in loop.why
     # With room for what is late it is begun, and all of it counts.
     held.clear()
     loop = play("abc", name="more", rounds=3, edits={"c": late}, max_up_bytes=9 * REPLY,
                 timeout_s=0.05)  # fmt: skip
     assert loop.recorder.ledger.totals.up_bytes == 9 * REPLY
-    assert loop.recorder.progress.late == []
+    assert loop.state.pending == ()
 
 
 def test_what_may_still_come_late_is_known_after_a_resume_and_ends_with_any_answer(play):
     budget = {"max_up_bytes": 5 * REPLY, "timeout_s": 0.05, "checkpoint_every": 1}
     loop = play("abc", rounds=1, edits={"c": lambda reply: []}, **budget)
-    assert loop.recorder.progress.late == [("c", 1, REPLY)]
+    assert loop.state.pending == (("c", 1, REPLY),)
     # Two have come and one may: three more would pass the limit.
     loop = play("abc", rounds=2, **budget)
     assert "budget round.max-up-bytes" in loop.why
     # An answer without an update ends what an older job may bring, too.
     failed = {"c": lambda reply: [Reply(reply.job, "c", error="no")]}
     loop = play("abc", rounds=2, edits=failed, **budget | {"max_up_bytes": 9 * REPLY})
-    assert loop.recorder.progress.late == []
+    assert loop.state.pending == ()
 
 
 def test_a_plan_that_sends_positions_may_keep_the_rest(play):
@@ -238,7 +245,7 @@ def test_a_budget_of_seconds_is_never_exceeded(play):
     began = time.monotonic()
     loop = play("ab", rounds=1000, max_seconds=0.8, slow_s=0.05, evaluate=None)
     assert time.monotonic() - began < 0.8 + 0.2  # the last checkpoint and its fsync come after
-    assert 2 <= loop.recorder.progress.round < 20
+    assert 2 <= loop.state.round < 20
     assert "budget round.max-seconds" in loop.why
 
 
@@ -246,7 +253,7 @@ def test_a_hanging_client_cannot_exceed_the_seconds(play):
     began = time.monotonic()
     loop = play("ab", rounds=9, max_seconds=0.6, edits={"a": lambda r: []}, evaluate=None)
     assert time.monotonic() - began < 0.6 + 0.2
-    assert loop.recorder.progress.round == 1
+    assert loop.state.round == 1
 
 
 # 8 Mbps are a byte in a microsecond: a round of dense payloads lasts 144 + 144 of them.
@@ -258,7 +265,7 @@ def test_a_round_has_the_simulated_seconds_of_its_measured_bytes(play):
     loop = play("abc", rounds=3, network=SLOW)
     expected = [ROUND_S, 2 * ROUND_S, 3 * ROUND_S]
     assert [r["simulated-s"] for r in loop.rows[1:]] == pytest.approx(expected, rel=1e-12)
-    assert loop.recorder.progress.simulated_s == loop.rows[-1]["simulated-s"]
+    assert loop.state.spent.simulated_s == loop.rows[-1]["simulated-s"]
 
 
 def test_without_a_clock_no_record_has_simulated_seconds(play):
@@ -277,18 +284,18 @@ def test_replies_that_are_dropped_take_their_time_and_those_that_never_come_do_n
 
 
 def test_an_oversized_reply_makes_a_round_no_longer_than_its_bound(play):
-    big = {"b": lambda r: patched(r, update=np.zeros(10**6, np.uint8))}
+    big = {"b": lambda r: patched(r, vectors={"params": np.zeros(10**6, np.uint8)})}
     loop = play("ab", rounds=3, network=SLOW, edits=big, max_simulated_s=2.5 * ROUND_S)
-    assert loop.recorder.progress.round == 2
-    assert loop.recorder.progress.simulated_s <= 2.5 * ROUND_S
+    assert loop.state.round == 2
+    assert loop.state.spent.simulated_s <= 2.5 * ROUND_S
 
 
 @pytest.mark.parametrize(("budget", "rounds"), [(3.001, 3), (2.999, 2), (0.999, 0)])
 def test_a_budget_of_simulated_seconds_is_used_up_but_never_exceeded(play, budget, rounds):
     limit = budget * ROUND_S
     loop = play("abc", rounds=5, evaluate_every=0, network=SLOW, max_simulated_s=limit)
-    assert loop.recorder.progress.round == rounds
-    assert loop.recorder.progress.simulated_s <= limit
+    assert loop.state.round == rounds
+    assert loop.state.spent.simulated_s <= limit
     assert "budget round.max-simulated-s" in loop.why
     assert len(loop.transport.submitted) == rounds
 
@@ -298,7 +305,7 @@ def test_a_budget_of_simulated_seconds_holds_for_sparse_uploads(play):
     most_s, limit = 2 * (64 + 23) / 1e6, 20 * (64 + 23) / 1e6
     loop = play("ab", rounds=50, method="floss", network=SLOW, max_simulated_s=limit,
                 strategy={"d_up": 0.25, "d_down": 0.25})  # fmt: skip
-    assert limit - most_s < loop.recorder.progress.simulated_s <= limit
+    assert limit - most_s < loop.state.spent.simulated_s <= limit
 
 
 # |values| sum to 210, 200, 190, 181 and 172: the smallest ones pass zero.
@@ -314,14 +321,14 @@ def test_a_budget_of_simulated_seconds_holds_for_sparse_uploads(play):
 )
 def test_stop_early_on_a_target(play, target, metric, rounds):
     loop = play("abc", rounds=6, evaluate_every=1, target=target, target_metric=metric)
-    assert loop.recorder.progress.round == rounds
+    assert loop.state.round == rounds
     assert ("reached" in loop.why) == (rounds < 6)
     assert len(loop.transport.submitted) == rounds
 
 
 def test_a_target_reached_before_round_1_trains_nobody(play):
     loop = play("abc", rounds=6, target=500.0, target_metric="loss")
-    assert loop.recorder.progress.round == 0
+    assert loop.state.round == 0
     assert loop.transport.submitted == []
 
 

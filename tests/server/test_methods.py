@@ -5,9 +5,9 @@ import pytest
 from toys import LAYOUT, PARAMS
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.job import Job
-from fedllm_app.core.plan import All, Positions, TopK
-from fedllm_app.run.budget import upload_support
+from fedllm_app.core.plan import TopK
+from fedllm_app.core.support import All, Draw, Positions
+from fedllm_app.server.asked import expected
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Inputs, StrategySettings, shrinking, tier_of
 from fedllm_app.server.settings import ServerSettings
@@ -89,8 +89,8 @@ def test_a_whole_head_is_sent_beside_the_top():
     round_ = plan("floss", head="whole")
     client = round_.groups["all"]
     assert client.down.idx.tolist() == [7, 8, 9, *HEAD]
-    within, always, count = upload_support(client, LAYOUT, Job(1, "a"), 0)
-    assert (within, always.tolist(), count) == (None, HEAD, 13)
+    up = expected(client.up, LAYOUT, Draw(0, 1, "all", "a"), "fp32", 256)
+    assert (up.within, up.always.tolist(), up.count) == (None, HEAD, 13)
 
 
 def test_a_mask_keeps_a_whole_head_too():

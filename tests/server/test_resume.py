@@ -4,13 +4,18 @@ The kill comes in the middle of a round, after its first reply: the files then h
 the checkpoint, and everything in memory is gone.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from toys import P, Scripted, toy_device, toy_loop
 
-from fedllm_app.core.plan import ClientPlan, Positions, RoundPlan
+from fedllm_app.core.plan import ClientPlan, RoundPlan
+from fedllm_app.core.state import Spent
+from fedllm_app.core.support import Positions
 from fedllm_app.devices.network import Network, NetworkSettings
-from fedllm_app.run.checkpoint import latest_checkpoint, load_checkpoint
+from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import WireSettings
@@ -57,10 +62,11 @@ def loop_over(folder, *, method, server, die_in=0, rounds=ROUNDS, every=2, **cli
 
 def state_of(folder):
     """Return all that the promise of equal bits covers."""
-    tensors, progress = load_checkpoint(latest_checkpoint(folder / "checkpoints"))
+    state, tensors = load_state(latest_checkpoint(folder / "checkpoints"))
     files = [(folder / f"{name}.jsonl").read_bytes() for name in ("metrics", "ledger")]
-    known = vars(progress) | {"seconds": 0, "slowest_s": 0}
-    return *files, {k: t.numpy().tobytes() for k, t in tensors.items()}, known
+    known = state.to_json() | {"spent": state.spent.simulated_s}
+    method = {f"method.{k}": torch.from_numpy(v) for k, v in state.method.items()}
+    return *files, {k: t.numpy().tobytes() for k, t in (tensors | method).items()}, known
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -112,6 +118,7 @@ def test_optimizers_kept_on_devices_survive_too(tmp_path, every):
 def test_the_clock_of_seconds_goes_on(tmp_path):
     how = {"method": "floss", "server": "adam"}
     first = loop_over(tmp_path, **how, rounds=2)
-    first.recorder.progress.seconds = 100.0
+    first.state = replace(first.state, spent=Spent(seconds=100.0))
     first.play()
-    assert loop_over(tmp_path, **how).recorder.seconds() > 100
+    again = loop_over(tmp_path, **how)
+    assert again.limits.seconds(again.state) > 100

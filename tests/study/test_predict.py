@@ -6,7 +6,8 @@ from toys import LAYOUT, PARAMS, P
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.plan import ClientPlan, Derived, Positions, RoundPlan, TopK
+from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
+from fedllm_app.core.support import Derived, Positions
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.parts import Parts, Place
 from fedllm_app.play import run_local

@@ -6,21 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import LAYOUT, P
 
-from fedllm_app.core.derive import RULES, expand, lora_rank_axis, with_rank
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.plan import All, Derived, Positions
+from fedllm_app.core.lora import lora_rank_axis, with_rank
+from fedllm_app.core.rules import RULES
+from fedllm_app.core.support import All, Derived, Draw, Positions, expand
 
 HEADS = {"rows": ["attention.q*"], "columns": ["attention.o*"], "heads": 1, "of": 2}
 
 
+BOTH = ("round", "client")
+
+
 def positions(rule, client="a", job=1, seed=0, **args):
-    return expand(Derived(rule, args), LAYOUT, seed, job, client).tolist()
+    region = expand(Derived(rule, args, BOTH), LAYOUT, Draw(seed, job, "all", client))
+    return region.positions().tolist()
 
 
 def test_all_is_none_and_positions_are_themselves():
     idx = np.array([3, 5])
-    assert expand(All(), LAYOUT, 0, 1, "a") is None
-    assert expand(Positions(idx), LAYOUT, 0, 1, "a") is idx
+    assert expand(All(), LAYOUT, Draw(0)) is None
+    assert expand(Positions(idx), LAYOUT, Draw(0)) is idx
 
 
 def test_tensors_leaves_out_what_matches():
@@ -77,11 +82,11 @@ def test_random_tensors_are_whole_and_within_the_share():
 @given(st.sampled_from(sorted(RULES)), st.integers(0, 99), st.integers(0, 99), st.text(max_size=3))
 def test_both_sides_expand_alike(rule, seed, job, client):
     args = {"without": ["head*"], "rank": 1, "share": 0.4} | HEADS
-    support = Derived(rule, args)
-    mine = expand(support, LAYOUT, seed, job, client)
+    support, draw = Derived(rule, args, BOTH), Draw(seed, job, "all", client)
+    mine = expand(support, LAYOUT, draw).positions()
     assert mine.dtype == np.int64
     assert (np.diff(mine) > 0).all()
-    assert np.array_equal(mine, expand(support, LAYOUT, seed, job, client))
+    assert np.array_equal(mine, expand(support, LAYOUT, draw).positions())
 
 
 def test_the_draw_depends_on_seed_job_and_client():
@@ -98,7 +103,7 @@ def test_the_draw_depends_on_seed_job_and_client():
 
 
 def test_an_unknown_rule_lists_the_known():
-    with pytest.raises(ConfigError, match=r"'tensor'; expected one of .*'rank-slices'.*'tensors'"):
+    with pytest.raises(ConfigError, match=r"'tensor'; expected one of .*rank-slices.*tensors"):
         positions("tensor")
 
 
