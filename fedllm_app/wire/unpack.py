@@ -74,23 +74,28 @@ def largest_of(blocks: Iterator[np.ndarray]) -> float:
 
 
 def unpack_marked(
-    data: np.ndarray, P: int, value_type: str, block: int
+    data: np.ndarray, P: int, K: int, value_type: str, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (int64 positions, float32 values) of the coordinates that were sent.
+    """Return (int64 positions, float32 values) of the K coordinates that were sent.
 
     Raises
     ------
     WireError
-        If a value that was sent is not finite.
+        If a value that was sent is not finite, or their number is not K.
     """
-    section = _Section(data, P, value_type, block, marked=True)
-    positions, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
+    section, found = _Section(data, P, value_type, block, marked=True), 0
+    positions, values = np.empty(K, dtype=np.int64), np.empty(K, dtype=np.float32)
     for part in section.parts():
         codes = section.codes(part)
         at = np.flatnonzero(codes != NOT_SENT[value_type])
-        positions.append(at + part.start)
-        values.append(section.values(part, codes, at))
-    return np.concatenate(positions), np.concatenate(values)
+        if at.size > K - found:
+            raise WireError(f"more values than K={K} are marked as sent")
+        positions[found : found + at.size] = at + part.start
+        values[found : found + at.size] = section.values(part, codes, at)
+        found += at.size
+    if found < K:
+        raise WireError(f"{found} values are marked as sent; expected K={K}")
+    return positions, values
 
 
 class _Section:

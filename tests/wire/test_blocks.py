@@ -174,3 +174,15 @@ def test_nothing_as_long_as_all_parameters_is_held_beside_what_must_be(value_typ
     folding = beside(lambda: mean.fold(None, decode_blocks(payload, ours(P)).values))[1]
     assert folding < 3_000_000
     assert beside(mean.mean)[1] < 3_000_000
+
+
+@given(st.sampled_from([0.005, 0.1, 0.38, 0.6]), st.integers(0, 30), st.sampled_from([1, 8, 24]))
+def test_positions_are_those_of_one_piece(density, seed, size):
+    P = 700
+    at = np.flatnonzero(np.random.default_rng(seed).random(P) < density)
+    values = np.ones(at.size, np.float32)
+    payload = write(values, P, "fp32", at)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", size)
+        assert write(values, P, "fp32", at).tobytes() == payload.tobytes()
+        assert np.array_equal(decode(payload, ours(P)).positions, at)
