@@ -62,8 +62,14 @@ def check_positions(positions: np.ndarray, P: int) -> None:
             f"positions run from {int(positions[0])} to {int(positions[-1])}; "
             f"expected 0 to at most {P - 1}"
         )
-    if not bool((positions[1:] > positions[:-1]).all()):
-        raise WireError("positions are not strictly ascending")
+    check_ascending(positions)
+
+
+def check_ascending(positions: np.ndarray) -> None:
+    """Raise WireError unless each position is above the one before."""
+    for part in parts(positions.size - 1):
+        if not bool((positions[part.start + 1 : part.stop + 1] > positions[part]).all()):
+            raise WireError("positions are not strictly ascending")
 
 
 def encode_bitmap(positions: np.ndarray, P: int) -> np.ndarray:
