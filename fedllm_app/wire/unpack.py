@@ -5,6 +5,7 @@ Shapes: N values of one section, of which all are sent; P coordinates, of which 
 
 from collections.abc import Iterator
 from functools import cached_property
+from math import isfinite, isnan
 
 import numpy as np
 
@@ -69,8 +70,15 @@ def blocks_of(values: np.ndarray | Values) -> Iterator[tuple[slice, np.ndarray]]
 
 def largest_of(blocks: Iterator[np.ndarray]) -> float:
     """Return the largest magnitude, 0 of none; NaN if there is one."""
-    # NaN goes through min and max, so that two passes without a copy find everything.
-    return float(np.max([np.maximum(-b.min(), b.max()) for b in blocks], initial=0.0))
+    largest = 0.0
+    for block in blocks:
+        # NaN goes through min and max, so that two passes without a copy find everything.
+        own = max(-float(block.min()), float(block.max()))
+        if not own <= largest:
+            largest = own
+        if isnan(own):
+            break
+    return largest
 
 
 def unpack_marked(
@@ -128,7 +136,7 @@ class _Section:
             head = head.astype(np.float32)
             return levels.dequantize(head, codes, self.value_type, self.block, chosen)
         values = _floats(codes if chosen is None else codes[chosen], self.value_type)
-        if values.size and not np.isfinite(largest_of(iter([values]))):
+        if values.size and not isfinite(largest_of(iter([values]))):
             raise WireError(
                 "a value is NaN, infinite, or marked as not sent; expected finite values",
                 "non-finite",
