@@ -20,7 +20,7 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.settings import ServerSettings
-from fedllm_app.wire.codec import Update, decode, encode
+from fedllm_app.wire.codec import Update, decode, decode_blocks, encode
 from fedllm_app.wire.header import Origin
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.slices import origin_of, slices_of
@@ -134,7 +134,7 @@ def folding(layout: ParamLayout, rng: np.random.Generator, replies: int) -> list
     def decode_and_fold() -> None:
         mean = Mean(P, cohort=replies)
         for i in range(replies):
-            update = decode(payloads[i % distinct], origin)
+            update = decode_blocks(payloads[i % distinct], origin)
             mean.fold(update.positions, update.values)
         mean.mean()
 

@@ -19,6 +19,7 @@ import numpy as np
 from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.core.region import Region, Where
 from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.positions import check_ascending
 from fedllm_app.wire.unpack import Values, blocks_of, largest_of
 
 STEP_BITS = 44
@@ -162,7 +163,9 @@ class Mean:
                 f"{self.most_weight}, the weight of the cohort. A lower client.lr may help"
             )
         if isinstance(positions, np.ndarray) and K:
-            _check_positions(positions, P)
+            if int(positions[0]) < 0 or int(positions[-1]) >= P:
+                raise WireError(f"positions leave 0..{P - 1}")
+            check_ascending(positions)
 
 
 def whole_weights(counts: Mapping[str, int], most: int = WEIGHTS) -> dict[str, int]:
@@ -196,13 +199,3 @@ def whole_weights(counts: Mapping[str, int], most: int = WEIGHTS) -> dict[str, i
         return weights(exact)
     largest = 4 * most * max(counts.values())
     return weights(bisect_left(range(largest), True, lo=exact, key=fits))
-
-
-def _check_positions(positions: np.ndarray, P: int) -> None:
-    """Raise WireError unless they are strictly ascending and within 0..P-1."""
-    if int(positions[0]) < 0 or int(positions[-1]) >= P:
-        raise WireError(f"positions leave 0..{P - 1}")
-    for part in parts(positions.size - 1):
-        behind = positions[part.start + 1 : part.stop + 1]
-        if not bool((behind > positions[part]).all()):
-            raise WireError("positions are not strictly ascending")

@@ -254,8 +254,8 @@ def _smallest(
     marked = value_bytes(P, value_type, block, True) - value_bytes(K, value_type, block)
     rice, bitmap = where.encode_rice(positions, P), where.bitmap_bytes(P)
     if slices is not None:
-        section = encode_sliced(positions, slices, P)
-        if section.size < min(marked, bitmap, rice.data.size):
+        section = encode_sliced(positions, slices, P, min(marked, bitmap, rice.data.size))
+        if section is not None:
             return SLICED, section, None
     if rice.data.size < min(marked, bitmap):
         return RICE, rice.data, rice
@@ -280,10 +280,7 @@ def _decode(
     section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
     data = payload[HEADER_BYTES + header.position_bytes :]
     if header.mode == MARKED:
-        positions, values_K = unpack_marked(data, P, header.value_type, header.block)
-        if positions.size != header.K:
-            raise WireError(f"{positions.size} values are marked as sent; expected K={header.K}")
-        return Coded(positions, values_K)
+        return Coded(*unpack_marked(data, P, header.K, header.value_type, header.block))
     values = Values(data, header.K, header.value_type, header.block)
     if header.mode == BITMAP:
         return Coded(where.decode_bitmap(section, P, header.K), values)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedllm_app.core.errors import WireError
+from fedllm_app.wire.blocks import parts
 
 MAX_K = 31
 # Codes of the eight groups of three bits (first bit lowest), left-aligned in four, first bit
@@ -61,8 +62,14 @@ def check_positions(positions: np.ndarray, P: int) -> None:
             f"positions run from {int(positions[0])} to {int(positions[-1])}; "
             f"expected 0 to at most {P - 1}"
         )
-    if not bool((positions[1:] > positions[:-1]).all()):
-        raise WireError("positions are not strictly ascending")
+    check_ascending(positions)
+
+
+def check_ascending(positions: np.ndarray) -> None:
+    """Raise WireError unless each position is above the one before."""
+    for part in parts(positions.size - 1):
+        if not bool((positions[part.start + 1 : part.stop + 1] > positions[part]).all()):
+            raise WireError("positions are not strictly ascending")
 
 
 def encode_bitmap(positions: np.ndarray, P: int) -> np.ndarray:
@@ -133,14 +140,20 @@ def decode_rice(rice: Rice, P: int, K: int) -> np.ndarray:
             f"Rice code has {data.size} bytes; expected {low_bytes} of low bits and at most "
             f"{bitmap_bytes(most_U)} of quotients"
         )
+    low_data = data[unary_bytes:]
+    if low_data.size and int(low_data[-1]) >> ((K * k - 1) % 8 + 1):
+        raise WireError("padding bits after the low bits are set; expected zeros")
     bits_U = (_lengthen if rice.shortened else _unpack_tight)(data[:unary_bytes], most_U)
     ends = np.flatnonzero(bits_U.view(np.bool_))
     if ends.size != K:
         raise WireError(f"Rice code holds {ends.size} positions; the header says {K}")
     # ends[i] = i + sum of quotients up to i, and position i = i + sum of gaps up to i.
-    order = np.arange(K, dtype=np.int64)
-    positions: np.ndarray = ((ends - order) << k) + order
-    positions += np.cumsum(_unpack_low(data[unary_bytes:], K, k), dtype=np.int64)
+    positions, lows = ends.astype(np.int64, copy=False), 0
+    for part in parts(K, 8):
+        order = np.arange(part.start, part.stop)
+        low = np.cumsum(_unpack_low(low_data, part, k), dtype=np.int64) + lows
+        positions[part] = (positions[part] - order << k) + order + low
+        lows = int(low[-1])
     if K and int(positions[-1]) >= P:
         raise WireError(f"last position is {int(positions[-1])}; expected at most {P - 1}")
     return positions
@@ -156,7 +169,7 @@ def _best_k(gaps: np.ndarray, P: int) -> int:
     k = min(MAX_K, max(0, (P // K).bit_length() - 2))
 
     def bits(k: int) -> int:
-        return int((gaps >> gaps.dtype.type(k)).sum(dtype=np.int64)) + K * k
+        return _quotients(gaps, k) + K * k
 
     size = bits(k)
     for step in (1, -1):
@@ -165,31 +178,41 @@ def _best_k(gaps: np.ndarray, P: int) -> int:
     return k
 
 
+def _quotients(gaps: np.ndarray, k: int) -> int:
+    """Return the sum of gap >> k."""
+    shift = gaps.dtype.type(k)
+    return sum(int((gaps[part] >> shift).sum(dtype=np.int64)) for part in parts(gaps.size))
+
+
 def _unary(gaps: np.ndarray, k: int) -> np.ndarray:
     """Return the unary stream, one bool per bit: gap >> k zeros and a one, for every gap."""
-    ends = np.cumsum((gaps >> gaps.dtype.type(k)).astype(np.int64) + 1) - 1
-    bits_U = np.zeros(int(ends[-1]) + 1, dtype=np.bool_)
-    bits_U[ends] = True
+    bits_U, end = np.zeros(gaps.size + _quotients(gaps, k), dtype=np.bool_), -1
+    for part in parts(gaps.size):
+        ends = np.cumsum((gaps[part] >> gaps.dtype.type(k)).astype(np.int64) + 1) + end
+        bits_U[ends] = True
+        end = int(ends[-1])
     return bits_U
 
 
 def _rice_sections(quotients: np.ndarray, gaps: np.ndarray, k: int) -> np.ndarray:
     """Return the quotient bytes followed by the packed k low bits of every gap, lowest first."""
-    if k == 0:
-        return quotients
-    low = np.empty((gaps.size, k), dtype=np.uint8)
-    for bit in range(k):
-        low[:, bit] = (gaps >> gaps.dtype.type(bit)).astype(np.uint8) & 1
-    return np.concatenate([quotients, np.packbits(low, bitorder="little")])
+    data = np.empty(quotients.size + bitmap_bytes(gaps.size * k), dtype=np.uint8)
+    data[: quotients.size] = quotients
+    for part in parts(gaps.size if k else 0, 8):
+        low = np.empty((part.stop - part.start, k), dtype=np.uint8)
+        for bit in range(k):
+            low[:, bit] = (gaps[part] >> gaps.dtype.type(bit)).astype(np.uint8) & 1
+        packed = np.packbits(low, bitorder="little")
+        data[quotients.size + part.start * k // 8 :][: packed.size] = packed
+    return data
 
 
-def _unpack_low(data: np.ndarray, K: int, k: int) -> np.ndarray:
-    """Return the K numbers of k bits each; their padding must be zero."""
-    bits = np.unpackbits(data, bitorder="little")
-    if bits[K * k :].any():
-        raise WireError("padding bits after the low bits are set; expected zeros")
-    low = np.zeros(K, dtype=np.uint32)
-    rows = bits[: K * k].reshape(K, k)
+def _unpack_low(data: np.ndarray, part: slice, k: int) -> np.ndarray:
+    """Return one part of the numbers of k bits each."""
+    count = part.stop - part.start
+    bits = np.unpackbits(data[part.start * k // 8 :], count=count * k, bitorder="little")
+    low = np.zeros(count, dtype=np.uint32)
+    rows = bits.reshape(count, k)
     for bit in range(k):
         low |= rows[:, bit].astype(np.uint32) << np.uint32(bit)
     return low

@@ -18,24 +18,33 @@ PARAMETER_BITS = 4
 MOST_K = 31
 
 
-def encode_sliced(positions: np.ndarray, slices: Slices, P: int) -> np.ndarray:
-    """Return the bytes of ascending positions below P."""
+def encode_sliced(positions: np.ndarray, slices: Slices, P: int, below: int) -> np.ndarray | None:
+    """Return the bytes of ascending positions below P; None if they are not fewer than `below`."""
     flat_P = np.zeros(P, dtype=np.bool_)
     flat_P[positions] = True
     mask_P = slices.turn(flat_P)
+    del flat_P
     found_K = np.flatnonzero(mask_P)
     edges = np.append(slices.starts, P)
     count_S = np.diff(np.searchsorted(found_K, edges))
     k_S, is_rice_S, is_map_S = _coding(count_S, slices.lengths)
     parameter_T = _parameters(count_S, slices.tensor)
     own_S = parameter_T[slices.tensor]
-    slice_K = np.repeat(np.arange(count_S.size), count_S)
+    # Without the quotients of gaps it takes at least this; where it is too much, it ends here.
+    least = parameter_T.size * PARAMETER_BITS + int(((count_S >> own_S) + 1 + own_S).sum())
+    least += int(slices.lengths[is_map_S].sum() + (count_S * (k_S + 1))[is_rice_S].sum())
+    if -(-least // 8) >= below:
+        return None
     # A gap is counted from the position before, or from the beginning of the slice.
-    gap_K = np.diff(found_K, prepend=-1) - 1
-    first = np.append(True, slice_K[1:] != slice_K[:-1])[: found_K.size]
-    gap_K[first] = found_K[first] - edges[slice_K[first]]
-    gap_R = gap_K[is_rice_S[slice_K]]
-    k_R = np.repeat(k_S, np.where(is_rice_S, count_S, 0))
+    gap_K = np.diff(found_K, prepend=-1)
+    gap_K -= 1
+    some_S = count_S > 0
+    first = (np.cumsum(count_S) - count_S)[some_S]
+    gap_K[first] = found_K[first] - slices.starts[some_S]
+    del found_K
+    gap_R = gap_K[np.repeat(is_rice_S, count_S)]
+    k_R = np.repeat(k_S.astype(np.uint8), np.where(is_rice_S, count_S, 0))
+    del gap_K
     parts = [
         _planes(parameter_T, np.full(parameter_T.size, PARAMETER_BITS)),
         _unary(count_S >> own_S),
@@ -44,7 +53,8 @@ def encode_sliced(positions: np.ndarray, slices: Slices, P: int) -> np.ndarray:
         _unary(gap_R >> k_R),
         _planes(gap_R, k_R),
     ]
-    return np.packbits(np.concatenate(parts), bitorder="little")
+    section = np.packbits(np.concatenate(parts), bitorder="little")
+    return section if section.size < below else None
 
 
 def decode_sliced(data: np.ndarray, slices: Slices, P: int, K: int) -> np.ndarray:

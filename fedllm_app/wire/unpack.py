@@ -5,6 +5,7 @@ Shapes: N values of one section, of which all are sent; P coordinates, of which 
 
 from collections.abc import Iterator
 from functools import cached_property
+from math import isfinite, isnan
 
 import numpy as np
 
@@ -69,28 +70,40 @@ def blocks_of(values: np.ndarray | Values) -> Iterator[tuple[slice, np.ndarray]]
 
 def largest_of(blocks: Iterator[np.ndarray]) -> float:
     """Return the largest magnitude, 0 of none; NaN if there is one."""
-    # NaN goes through min and max, so that two passes without a copy find everything.
-    return float(np.max([np.maximum(-b.min(), b.max()) for b in blocks], initial=0.0))
+    largest = 0.0
+    for block in blocks:
+        # NaN goes through min and max, so that two passes without a copy find everything.
+        own = max(-float(block.min()), float(block.max()))
+        if not own <= largest:
+            largest = own
+        if isnan(own):
+            break
+    return largest
 
 
 def unpack_marked(
-    data: np.ndarray, P: int, value_type: str, block: int
+    data: np.ndarray, P: int, K: int, value_type: str, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (int64 positions, float32 values) of the coordinates that were sent.
+    """Return (int64 positions, float32 values) of the K coordinates that were sent.
 
     Raises
     ------
     WireError
-        If a value that was sent is not finite.
+        If a value that was sent is not finite, or their number is not K.
     """
-    section = _Section(data, P, value_type, block, marked=True)
-    positions, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
+    section, found = _Section(data, P, value_type, block, marked=True), 0
+    positions, values = np.empty(K, dtype=np.int64), np.empty(K, dtype=np.float32)
     for part in section.parts():
         codes = section.codes(part)
         at = np.flatnonzero(codes != NOT_SENT[value_type])
-        positions.append(at + part.start)
-        values.append(section.values(part, codes, at))
-    return np.concatenate(positions), np.concatenate(values)
+        if at.size > K - found:
+            raise WireError(f"more values than K={K} are marked as sent")
+        positions[found : found + at.size] = at + part.start
+        values[found : found + at.size] = section.values(part, codes, at)
+        found += at.size
+    if found < K:
+        raise WireError(f"{found} values are marked as sent; expected K={K}")
+    return positions, values
 
 
 class _Section:
@@ -123,7 +136,7 @@ class _Section:
             head = head.astype(np.float32)
             return levels.dequantize(head, codes, self.value_type, self.block, chosen)
         values = _floats(codes if chosen is None else codes[chosen], self.value_type)
-        if values.size and not np.isfinite(largest_of(iter([values]))):
+        if values.size and not isfinite(largest_of(iter([values]))):
             raise WireError(
                 "a value is NaN, infinite, or marked as not sent; expected finite values",
                 "non-finite",

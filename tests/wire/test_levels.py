@@ -8,13 +8,9 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import levels
-from fedllm_app.wire.quantize import (
-    pack_marked,
-    pack_values,
-    unpack_marked,
-    unpack_values,
-    value_bytes,
-)
+from fedllm_app.wire.quantize import pack_marked, pack_values, value_bytes
+from fedllm_app.wire.table import table_for
+from fedllm_app.wire.unpack import Values, unpack_marked
 
 FEW = ("int8", "int4", "q4", "q3")
 
@@ -26,7 +22,7 @@ def f32(*values):
 def there_and_back(values, value_type, block=16, seed=0):
     out = np.empty(value_bytes(values.size, value_type, block), dtype=np.uint8)
     pack_values(values, value_type, block, np.random.default_rng(seed), out)
-    return unpack_values(out, values.size, value_type, block)
+    return Values(out, values.size, value_type, block).whole()
 
 
 @given(st.data(), st.sampled_from([8, 4, 3]), st.integers(0, 50))
@@ -64,12 +60,12 @@ def test_a_table_keeps_geometric_magnitudes_whatever_is_drawn(value_type, L):
 
 
 def test_a_table_holds_the_smallest_and_the_largest_and_zero_where_there_is_one():
-    table = levels.table_for(f32(3, 0, 100, 7, 0.01), 8)
+    table = table_for(f32(3, 0, 100, 7, 0.01), 8)
     assert (table[0], table[-1]) == (0, 100)
     assert (np.diff(table) > 0).all()
-    assert levels.table_for(f32(5, 5, 5), 4).tolist() == [5, 5, 5, 5]
-    assert levels.table_for(f32(0, 0), 4).tolist() == [0, 0, 0, 0]
-    assert levels.table_for(f32(), 4).tolist() == [0, 0, 0, 0]
+    assert table_for(f32(5, 5, 5), 4).tolist() == [5, 5, 5, 5]
+    assert table_for(f32(0, 0), 4).tolist() == [0, 0, 0, 0]
+    assert table_for(f32(), 4).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("value_type", FEW)
@@ -117,7 +113,7 @@ def test_levels_that_cannot_be_are_refused(value_type, bad):
     out, L = section(value_type), levels.levels_of(value_type)
     out[: 4 * L] = np.array(bad[:1] * (L - 3) + bad, "<f4").view(np.uint8)
     with pytest.raises(WireError, match="levels are not ascending"):
-        unpack_values(out, 2, value_type, 16)
+        Values(out, 2, value_type, 16).whole()
 
 
 @pytest.mark.parametrize(("value_type", "code"), [("q4", 15), ("q3", 7)])
@@ -125,12 +121,12 @@ def test_a_code_without_a_level_is_refused(value_type, code):
     # With all 2 L codes in use there is none; a marked section has one that means nothing.
     out = np.empty(value_bytes(3, value_type, 16, True), dtype=np.uint8)
     pack_marked(f32(1, 2), np.array([0, 2]), 3, value_type, 16, np.random.default_rng(0), out)
-    assert unpack_marked(out, 3, value_type, 16)[0].tolist() == [0, 2]
+    assert unpack_marked(out, 3, 2, value_type, 16)[0].tolist() == [0, 2]
     codes = np.array([1, code - 1, code], np.uint8)
     packed = levels.pack_codes(codes, levels.BITS[value_type])
     out[-packed.size :] = packed
     with pytest.raises(WireError, match=f"a value is code {code}; expected 0 to {code - 2}"):
-        unpack_marked(out, 3, value_type, 16)
+        unpack_marked(out, 3, 2, value_type, 16)
 
 
 @pytest.mark.parametrize("value_type", ["int8", "int4"])
@@ -139,11 +135,12 @@ def test_a_scale_that_cannot_be_is_refused(value_type, scale):
     out = section(value_type)
     out[:4] = np.array([scale], "<f4").view(np.uint8)
     with pytest.raises(WireError, match="scale"):
-        unpack_values(out, 2, value_type, 16)
+        Values(out, 2, value_type, 16).whole()
 
 
 def test_what_is_not_sent_does_not_move_the_levels():
-    values, absent = f32(5, 0, 7, 0), np.array([False, True, False, True])
-    head, codes = levels.quantize(values, "q3", 16, np.random.default_rng(0), absent)
-    assert (head[0], head[-1]) == (5, 7)
-    assert codes[absent].tolist() == [6, 6]
+    out = np.empty(value_bytes(4, "q3", 16, True), dtype=np.uint8)
+    pack_marked(f32(5, 7), np.array([0, 2]), 4, "q3", 16, np.random.default_rng(0), out)
+    table = out[:12].view("<f4")
+    assert (table[0], table[-1]) == (5, 7)
+    assert levels.unpack_codes(out[12:], 4, 3)[[1, 3]].tolist() == [6, 6]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import quantize
 from fedllm_app.wire.levels import pack_codes
-from fedllm_app.wire.quantize import LARGEST, VALUE_TYPES, value_bytes
+from fedllm_app.wire.quantize import LARGEST, VALUE_TYPES, WORD, value_bytes
+from fedllm_app.wire.unpack import Values, unpack_marked
 
 
 def f32(*values):
@@ -24,9 +25,7 @@ def pack(values, value_type, block=16, seed=0):
 
 
 def there_and_back(values, value_type, block=16, seed=0):
-    return quantize.unpack_values(
-        pack(values, value_type, block, seed), values.size, value_type, block
-    )
+    return Values(pack(values, value_type, block, seed), values.size, value_type, block).whole()
 
 
 def arrays(largest):
@@ -80,7 +79,7 @@ def test_int8_blocks_have_scales_of_their_own_and_a_zero_block_has_scale_zero():
     values[32:34] = (1270, 10)
     out = pack(values, "int8")
     assert out[:12].view("<f4").tolist() == [1, 0, 10]
-    assert np.array_equal(quantize.unpack_values(out, 48, "int8", 16), values)
+    assert np.array_equal(Values(out, 48, "int8", 16).whole(), values)
 
 
 @pytest.mark.parametrize("value_type", VALUE_TYPES)
@@ -109,7 +108,7 @@ def test_marked_keeps_a_sent_zero_apart_from_not_sent(value_type):
     out = np.empty(value_bytes(20, value_type, 16, True), dtype=np.uint8)
     positions, values = np.array([0, 3, 19]), f32(0, 127, 0)
     quantize.pack_marked(values, positions, 20, value_type, 16, np.random.default_rng(0), out)
-    got, back = quantize.unpack_marked(out, 20, value_type, 16)
+    got, back = unpack_marked(out, 20, 3, value_type, 16)
     assert got.tolist() == [0, 3, 19]
     assert back.tolist() == [0, 127, 0]
 
@@ -117,13 +116,12 @@ def test_marked_keeps_a_sent_zero_apart_from_not_sent(value_type):
 @pytest.mark.parametrize("value_type", ["fp32", "fp16", "bf16", "int8", "int4"])
 def test_the_code_for_not_sent_is_refused_where_all_are_sent(value_type):
     out = pack(f32(1, 2), value_type)
-    codes = quantize._codes(out, 2, value_type, 16, False).copy()
-    codes[1] = quantize.NOT_SENT[value_type]
     size = quantize.BITS[value_type]
+    codes = np.array([0, quantize.NOT_SENT[value_type]], WORD.get(value_type, np.uint8))
     data = pack_codes(codes, size) if size < 16 else codes.view(np.uint8)
     out[-data.size :] = data
     with pytest.raises(WireError, match="not sent"):
-        quantize.unpack_values(out, 2, value_type, 16)
+        Values(out, 2, value_type, 16).whole()
 
 
 @pytest.mark.parametrize("scale", [-1.0, np.nan, np.inf, 3e36])
@@ -131,4 +129,4 @@ def test_a_scale_that_cannot_be_is_refused(scale):
     out = pack(f32(1, 2), "int8")
     out[:4] = np.array([scale], "<f4").view(np.uint8)
     with pytest.raises(WireError, match="scale"):
-        quantize.unpack_values(out, 2, "int8", 16)
+        Values(out, 2, "int8", 16).whole()

@@ -52,7 +52,7 @@ def test_a_layout_is_cut_along_ranks_and_rows():
 @given(st.integers(0, 10**6), st.lists(st.sampled_from([0, 0.02, 0.2, 0.5, 0.9, 1]), min_size=1))
 def test_there_and_back(seed, densities):
     positions = support(seed, densities)
-    data = encode_sliced(positions, SLICES, P)
+    data = encode_sliced(positions, SLICES, P, P)
     got = decode_sliced(data, SLICES, P, positions.size)
     assert got.dtype == np.int64
     assert got.tolist() == positions.tolist()
@@ -61,7 +61,7 @@ def test_there_and_back(seed, densities):
 def test_by_hand():
     layout = ParamLayout(("a", "b"), ((2, 8), (3,)))
     # Slices of 8, 8 and 3; one of 8 holds position 5, the other none, b holds all three.
-    data = encode_sliced(np.array([5, 16, 17, 18]), slices_of(layout), 19)
+    data = encode_sliced(np.array([5, 16, 17, 18]), slices_of(layout), 19, 19)
     # Parameters of the counts, bit by bit: 0 for a (1 and 0), 1 for b (3). Counts in unary: 01, 1,
     # and 3 >> 1 as 01; the low bit of 3: 1. The gap of 5 with k = 2: 01, and its low bits 1, 0.
     bits = "01000000" + "01" + "1" + "01" + "1" + "01" + "1" + "0"
@@ -81,7 +81,7 @@ def test_slices_that_differ_are_shorter_than_any_code_that_does_not_know_them():
     d = positions.size / size
     entropy = -size / 8 * (d * np.log2(d) + (1 - d) * np.log2(1 - d))
     assert encode_rice(positions, size).data.size > entropy
-    assert encode_sliced(positions, cut, size).size < 0.9 * entropy
+    assert encode_sliced(positions, cut, size, size).size < 0.9 * entropy
     ours = Origin(size, "ab" * 16, "cd" * 16, cut)
     ones = np.ones(positions.size, np.float32)
     payload = encode(ones, positions, ours, value_type="fp32", block=256)
@@ -99,13 +99,13 @@ def test_any_bytes_are_positions_or_refused(data, K):
     except WireError:
         return
     assert got.size == K
-    assert encode_sliced(got, SLICES, P).size <= section.size
+    assert encode_sliced(got, SLICES, P, P).size <= section.size
 
 
 @given(st.integers(0, 10**6), st.data())
 def test_one_flipped_bit_is_other_positions_or_refused(seed, data):
     positions = support(seed, [0, 0.02, 0.3, 0.9])
-    section = encode_sliced(positions, SLICES, P)
+    section = encode_sliced(positions, SLICES, P, P)
     bit = data.draw(st.integers(0, 8 * section.size - 1))
     section[bit // 8] ^= 1 << bit % 8
     try:
@@ -115,3 +115,13 @@ def test_one_flipped_bit_is_other_positions_or_refused(seed, data):
     assert got.size == positions.size
     assert (np.diff(got) > 0).all()
     assert got.size == 0 or 0 <= got[0] <= got[-1] < P
+
+
+@given(st.sampled_from([0.0, 0.02, 0.3, 0.9]), st.integers(0, 50))
+def test_a_section_is_given_up_only_where_it_is_not_smaller(density, seed):
+    positions = np.flatnonzero(np.random.default_rng(seed).random(P) < density)
+    section = encode_sliced(positions, SLICES, P, P)
+    assert section is not None
+    assert encode_sliced(positions, SLICES, P, section.size) is None
+    again = encode_sliced(positions, SLICES, P, section.size + 1)
+    assert again is not None and again.tobytes() == section.tobytes()
