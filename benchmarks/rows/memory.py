@@ -1,6 +1,6 @@
 """Memory of a worker and of a bare loop, each in a process of its own.
 
-cd benchmarks && python -m rows.memory CONFIG NUMBER     what a worker holds, step by step
+python -m benchmarks.rows.memory CONFIG NUMBER     what a worker holds, step by step
 """
 
 import json
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from record import ROOT
+
+from benchmarks.record import ROOT
 
 IMPORTS = {
     "torch": "import torch",
@@ -24,10 +25,7 @@ _SIZE = "import psutil; print(psutil.Process().memory_info().rss / 1e6)"
 
 def answer_of(*words: str) -> str:
     """Return what a fresh process of one thread prints last."""
-    env = os.environ | {
-        "PYTHONPATH": f"{ROOT / 'benchmarks'}{os.pathsep}{ROOT}",
-        "OMP_NUM_THREADS": "1",
-    }
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -42,13 +40,14 @@ def of_imports() -> dict[str, float]:
 
 def of_bare(inputs: Path) -> dict[str, float]:
     """Return the MB of a bare loop over saved inputs: imports alone, and at most."""
-    found: dict[str, float] = json.loads(answer_of("-m", "peers.bare", str(inputs)))
+    found: dict[str, float] = json.loads(answer_of("-m", "benchmarks.peers.bare", str(inputs)))
     return found
 
 
 def of_clients(config: Path, number: int) -> dict[str, float]:
     """Return the MB that a worker holds after each step up to `number` clients."""
-    found: dict[str, float] = json.loads(answer_of("-m", "rows.memory", str(config), str(number)))
+    words = ("-m", "benchmarks.rows.memory", str(config), str(number))
+    found: dict[str, float] = json.loads(answer_of(*words))
     return found
 
 
