@@ -37,13 +37,13 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/bench.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 bench-quick: setup
-	$(BIN)/python benchmarks/bench.py --quick $(ARGS)
+	$(BIN)/python -m benchmarks.bench --quick $(ARGS)
 
 reproduce: setup
-	$(BIN)/python benchmarks/reproduce.py $(ARGS)
+	$(BIN)/python -m benchmarks.reproduce $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,7 +1,7 @@
 """Measure fedllm against limits and peers: `make bench`, `make bench-quick`.
 
     make bench ARGS="--data 20newsgroups=DIR --model minilm=DIR smollm2=FILE"
-    python benchmarks/bench.py --quick --only kernels      one group, smaller
+    python -m benchmarks.bench --quick --only kernels      one group, smaller
 
 Every ratio is of two things measured in this run, on this machine. A row whose data or
 model is not given is not run, and says so. Results go to benchmarks/results/bench-GROUP.json (a
@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from markers import fill, printed
-from record import RESULTS, ROOT, write_result
 from rich.console import Console
 from rich.table import Table
-from rows.row import Context, Row
 
+from benchmarks.markers import fill, printed
+from benchmarks.record import RESULTS, ROOT, write_result
+from benchmarks.rows.row import Context, Row
 from fedllm_app.core.progress import duration
 
 # Groups in the order of running, with the minutes that each takes on two quiet cores.
@@ -66,7 +66,7 @@ def main() -> int:
             home = arguments.home.absolute()
             context = Context(arguments.quick, places, Path(folder), home)
             with said_to(Path(folder) / "log.txt"):
-                rows = importlib.import_module(f"rows.{group}").measure(context)
+                rows = importlib.import_module(f"benchmarks.rows.{group}").measure(context)
         every += rows
         if not arguments.quick:
             took = {"seconds": round(time.monotonic() - began, 1)}

@@ -22,7 +22,7 @@ def write_result(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     document = {
-        "command": " ".join(["python", *(_short(word) for word in sys.argv)]),
+        "command": " ".join(["python", *(_short(word) for word in sys.orig_argv[1:])]),
         "settings": settings,
         "commit": commit,
         "versions": versions(),

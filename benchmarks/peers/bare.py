@@ -1,6 +1,6 @@
 """The least that a round of LoRA training costs: a bare PEFT loop without any framework.
 
-    cd benchmarks && python -m peers.bare INPUTS     trains once, prints the process's memory
+    python -m benchmarks.peers.bare INPUTS     trains once, prints the process's memory
 
 No wire, no sampling, no files, no server process: batches lie collated in memory, clients are
 trained one after the other or shared out over processes, and the server is a dense mean and Adam.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from peers.bare import Batch, Inputs, build, train, trainable
+from benchmarks.peers.bare import Batch, Inputs, build, train, trainable
 
 IGNORED = -100  # label of a position that is not predicted
 

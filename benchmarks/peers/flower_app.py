@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import ROOT
-
+from benchmarks.record import ROOT
 from fedllm_app.deploy.launch import run_flower
 
 PEERS = ROOT / "benchmarks" / "peers"

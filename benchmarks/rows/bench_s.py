@@ -8,19 +8,19 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from frontier import entries
-from payloads import changes
-from reproduce_results import Row as Measured
-from reproduce_results import best_rates
-from reproduce_results import measure as measured_run
 
+from benchmarks.reproduce.results import Row as Measured
+from benchmarks.reproduce.results import best_rates
+from benchmarks.reproduce.results import measure as measured_run
+from benchmarks.rows.kernels import NO_BASE
+from benchmarks.rows.payload import DENSITIES, PROMISED, entropy_bytes, sizes
+from benchmarks.rows.row import Context, Row
+from benchmarks.studies.frontier import entries
+from benchmarks.studies.payloads import changes
 from fedllm_app.study.sweep import play
 from fedllm_app.wire.codec import dense_bytes
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.slices import origin_of
-from rows.kernels import NO_BASE
-from rows.payload import DENSITIES, PROMISED, entropy_bytes, sizes
-from rows.row import Context, Row
 
 POINT = 1  # of the frontier's entries; 0 is dense
 CLIENTS = 4

@@ -12,12 +12,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import overhead
-from peers import flower_app
-
+from benchmarks.peers import flower_app
+from benchmarks.rows.row import Context, Row
+from benchmarks.rows.setting import Setting, bench_s
+from benchmarks.studies import overhead
 from fedllm_app.run.metrics import iterate_lines
-from rows.row import Context, Row
-from rows.setting import Setting, bench_s
 
 CLIENTS = (350, 4_000, 40_000)
 ROUND = "round with empty training, 10 clients"

@@ -10,16 +10,16 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from record import ROOT
 
+from benchmarks.record import ROOT
+from benchmarks.rows.kernels import NO_BASE, gpt2_layout, pack, uneven
+from benchmarks.rows.row import Context, Row, threads
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import decode
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.slices import origin_of
-from rows.kernels import NO_BASE, gpt2_layout, pack, uneven
-from rows.row import Context, Row, threads
 
 LAYERS = (1, 3, 12, 48)  # 0.2 to 9.4 million parameters
 DENSITIES = (1 / 2, 1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 1000)

@@ -16,6 +16,7 @@ import torch
 from flwr.common import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
+from benchmarks.rows.row import Context, Row, alternately, ratio_of, threads
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.optimizer import ServerOptimizer
@@ -24,7 +25,6 @@ from fedllm_app.wire.codec import Update, decode, decode_blocks, encode
 from fedllm_app.wire.header import Origin
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.slices import origin_of, slices_of
-from rows.row import Context, Row, alternately, ratio_of, threads
 
 NO_BASE = "0" * 32
 LIMIT_MS = 40.0

@@ -1,7 +1,7 @@
 """Memory of a worker, a bare loop, and of 100 million parameters as bytes: a process for each.
 
-cd benchmarks && python -m rows.memory CONFIG NUMBER      what a worker holds, step by step
-                 python -m rows.memory wire WORK P        seconds of coding or folding, and MB
+python -m benchmarks.rows.memory CONFIG NUMBER     what a worker holds, step by step
+python -m benchmarks.rows.memory wire WORK P       seconds of coding or folding, and MB
 
 Shapes: P trainable parameters.
 """
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import psutil
-from record import ROOT
 
-from rows.row import Context, Row, alternately
+from benchmarks.record import ROOT
+from benchmarks.rows.row import Context, Row, alternately
 
 IMPORTS = {
     "torch": "import torch",
@@ -43,10 +43,7 @@ _SIZE = "import psutil; print(psutil.Process().memory_info().rss / 1e6)"
 
 def answer_of(*words: str) -> str:
     """Return what a fresh process of one thread prints last."""
-    env = os.environ | {
-        "PYTHONPATH": f"{ROOT / 'benchmarks'}{os.pathsep}{ROOT}",
-        "OMP_NUM_THREADS": "1",
-    }
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -61,13 +58,14 @@ def of_imports() -> dict[str, float]:
 
 def of_bare(inputs: Path) -> dict[str, float]:
     """Return the MB of a bare loop over saved inputs: imports alone, and at most."""
-    found: dict[str, float] = json.loads(answer_of("-m", "peers.bare", str(inputs)))
+    found: dict[str, float] = json.loads(answer_of("-m", "benchmarks.peers.bare", str(inputs)))
     return found
 
 
 def of_clients(config: Path, number: int) -> dict[str, float]:
     """Return the MB that a worker holds after each step up to `number` clients."""
-    found: dict[str, float] = json.loads(answer_of("-m", "rows.memory", str(config), str(number)))
+    words = ("-m", "benchmarks.rows.memory", str(config), str(number))
+    found: dict[str, float] = json.loads(answer_of(*words))
     return found
 
 
@@ -79,7 +77,7 @@ def measure(context: Context) -> list[Row]:
         if not Path("/proc/self/clear_refs").exists():
             memory.append(Row(what=name, skipped="needs Linux, which tells the peak of a process"))
             continue
-        found = json.loads(answer_of("-m", "rows.memory", "wire", work, str(P)))
+        found = json.loads(answer_of("-m", "benchmarks.rows.memory", "wire", work, str(P)))
         seconds.append(Row(
             what=name, measured=found["s"], unit="s", peer="copy of the vector",
             theirs=found["copy s"], judged=found["s"], about="s",

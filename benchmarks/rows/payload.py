@@ -7,11 +7,11 @@ from math import log2
 
 import numpy as np
 
+from benchmarks.rows.kernels import NO_BASE, gpt2_layout
+from benchmarks.rows.row import Context, Row
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, size_of
 from fedllm_app.wire.header import Origin
 from fedllm_app.wire.slices import origin_of
-from rows.kernels import NO_BASE, gpt2_layout
-from rows.row import Context, Row
 
 DENSITIES = {"1/2": 1 / 2, "1/4": 1 / 4, "1/16": 1 / 16, "1/64": 1 / 64, "1/100": 1 / 100,
              "1/1000": 1 / 1000}  # fmt: skip

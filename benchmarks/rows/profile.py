@@ -10,12 +10,12 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from benchmarks.rows.row import Context, Row
+from benchmarks.rows.setting import bench_s
 from fedllm_app.client.train import Device, train
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
 from fedllm_app.parts import Parts
-from rows.row import Context, Row
-from rows.setting import bench_s
 
 # Kind of work -> parts of the names of torch's operators.
 KINDS = {

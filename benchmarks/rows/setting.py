@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from overhead import FEDERATION
-from peers.bare import Inputs
-from peers.flasc_style import padded
-from record import ROOT
 
+from benchmarks.peers.bare import Inputs
+from benchmarks.peers.flasc_style import padded
+from benchmarks.record import ROOT
+from benchmarks.rows.row import Context
+from benchmarks.studies.overhead import FEDERATION
 from fedllm_app.client.train import Device, local_batches
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.job import Job
@@ -22,7 +23,6 @@ from fedllm_app.deploy.launch import run_flower
 from fedllm_app.parts import Parts, Place
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.sampling import sample_cohort
-from rows.row import Context
 
 # The closing evaluation is no part of a round; a few examples keep it short.
 COMMON = {

@@ -8,16 +8,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from overhead import WORKERS, peak_memory
-from peers import bare, flasc_style, flower_app
 
+from benchmarks.peers import bare, flasc_style, flower_app
+from benchmarks.rows import memory
+from benchmarks.rows.row import Context, Row, alternately, ratio_of, threads
+from benchmarks.rows.setting import Setting, bench_s, smollm2
+from benchmarks.studies.overhead import WORKERS, peak_memory
 from fedllm_app.client.train import train
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
 from fedllm_app.core.seeds import seed_torch
-from rows import memory
-from rows.row import Context, Row, alternately, ratio_of, threads
-from rows.setting import Setting, bench_s, smollm2
 
 EXAMPLES = 96  # of the client whose training alone is measured, about
 LOCAL = "local training of one client"

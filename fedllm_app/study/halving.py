@@ -3,10 +3,6 @@
 Karnin 2013; Jamieson and Talwalkar 2016. A run is resumed from rung to rung, so no round is
 played twice. What has been spent is read from the ledgers, without the base: the run that follows
 meets the same clients and has it in a column of its own.
-
-optuna keeps the trials. Its own SuccessiveHalvingPruner is asynchronous: it promotes the first
-trial of a rung whatever its value, and a pruned one never resumes. Here all trials of a rung
-report before any is pruned.
 """
 
 import logging
@@ -14,8 +10,6 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import optuna
 
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
@@ -32,19 +26,18 @@ from fedllm_app.study.planner import label
 log = logging.getLogger("fedllm.pilot")
 
 
-class BestThird(optuna.pruners.BasePruner):
-    """Prune what is not in the best third of all trials that reached the same step."""
+def best_third(values: Sequence[float], falling: bool) -> list[int]:
+    """Return the positions of the best third of a rung's values, ascending.
 
-    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        """Say whether a trial ends here; every trial of the rung must have reported."""
-        step = trial.last_step
-        assert step is not None
-        sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
-        there = [t for t in study.get_trials(deepcopy=False) if step in t.intermediate_values]
-        worth = {t.number: sign * t.intermediate_values[step] for t in there}
-        # A value that is no number is the worst there is; of equal ones the earlier is kept.
-        best = sorted(worth, key=lambda n: (math.isnan(worth[n]), -worth[n], n))
-        return trial.number not in best[: survivors(len(best))]
+    NaN is the worst value there is; of equal values the earlier is kept.
+
+    Parameters
+    ----------
+    falling : a smaller value is better.
+    """
+    sign = 1 if falling else -1
+    order = sorted(range(len(values)), key=lambda i: (math.isnan(values[i]), sign * values[i]))
+    return sorted(order[: survivors(len(values))])
 
 
 def halve(
@@ -66,52 +59,23 @@ def halve(
     FedllmError
         If a short run may cost more than is left, or no candidate has a metric that is a number.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    falling = metric in FALLING
-    study = optuna.create_study(direction="minimize" if falling else "maximize", pruner=BestThird())
-    axes: dict[str, optuna.distributions.BaseDistribution] = {
-        key: optuna.distributions.CategoricalDistribution(
-            list(dict.fromkeys(p.candidate.settings[key] for p in pilots))
-        )
-        for key in pilots[0].candidate.settings
-    }
-    for pilot in pilots:
-        study.enqueue_trial(dict(pilot.candidate.settings))
-    live = [(study.ask(axes), pilot) for pilot in pilots]
+    falling, live = metric in FALLING, list(pilots)
     for number, rung in enumerate(rungs, start=1):
         began = time.monotonic()
-        for done, (trial, pilot) in enumerate(live, start=1):
+        for done, pilot in enumerate(live, start=1):
             _play(pilot, rung, pilots, budget, metric, network)
-            trial.report(pilot.value, rung)
             left = (time.monotonic() - began) / done * (len(live) - done)
             log.info(
                 "rung %d of %d, candidate %d of %d: %s, %s %s after %d rounds; about %s left of it",
                 number, len(rungs), done, len(live), label(pilot.candidate.settings), metric,
                 format_metric(pilot.value), pilot.until(rung), duration(left),
             )  # fmt: skip
-        live = _promoted(study, live, last=rung == rungs[-1])
+        best = [live[i] for i in best_third([pilot.value for pilot in live], falling)]
+        live = [pilot for pilot in best if not math.isnan(pilot.value)]
     if all(math.isnan(pilot.value) for pilot in pilots):
         raise FedllmError(f"no candidate's {metric} is a number; a lower client.lr may help")
     sign = 1 if falling else -1
     return sorted(pilots, key=lambda p: (math.isnan(p.value), -p.rung, sign * p.value))
-
-
-Live = list[tuple[optuna.Trial, Pilot]]
-
-
-def _promoted(study: optuna.Study, live: Live, last: bool) -> Live:
-    """Close the trials that end with this rung and return the rest."""
-    kept: Live = []
-    for (trial, pilot), prune in zip(live, [t.should_prune() for t, _ in live], strict=True):
-        if math.isnan(pilot.value):
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        elif last:
-            study.tell(trial, pilot.value)
-        elif prune:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            kept.append((trial, pilot))
-    return kept
 
 
 def spent_by(pilots: Sequence[Pilot], budget: Budget) -> dict[str, float]:

@@ -4,10 +4,11 @@ import subprocess
 
 import numpy as np
 import pytest
-from bench import said_to, table
-from rows import growth, payload
-from rows.kernels import gpt2_layout, uneven
-from rows.row import Context, Row, alternately, ratio_of
+
+from benchmarks.bench import said_to, table
+from benchmarks.rows import growth, payload
+from benchmarks.rows.kernels import gpt2_layout, uneven
+from benchmarks.rows.row import Context, Row, alternately, ratio_of
 
 
 @pytest.mark.parametrize(

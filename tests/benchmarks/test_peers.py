@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from peers import bare, flasc_style
 from peft import get_peft_model_state_dict
-from rows.setting import Setting
 from torch.nn.utils import parameters_to_vector
 
+from benchmarks.peers import bare, flasc_style
+from benchmarks.rows.setting import Setting
 from fedllm_app.client.train import train
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work

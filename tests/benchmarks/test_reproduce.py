@@ -1,14 +1,12 @@
 """The reproduction's table of runs, and what it says of numbers that a person can check."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
-import reproduce_cells as cells
-import reproduce_claims as claims
-import reproduce_document as document
-import reproduce_results as results
 
+from benchmarks.reproduce import cells, claims, document, results
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.study.sweep import play
 
@@ -165,7 +163,7 @@ def test_a_document_without_runs_says_so(tmp_path, monkeypatch):
 def test_rows_come_from_runs_that_were_played_as_the_table_says(tiny, tmp_path, monkeypatch):
     """Two short runs, dense and FLoSS, through sweep, rows and figures."""
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr("record.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("benchmarks.record.RESULTS", tmp_path / "results")
     small = {
         "run.rounds": 2, "partition.clients": 6, "round.clients": 2, "lora.rank": 2,
         "lora.alpha": 2.0, "data.eval-examples": 6, "round.evaluate-every": 1, "data.strip": "none",
@@ -191,3 +189,18 @@ def test_rows_come_from_runs_that_were_played_as_the_table_says(tiny, tmp_path, 
     other = RATES | {"floss": {"client.lr": 0.1, "server.lr": 0.003}}
     assert [r["method"] for r in results.rows_of("5.1", pair, other, tmp_path)] == ["dense"]
     assert results.rows_of("5.1", pair, RATES, tmp_path / "elsewhere") == rows["5.1"]
+
+
+def test_the_tables_of_the_documents_are_those_of_the_committed_results(tmp_path, monkeypatch):
+    kept = tmp_path / "results"
+    shutil.copytree(results.RESULTS, kept)
+    monkeypatch.setattr(results, "RESULTS", kept)
+    monkeypatch.setattr("benchmarks.record.RESULTS", kept)
+    committed = {name: getattr(document, name) for name in ("DOCUMENT", "README")}
+    for name, path in committed.items():
+        monkeypatch.setattr(document, name, tmp_path / path.name)
+        shutil.copy(path, tmp_path)
+    rates = results.best_rates(tmp_path)
+    document.write_documents(results.collect(ENTRIES, rates, tmp_path), ENTRIES, rates)
+    for path in committed.values():
+        assert (tmp_path / path.name).read_text() == path.read_text(), path.name

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 
-import optuna
 import pytest
 
 from fedllm_app.config import RunConfig
@@ -12,29 +11,20 @@ from fedllm_app.parts import Parts, Place
 from fedllm_app.run.metrics import iterate_lines, read_lines
 from fedllm_app.study.budget import Budget
 from fedllm_app.study.costs import measured
-from fedllm_app.study.halving import BestThird, halve, spent_by
+from fedllm_app.study.halving import best_third, halve, spent_by
 from fedllm_app.study.pilot import prepare
 from fedllm_app.study.planner import combinations, plan
 from fedllm_app.study.predict import Predictor
 
 
-def kept(values, direction="maximize"):
-    """Return which of a rung's values go on."""
-    study = optuna.create_study(direction=direction, pruner=BestThird())
-    trials = [study.ask() for _ in values]
-    for trial, value in zip(trials, values, strict=True):
-        trial.report(value, 5)
-    return [i for i, trial in enumerate(trials) if not trial.should_prune()]
-
-
 def test_the_best_third_goes_on_and_the_first_gets_no_favour():
-    assert kept([0.1, 0.5, 0.2, 0.9, 0.3, 0.4]) == [1, 3]
-    assert kept([0.1, 0.5, 0.2, 0.9], "minimize") == [0, 2]
+    assert best_third([0.1, 0.5, 0.2, 0.9, 0.3, 0.4], falling=False) == [1, 3]
+    assert best_third([0.1, 0.5, 0.2, 0.9], falling=True) == [0, 2]
 
 
 def test_of_equal_values_the_earlier_goes_on_and_no_number_is_the_worst():
-    assert kept([0.5, 0.5, 0.5]) == [0]
-    assert kept([math.nan, 0.1, 0.2, math.nan]) == [1, 2]
+    assert best_third([0.5, 0.5, 0.5], falling=False) == [0]
+    assert best_third([math.nan, 0.1, 0.2, math.nan], falling=False) == [1, 2]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Seconds of overhead per round and memory of the server, by number of clients.
 
-    python benchmarks/overhead.py                     350, 4,000 and 40,000 clients, 20 rounds each
-    python benchmarks/overhead.py --clients 350 --rounds 5
+    python -m benchmarks.studies.overhead                  350, 4,000 and 40,000 clients, 20 rounds
+    python -m benchmarks.studies.overhead --clients 350 --rounds 5
 
 Each run is a real `flwr run` with the repository's federation of two workers. Every client owns one
 short text and the model is tiny, so that nearly all of a round is what this project and Flower add.
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from record import ROOT, write_result
 
+from benchmarks.record import ROOT, write_result
 from fedllm_app.deploy.launch import run_flower
 from fedllm_app.run.metrics import read_lines
 

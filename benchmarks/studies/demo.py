@@ -1,6 +1,6 @@
 """The default run from nothing: how long the first `make run` takes after installation.
 
-    python benchmarks/demo.py
+    python -m benchmarks.studies.demo
 
 Plays the default federation through `flwr run` twice in a new home: the first run reads the
 embedded text and pre-trains its backbone, the second starts from the cache.
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, write_result
+from benchmarks.record import ROOT, write_result
 
 
 def play(home: Path, name: str) -> dict[str, Any]:

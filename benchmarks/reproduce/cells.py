@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from record import ROOT
-
+from benchmarks.record import ROOT
 from fedllm_app.config import METRICS, read_recipe
 from fedllm_app.study.sweep import Cell
 

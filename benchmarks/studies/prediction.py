@@ -1,6 +1,6 @@
 """Predicted bytes beside those of finished runs' ledgers: what `fedllm plan` says, held to account.
 
-    python benchmarks/prediction.py RUN [RUN ...] --home HOME [--like RUN ...]
+    python -m benchmarks.studies.prediction RUN [RUN ...] --home HOME [--like RUN ...]
 
 RUN is the folder of a finished run, whose data and model are where its config.toml says; HOME
 keeps the caches. Nothing is trained, and the folders are only read. Each is predicted with
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markers import fill, printed
-from record import ROOT, write_result
 
+from benchmarks.markers import fill, printed
+from benchmarks.record import ROOT, write_result
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.parts import Parts, Place
 from fedllm_app.study.costs import measured

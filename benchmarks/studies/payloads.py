@@ -1,6 +1,6 @@
 """Bytes of one upload on real changes: positions beside their entropy, all of it beside dense fp32.
 
-    python benchmarks/payloads.py RUN [RUN ...] --clients 4
+    python -m benchmarks.studies.payloads RUN [RUN ...] --clients 4
 
 RUN is the folder of a finished FLoSS run, whose data and model are where its config.toml says.
 From its last parameters some clients train one round more, and what they would send is encoded at
@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from record import write_result
-from rows.kernels import NO_BASE
-from rows.payload import DENSITIES, entropy_bytes
 
+from benchmarks.record import write_result
+from benchmarks.rows.kernels import NO_BASE
+from benchmarks.rows.payload import DENSITIES, entropy_bytes
 from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.holding import device_copy

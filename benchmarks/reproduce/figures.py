@@ -3,9 +3,9 @@
 from statistics import mean, stdev
 from typing import Any
 
-from record import ROOT
-from reproduce_cells import COMPARED, OTHERS, RANKS, TASKS
-from reproduce_results import UP_MBPS, Row, scores
+from benchmarks.record import ROOT
+from benchmarks.reproduce.cells import COMPARED, OTHERS, RANKS, TASKS
+from benchmarks.reproduce.results import UP_MBPS, Row, scores
 
 FOLDER = ROOT / "docs" / "figures"
 COLOURS = {

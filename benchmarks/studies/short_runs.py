@@ -1,6 +1,6 @@
 """Short runs on real data through `flwr run`: does the loss fall, does the result load.
 
-    python benchmarks/short_runs.py --data shakespeare=speeches.parquet cifar10=FOLDER \
+    python -m benchmarks.studies.short_runs --data shakespeare=speeches.parquet cifar10=FOLDER \
         --model shakespeare=SmolLM2.gguf cifar10=VIT_FOLDER
 
 Next token by user (SmolLM2-135M on Shakespeare by role) and images (a ViT-S/14 on CIFAR-10), each
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, write_result
+from benchmarks.record import ROOT, write_result
 
 RUNS = ("shakespeare", "cifar10")
 

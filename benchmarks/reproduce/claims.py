@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from statistics import mean, variance
 
-from reproduce_results import Row, scores
+from benchmarks.reproduce.results import Row, scores
 
 TASK = "20newsgroups"
 POINT = 0.01

@@ -16,11 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce_cells import STAGES, TASKS, Entry, Rates, entries
-from reproduce_document import write_documents
-from reproduce_figures import draw
-from reproduce_results import NOWHERE, best_rates, collect, is_finished, state
-
+from benchmarks.reproduce.cells import STAGES, TASKS, Entry, Rates, entries
+from benchmarks.reproduce.document import write_documents
+from benchmarks.reproduce.figures import draw
+from benchmarks.reproduce.results import NOWHERE, best_rates, collect, is_finished, state
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.run.checkpoint import locked
@@ -100,7 +99,7 @@ def start(home: Path) -> None:
         pass
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-u", __file__, "run", *words],
+            [sys.executable, "-u", "-m", "benchmarks.reproduce", "run", *words],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     print(f"started as process {process.pid}; progress: tail -f {log}; stop: kill {process.pid}")

@@ -6,12 +6,12 @@ A table stands between `<!-- NAME -->` and `<!-- end -->`.
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
-from markers import fill, printed
-from record import ROOT
-from reproduce_cells import COMPARED, DENSITIES, OTHERS, RANKS, TASKS, Entry, Rates
-from reproduce_claims import PENDING, verdicts
-from reproduce_figures import FOLDER, TITLES, densities, group_of, option_of
-from reproduce_results import UP_MBPS, Row, scores
+from benchmarks.markers import fill, printed
+from benchmarks.record import ROOT
+from benchmarks.reproduce.cells import COMPARED, DENSITIES, OTHERS, RANKS, TASKS, Entry, Rates
+from benchmarks.reproduce.claims import PENDING, verdicts
+from benchmarks.reproduce.figures import FOLDER, TITLES, densities, group_of, option_of
+from benchmarks.reproduce.results import UP_MBPS, Row, scores
 
 Table = list[list[str]]
 

@@ -1,6 +1,6 @@
 """The planner's pilot beside the exhaustive grid of figure 5.3, under one budget.
 
-    python benchmarks/pilot_grid.py --data DATA --model MODEL [--share 0.3]
+    python -m benchmarks.studies.pilot_grid --data DATA --model MODEL [--share 0.3]
 
 DATA is the folder of 20 Newsgroups parquet files, MODEL that of MiniLM. The grid is that of
 `make reproduce` (ranks x densities on bench-S), which has to be measured first; the budget is what
@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from markers import fill, printed
-from record import ROOT, write_result
-from reproduce_cells import BUDGET_ROUNDS, DENSITIES, RANKS, ROUNDS, floss_entry
-from reproduce_results import best_rates, kept_rows
 from rich.console import Console
 
+from benchmarks.markers import fill, printed
+from benchmarks.record import ROOT, write_result
+from benchmarks.reproduce.cells import BUDGET_ROUNDS, DENSITIES, RANKS, ROUNDS, floss_entry
+from benchmarks.reproduce.results import best_rates, kept_rows
 from fedllm_app.config import RunConfig
 from fedllm_app.core.settings import Scalar
 from fedllm_app.study.budget import Budget

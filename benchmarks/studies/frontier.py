@@ -1,7 +1,7 @@
 """How few bytes bench-S can do with: density, value bits, levels, scales, feedback, mean, rate.
 
-    python benchmarks/frontier.py run --data DATA --model MODEL    all of it, an hour; resumable
-    python benchmarks/frontier.py table                            the results, the plot, the table
+    python -m benchmarks.studies.frontier run --data DATA --model MODEL    an hour; resumable
+    python -m benchmarks.studies.frontier table                            results, plot, table
 
 Every run is FLoSS on bench-S with FLoSS' own tuned rates unless it says another server lr, beside
 dense with its own. Those that `make reproduce` has played too are not played again: both keep
@@ -14,12 +14,11 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from markers import fill, printed
-from record import ROOT, write_result
-from reproduce_cells import ROUNDS, Entry, Rates, Settings, floss_entry
-from reproduce_figures import save
-from reproduce_results import Row, best_rates, rows_of
-
+from benchmarks.markers import fill, printed
+from benchmarks.record import ROOT, write_result
+from benchmarks.reproduce.cells import ROUNDS, Entry, Rates, Settings, floss_entry
+from benchmarks.reproduce.figures import save
+from benchmarks.reproduce.results import Row, best_rates, rows_of
 from fedllm_app.study.sweep import play
 
 Q4: Settings = {"wire.up-values": "q4"}

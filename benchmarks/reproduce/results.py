@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import RESULTS, write_result
-from reproduce_cells import (
+
+from benchmarks.record import RESULTS, write_result
+from benchmarks.reproduce.cells import (
     BUDGET_ROUNDS,
     COMPARED,
     OTHERS,
@@ -22,7 +23,6 @@ from reproduce_cells import (
     Settings,
     trials,
 )
-
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.devices.network import PRESETS, Network, NetworkSettings
