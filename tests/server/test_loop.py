@@ -5,6 +5,7 @@ Clients take one step of size 1 along their slopes; see toys.py.
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,31 @@ def test_jobs_carry_the_clock_and_the_last_accepted_job(play):
     assert {j.clock for j in jobs.values()} == {4}
 
 
+def test_the_clock_counts_the_most_steps_of_a_round(play):
+    # b trains for 5 steps where the others train for 1: nobody has trained for more.
+    def five(reply):
+        return patched(reply, metrics=replace(reply.metrics, steps=5))
+
+    loop = play("abc", rounds=3, edits={"b": five})
+    clocks = [r[0].jobs[0].clock for r in loop.transport.submitted]
+    assert clocks == [0, 5, 10]
+    assert loop.state.clock == 15
+
+
+def test_what_follows_the_wait_has_to_fit_into_the_run_as_well(play):
+    def slow(values_P):
+        time.sleep(0.3)
+        return {"accuracy": 0.5}
+
+    loop = play("abc", rounds=1, evaluate=slow, max_seconds=30.0, timeout_s=600.0)
+    assert loop.limits.closing_s >= 0.3
+    before = loop.limits.timeout_s(loop.state)
+    loop.limits.closing_s += 10
+    assert loop.limits.timeout_s(loop.state) == pytest.approx(before - 10, abs=0.5)
+    loop.limits.closing_s += 100
+    assert loop.limits.timeout_s(loop.state) == 0.01
+
+
 def patched(reply, **changes):
     return [Reply(**(vars(reply) | changes))]
 
@@ -101,9 +127,7 @@ EDITS = {
     "g": lambda r: patched(r, vectors={"params": encoded(np.ones(P), base="00" * 16)}),
     "h": nan_inside,
     "i": lambda r: patched(r, vectors={"params": encoded(np.ones(3), np.arange(3))}),
-    "j": lambda r: patched(
-        r, vectors={"params": np.append(r.vectors["params"], np.zeros(9, np.uint8))}
-    ),
+    "j": lambda r: patched(r, vectors={"params": longer(r.vectors["params"])}),
     "k": lambda r: [*patched(r, client="nobody"), r, r],
 }
 
