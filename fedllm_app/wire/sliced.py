@@ -76,25 +76,28 @@ def decode_sliced(data: np.ndarray, slices: Slices, P: int, K: int) -> np.ndarra
     mapped = _run_through(np.flatnonzero(is_map_S), slices.lengths)
     set_M = np.flatnonzero(stream.take(mapped[0].size))
     slice_R = np.repeat(np.flatnonzero(is_rice_S), count_S[is_rice_S])
-    k_R = k_S[slice_R]
-    quotient_R = stream.unary(k_R.size)
-    if bool((quotient_R > P >> k_R).any()):
+    k_R = k_S.astype(np.uint8)[slice_R]
+    offset_R = stream.unary(k_R.size)
+    if bool((offset_R > np.int64(P) >> k_R).any()):
         raise WireError("a gap is longer than all coordinates together")
-    gap_R = (quotient_R << k_R) | stream.planes(k_R)
+    offset_R <<= k_R
+    offset_R |= stream.planes(k_R)
     stream.end()
     # Within a slice, position i is i plus the gaps up to it.
-    ends_R = np.cumsum(gap_R + 1)
+    offset_R += 1
+    np.cumsum(offset_R, out=offset_R)
     counts_R = count_S[is_rice_S]
-    before = np.repeat(np.append(0, ends_R)[np.cumsum(counts_R) - counts_R], counts_R)
-    offset_R = ends_R - before - 1
+    before = np.append(0, offset_R)[np.cumsum(counts_R) - counts_R]
+    offset_R -= np.repeat(before, counts_R)
+    offset_R -= 1
     if bool((offset_R >= slices.lengths[slice_R]).any()):
         raise WireError("a position lies beyond its slice")
     slice_K = np.concatenate([slice_R, whole[0], mapped[0][set_M]])
     if slice_K.size != K:
         raise WireError(f"the bitmaps of slices hold {slice_K.size - K} positions too many")
-    return _ascending(
-        slices.flat(slice_K, np.concatenate([offset_R, whole[1], mapped[1][set_M]])), P
-    )
+    offset_K = np.concatenate([offset_R, whole[1], mapped[1][set_M]])
+    del slice_R, offset_R, k_R, whole, mapped, set_M
+    return _ascending(slices.flat(slice_K, offset_K), P)
 
 
 def _ascending(positions: np.ndarray, P: int) -> np.ndarray:

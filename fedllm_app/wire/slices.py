@@ -48,7 +48,9 @@ class Slices:
 
     def flat(self, slice_K: np.ndarray, offset_K: np.ndarray) -> np.ndarray:
         """Return flat positions of coordinates, each by its slice and its place in the slice."""
-        flat_K: np.ndarray = self.first[slice_K] + offset_K * self.step[slice_K]
+        flat_K: np.ndarray = self.step[slice_K]
+        flat_K *= offset_K
+        flat_K += self.first[slice_K]
         return flat_K
 
 
