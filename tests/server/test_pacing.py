@@ -57,7 +57,7 @@ def test_the_server_steps_on_the_first_replies_and_the_others_stay_open(tmp_path
     loop = played(tmp_path, 1)
     # The mean of 1 and 2; c's job is still open.
     assert (PARAMS - loop.optimizer.params).tolist() == [1.5] * P
-    assert [key for key in loop.waiting] == [(1, "c")]
+    assert list(loop.waiting) == [(1, "c")]
     assert loop.state.accepted == {"a": 1, "b": 1}
 
 
