@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import strftime
 
@@ -14,6 +14,7 @@ from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import CheckpointError
 from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Profile, Reply, Request
+from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
@@ -103,6 +104,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         min_replies=c.round.min_replies,
         weights=c.round.weights or method_of(c.strategy.name).weights,
         most_units=parts.most_units,
+        schedule=partial(factor, c.server),
     )  # fmt: skip
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fedllm_app.client.keep import RESIDUAL, fitting, load_kept, save_kept
+from fedllm_app.client.kept import RESIDUAL, Kept, load_kept, save_kept
+from fedllm_app.client.rules import rule_of
 from fedllm_app.client.train import Device, train
 from fedllm_app.client.upload import Upload
 from fedllm_app.core.errors import WireError
@@ -82,21 +82,29 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     if not plan.rank:
         start = device_copy(plan, got.update.positions, start, device.initial)
     model.load(start, plan.rank)
-    keeps = device.settings.keep_optimizer or plan.keeps
-    kept: Mapping[str, Tensor] = load_kept(device.kept, job) if keeps else {}
-    kept = fitting(kept, start.size, job.client)
+    rule = rule_of(device.settings)
+    keeps = device.settings.keep_optimizer or rule.keeps or plan.keeps
+    kept = load_kept(device.kept, job, start.size) if keeps else Kept()
     movable = None if plan.rank else expand(plan.train, layout, draw)
-    metrics, state = train(device, job, plan.work, movable, kept)
+    trained = train(device, job, plan, movable, kept, got.beside)
     delta = start - model.flat.cpu().numpy()
-    if RESIDUAL in plan.keeps and RESIDUAL in kept:
-        delta += kept[RESIDUAL].numpy()
+    if RESIDUAL in plan.keeps and kept.residual is not None:
+        delta += kept.residual.numpy()
     upload = Upload(layout, got.origin, device.wire, draw, job)
     payload, where = upload.params(plan, delta)
+    vectors, left = {PARAMS: payload}, None
+    if trained.vectors.keys() != plan.beside_up.keys():
+        raise WireError(
+            f"client.rule sends the vectors {sorted(trained.vectors)}; the plan asks for "
+            f"{sorted(plan.beside_up)}"
+        )
+    for name, vector in plan.beside_up.items():
+        vectors[name] = upload.beside(name, vector, trained.vectors[name])
     if RESIDUAL in plan.keeps:
-        state[RESIDUAL] = torch.from_numpy(upload.left_out(plan, delta, payload, where))
-    if state or device.settings.keep_optimizer:
-        save_kept(device.kept, job, state)
-    return Reply(job.id, job.client, {PARAMS: payload}, metrics)
+        left = torch.from_numpy(upload.left_out(plan, delta, payload, where))
+    if keeps:
+        save_kept(device.kept, job, Kept(trained.optimizer, trained.rule, left), start.size)
+    return Reply(job.id, job.client, vectors, trained.metrics)
 
 
 def received(device: Device, request: Request) -> Received:

@@ -1,14 +1,14 @@
-"""Local training: a client's batches through the model, and one optimizer over a flat tensor.
+"""Local training: a client's batches through the model, and an optimizer over what may move.
 
-The model's trainable values lie in one flat tensor, so one optimizer steps them all and only they
-are swapped from client to client.
+The model's trainable values lie in one flat tensor, so that only they are swapped from client to
+client. An optimizer steps views of it (moving.py), and a rule may look on (rules/).
 
 Shapes: P trainable parameters, K coordinates that may move.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,11 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedllm_app.client.keep import of_optimizer, restore
+from fedllm_app.client.kept import Kept
+from fedllm_app.client.moving import Moving, restore, state_of
+from fedllm_app.client.rules import rule_of
+from fedllm_app.client.rules.base import LocalRule
+from fedllm_app.client.rules.optimizers import local_optimizer
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.job import Job, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import Work
+from fedllm_app.core.lora import with_rank
+from fedllm_app.core.plan import ClientPlan, Work
+from fedllm_app.core.region import Where
+from fedllm_app.core.schedule import factor
 from fedllm_app.core.seeds import generator, seed_torch
 from fedllm_app.wire.codec import WireSettings
 
@@ -45,8 +52,8 @@ class Trainable(Protocol):
     def logits(self, batch: Batch) -> Tensor:
         """Return the model's output for a batch."""
 
-    def freeze_outside(self, positions: np.ndarray | None) -> None:
-        """Compute gradients only of tensors with a position among these; None is all."""
+    def freeze_outside(self, where: Where) -> None:
+        """Compute gradients only of tensors that hold a coordinate of this set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,51 +81,103 @@ class Device:
     kept: Path
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What local training leaves.
+
+    Attributes
+    ----------
+    metrics : its sums.
+    optimizer, rule : state to keep, by name; empty where nothing is kept.
+    vectors : what the rule sends beside the parameters, float32 of shape (P,), by name.
+    """
+
+    metrics: TrainMetrics
+    optimizer: Mapping[str, Tensor]
+    rule: Mapping[str, Tensor]
+    vectors: Mapping[str, np.ndarray]
+
+
 def train(
     device: Device,
     job: Job,
-    work: Work,
-    within: np.ndarray | None,
-    kept: Mapping[str, Tensor],
-) -> tuple[TrainMetrics, dict[str, Tensor]]:
-    """Run local training in place; return its sums, and the optimizer's state if it is kept.
+    plan: ClientPlan,
+    where: Where,
+    kept: Kept,
+    vectors: Mapping[str, np.ndarray],
+) -> Trained:
+    """Run local training in place.
 
     Parameters
     ----------
-    within : positions (K,) that may move, or None for all that the device holds.
+    plan : how much work, and the rank of what the device holds.
+    where : the coordinates that may move.
     kept : state from an earlier job.
+    vectors : what came beside the parameters, float32 of shape (P,), by name.
     """
     model, settings = device.model, device.settings
     began = time.monotonic()
     seed_torch(device.seed, "train", job.id, job.client)
     model.model.train()
-    model.freeze_outside(within)
-    index = None if within is None else torch.from_numpy(within).to(model.flat.device)
-    theta = model.flat if index is None else model.flat[index]
-    optimizer = local_optimizer(settings, theta)
+    model.freeze_outside(where)
+    layout = with_rank(model.layout, plan.rank) if plan.rank else model.layout
+    moving = Moving(model.flat, model.grad, where, layout, split=not settings.decay_all)
+    optimizer = local_optimizer(settings, moving.parts, moving.decays)
     if settings.keep_optimizer:
-        restore(optimizer, theta, index, kept)
-    loss_sum, units, examples, steps = torch.zeros((), device=theta.device), 0, 0, 0
+        restore(optimizer, moving, kept.optimizer, model.flat.numel())
+    rule = rule_of(settings)
+    rule.begin(moving.parts, _parts(moving, vectors), _parts(moving, kept.rule))
+    metrics, lr = steps(device, job, plan.work, moving, optimizer, rule)
+    sent, state = rule.end(moving.parts, metrics.steps, lr)
+    for part in moving.parts:
+        part.grad = None
+    return Trained(
+        replace(metrics, train_s=time.monotonic() - began),
+        state_of(optimizer, moving, kept.optimizer) if settings.keep_optimizer else {},
+        {name: moving.spread(parts, kept.rule.get(name)) for name, parts in state.items()},
+        {name: moving.spread(parts).numpy() for name, parts in sent.items()},
+    )
+
+
+def steps(
+    device: Device,
+    job: Job,
+    work: Work,
+    moving: Moving,
+    optimizer: torch.optim.Optimizer,
+    rule: LocalRule,
+) -> tuple[TrainMetrics, float]:
+    """Take the local steps; return their sums and the learning rate of the last."""
+    model, settings, lr = device.model, device.settings, device.settings.lr
+    loss_sum, units, examples, done = torch.zeros((), device=model.flat.device), 0, 0, 0
     for batch in local_batches(device, job, work):
         model.grad.zero_()
         loss, count = device.loss(model.logits(batch), batch)
         torch.autograd.backward(loss)
-        gradient = model.grad if index is None else model.grad[index]
+        gradients = moving.gradients()
         if settings.clip_norm:
-            gradient *= torch.clamp(settings.clip_norm / (gradient.norm() + 1e-6), max=1.0)
-        theta.grad = gradient
+            norm = torch.cat([gradient.reshape(-1) for gradient in gradients]).norm()
+            scale = torch.clamp(settings.clip_norm / (norm + 1e-6), max=1.0)
+            for gradient in gradients:
+                gradient *= scale
+        rule.gradient(gradients, moving.parts)
+        for part, gradient in zip(moving.parts, gradients, strict=True):
+            part.grad = gradient
+        lr = settings.lr * factor(settings, job.clock + done)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
         optimizer.step()
-        if index is not None:
-            model.flat[index] = theta
+        moving.write_back()
         loss_sum += loss.detach().float() * count
-        units, steps = units + count, steps + 1
+        units, done = units + count, done + 1
         examples += len(next(iter(batch.values())))
-    theta.grad = None
-    seconds = time.monotonic() - began
-    metrics = TrainMetrics(float(loss_sum), units, examples, steps, seconds)
-    if not settings.keep_optimizer:
-        return metrics, {}
-    return metrics, of_optimizer(optimizer, theta, index, kept, model.flat.numel())
+    return TrainMetrics(float(loss_sum), units, examples, done), lr
+
+
+def _parts(moving: Moving, vectors: Mapping[str, np.ndarray | Tensor]) -> dict[str, list[Tensor]]:
+    """Return the moving parts of vectors of shape (P,)."""
+    device = moving.parts[0].device if moving.parts else "cpu"
+    return {n: moving.select(torch.as_tensor(v).to(device)) for n, v in vectors.items()}
 
 
 def local_batches(device: Device, job: Job, work: Work) -> Iterator[Batch]:
@@ -139,15 +198,3 @@ def local_batches(device: Device, job: Job, work: Work) -> Iterator[Batch]:
         epoch += 1
         if done == before:
             return
-
-
-def local_optimizer(settings: ClientSettings, theta: Tensor) -> torch.optim.Optimizer:
-    """Return a fresh local optimizer over one flat tensor."""
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW([theta], lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        [theta],
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )

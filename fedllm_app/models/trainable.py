@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.lora import lora_rank, with_rank
+from fedllm_app.core.region import Region, Where
 
 
 class TrainableModel:
@@ -123,15 +124,21 @@ class TrainableModel:
         for name, parameter in self._tensors.items():
             parameter.grad = self._grads[name]
 
-    def freeze_outside(self, positions: np.ndarray | None) -> None:
-        """Compute gradients only of tensors that hold one of these ascending positions.
+    def freeze_outside(self, where: Where) -> None:
+        """Compute gradients only of tensors that hold a coordinate of this set.
 
-        None is all of them. What backward need not compute for the rest is saved.
+        What backward need not compute for the rest is saved.
         """
         edges = np.array([*self.held.offsets, self.held.size])
-        held = np.diff(edges if positions is None else np.searchsorted(positions, edges)) > 0
-        for parameter, wanted in zip(self._tensors.values(), held.tolist(), strict=True):
-            parameter.requires_grad_(wanted)
+        if isinstance(where, Region):
+            starts = {piece.start for piece in where.pieces}
+            sizes = self.held.sizes
+            held = [at in starts and size > 0 for at, size in zip(edges, sizes, strict=False)]
+        else:
+            counts = np.diff(edges if where is None else np.searchsorted(where, edges))
+            held = (counts > 0).tolist()
+        for parameter, wanted in zip(self._tensors.values(), held, strict=True):
+            parameter.requires_grad_(bool(wanted))
 
     def _hold(self, rank: int, copy: bool = False) -> None:
         """Lay the parameters out anew, with adapters of this rank; `copy` keeps their values."""

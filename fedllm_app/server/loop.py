@@ -91,6 +91,8 @@ class Loop:
     min_replies : accepted replies below which a round takes no step.
     weights, most_units : how much a reply counts; the most units that training on so many examples
         can see.
+    schedule : what the server's learning rate is multiplied by at a step.
+    waiting : jobs that are open from earlier rounds, under a policy that waits on them.
     """
 
     state: RunState
@@ -105,6 +107,7 @@ class Loop:
     min_replies: int = 1
     weights: WeightBy = "uniform"
     most_units: Callable[[int], int] = int
+    schedule: Callable[[int], float] = lambda step: 1.0
     waiting: dict[Key, Asked] = field(default_factory=dict)
 
     def play(self) -> str:
@@ -255,7 +258,9 @@ class Loop:
         method_state = planned.method_state
         if before_step := self.planner.method.before_step:
             means, method_state = before_step(planned.inputs, method_state, means)
-        self.optimizer.step(means[PARAMS], planned.step, planned.plan.outside)
+        self.optimizer.step(
+            means[PARAMS], planned.step, planned.plan.outside, self.schedule(state.steps)
+        )
         used = {c: state.progress.get(c, 0) + m.examples for c, m in intake.accepted.items()}
         return float(np.linalg.norm(means[PARAMS])), replace(
             state,

@@ -3,37 +3,59 @@
 A delta is received minus trained, so it points uphill as a gradient does, and torch's optimizers
 descend along it unchanged (Reddi et al. 2021). Bias correction, decay and momentum are torch's.
 
+The named optimizers work coordinate by coordinate, so that they step block by block, on views of
+the parameters and of their state: torch's temporaries then stay small, and what may not move is
+not touched. One of your own may look at the whole vector, and so steps it at once.
+
 Shapes: P trainable parameters, K coordinates that may move.
 """
 
-from collections.abc import Mapping
-from itertools import zip_longest
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.extend import load
+from fedllm_app.core.region import Region, Where
 from fedllm_app.server.settings import ServerSettings
 
+BLOCK = 1 << 20  # coordinates of one step of torch's: some temporaries of 4 MB
+Make = Callable[[Tensor, ServerSettings], torch.optim.Optimizer]
+Outside = Literal["keep", "zero"]
 
-def torch_optimizer(settings: ServerSettings, params_P: Tensor) -> torch.optim.Optimizer:
-    """Return torch's optimizer over one flat tensor, by resolved settings."""
-    betas = (settings.beta1, settings.beta2)
-    lr, eps, decay = settings.lr, settings.eps, settings.weight_decay
-    if settings.optimizer == "adam":
-        return torch.optim.Adam([params_P], lr=lr, betas=betas, eps=eps, weight_decay=decay)
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW([params_P], lr=lr, betas=betas, eps=eps, weight_decay=decay)
-    if settings.optimizer == "adagrad":
-        return torch.optim.Adagrad([params_P], lr=lr, eps=eps, weight_decay=decay)
+
+def adam(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
+    """Return Adam (Kingma and Ba 2015)."""
+    betas = (s.beta1, s.beta2)
+    return torch.optim.Adam([params_P], s.lr, betas=betas, eps=s.eps, weight_decay=s.weight_decay)
+
+
+def adamw(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
+    """Return AdamW (Loshchilov and Hutter 2019)."""
+    betas = (s.beta1, s.beta2)
+    return torch.optim.AdamW([params_P], s.lr, betas=betas, eps=s.eps, weight_decay=s.weight_decay)
+
+
+def adagrad(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
+    """Return Adagrad (Duchi et al. 2011)."""
+    return torch.optim.Adagrad([params_P], lr=s.lr, eps=s.eps, weight_decay=s.weight_decay)
+
+
+def sgd(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
+    """Return stochastic gradient descent, with momentum and Nesterov's form of it."""
     return torch.optim.SGD(
         [params_P],
-        lr=lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=decay,
+        lr=s.lr,
+        momentum=s.momentum,
+        nesterov=s.nesterov,
+        weight_decay=s.weight_decay,
     )
+
+
+OPTIMIZERS: dict[str, Make] = {"adam": adam, "adamw": adamw, "sgd": sgd, "adagrad": adagrad}
 
 
 class ServerOptimizer:
@@ -43,11 +65,22 @@ class ServerOptimizer:
     ----------
     settings : resolved settings.
     params_P : initial parameters, float32 of shape (P,); copied.
+
+    Raises
+    ------
+    ConfigError
+        If `server.optimizer` is neither a name here nor one of your own.
     """
 
     def __init__(self, settings: ServerSettings, params_P: np.ndarray) -> None:
+        self._settings, name = settings, settings.optimizer
+        own = name not in OPTIMIZERS
+        self._make: Make = (
+            load("server.optimizer", name, callable, OPTIMIZERS) if own else (OPTIMIZERS[name])
+        )
+        self._block = max(1, params_P.size) if own else BLOCK
         self._params = torch.from_numpy(params_P.astype(np.float32, copy=True))
-        self._optimizer = torch_optimizer(settings, self._params)
+        self._state: dict[str, Tensor] = {}
 
     @property
     def params(self) -> np.ndarray:
@@ -58,48 +91,114 @@ class ServerOptimizer:
     def step(
         self,
         gradient_P: np.ndarray,
-        within: np.ndarray | None = None,
-        outside: Literal["keep", "zero"] = "keep",
+        within: Where = None,
+        outside: Outside = "keep",
+        lr_factor: float = 1.0,
     ) -> None:
         """Take one step.
 
         Parameters
         ----------
         gradient_P : mean delta, float32 of shape (P,).
-        within : positions (K,) that may move, or None for all.
+        within : the set that may move.
         outside : what the other coordinates and their momenta become: as before, or zero.
+        lr_factor : of the schedule; the learning rate is multiplied by it.
         """
-        before = [] if within is None or outside == "zero" else [t.clone() for t in self._vectors()]
-        self._params.grad = torch.from_numpy(gradient_P)
-        self._optimizer.step()
-        self._params.grad = None
-        if within is None:
-            return
-        fixed_P = torch.ones(self._params.shape, dtype=torch.bool)
-        fixed_P[torch.from_numpy(within)] = False
-        # A momentum that did not exist before its first step was zero.
-        for tensor, old in zip_longest(self._vectors(), before):
-            tensor[fixed_P] = torch.zeros(()) if old is None else old[fixed_P]
+        settings = self._settings
+        if lr_factor != 1.0:
+            settings = settings.model_copy(update={"lr": settings.lr * lr_factor})
+        gradient = torch.from_numpy(gradient_P)
+        numbers = {name: value for name, value in self._state.items() if not value.ndim}
+        before = numbers if self._state else None
+        for part in self._blocks(within):
+            self._step_part(part, gradient, settings, before)
+        if within is not None and outside == "zero":
+            self._zero_outside(within)
 
-    def _vectors(self) -> list[Tensor]:
-        """Return the parameters and every optimizer tensor of the same shape."""
-        state = self._optimizer.state[self._params].values()
-        return [self._params] + [
-            t for t in state if isinstance(t, Tensor) and t.shape == self._params.shape
-        ]
+    def _blocks(self, within: Where) -> Iterator[slice | Tensor | Region]:
+        """Yield what may move in parts of at most a block, a region's by piece."""
+        if isinstance(within, Region):
+            for piece in within.pieces:
+                if piece.size == piece.stop - piece.start:
+                    edges = range(piece.start, piece.stop, self._block)
+                    yield from (slice(a, min(a + self._block, piece.stop)) for a in edges)
+                else:
+                    yield Region((piece,))
+            return
+        size = self._params.numel() if within is None else within.size
+        for start in range(0, size, self._block):
+            part = slice(start, min(start + self._block, size))
+            yield part if within is None else torch.from_numpy(within[part])
+
+    def _step_part(
+        self,
+        part: slice | Tensor | Region,
+        gradient_P: Tensor,
+        settings: ServerSettings,
+        before: Mapping[str, Tensor] | None,
+    ) -> None:
+        """Step one part; `before` are the state's numbers before this step, None at the first."""
+        params = _take(self._params, part)
+        optimizer = self._make(params, settings)
+        if before is not None:
+            own = {n: _take(v, part) for n, v in self._state.items() if v.ndim}
+            optimizer.state[params] = own | {n: v.clone() for n, v in before.items()}
+        params.grad = _take(gradient_P, part)
+        optimizer.step()
+        params.grad = None
+        _put(self._params, part, params)
+        for name, value in optimizer.state[params].items():
+            if not isinstance(value, Tensor):
+                continue
+            if value.shape != params.shape:
+                self._state[name] = value
+                continue
+            if name not in self._state:
+                # A momentum that did not exist before its first step was zero.
+                self._state[name] = torch.zeros_like(self._params)
+            _put(self._state[name], part, value)
+
+    def _zero_outside(self, within: Region | np.ndarray) -> None:
+        """Set what may not move to zero, its momenta too."""
+        fixed_P = torch.ones(self._params.shape, dtype=torch.bool)
+        if isinstance(within, Region):
+            for view in within.views(fixed_P):
+                view.fill_(False)
+        else:
+            fixed_P[torch.from_numpy(within)] = False
+        for tensor in (self._params, *self._state.values()):
+            if tensor.ndim:
+                tensor.masked_fill_(fixed_P, 0.0)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all of the state as named tensors: what a checkpoint holds."""
-        state = self._optimizer.state[self._params]
-        named = {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        return {"params": self._params} | named
+        return {"params": self._params} | {f"optimizer.{n}": v for n, v in self._state.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `tensors` returned, bit for bit."""
-        with torch.no_grad():
-            self._params.copy_(tensors["params"])
-        self._optimizer.state[self._params] = {
-            name.removeprefix("optimizer."): tensor.clone()
-            for name, tensor in tensors.items()
-            if name.startswith("optimizer.")
-        }
+        """Take over what `tensors` returned, bit for bit; its memory is this one's from now on."""
+        if tensors["params"].shape != self._params.shape:
+            raise ConfigError(
+                f"the checkpoint has {tensors['params'].numel()} parameters; this model has "
+                f"{self._params.numel()}"
+            )
+        self._params = tensors["params"]
+        prefix = "optimizer."
+        self._state = {n.removeprefix(prefix): t for n, t in tensors.items() if n != "params"}
+
+
+def _take(vector_P: Tensor, part: slice | Tensor | Region) -> Tensor:
+    """Return a part of a vector: a view of a slice, otherwise a copy in one row."""
+    if isinstance(part, Region):
+        return torch.cat([view.reshape(-1) for view in part.views(vector_P)])
+    return vector_P[part].detach()
+
+
+def _put(vector_P: Tensor, part: slice | Tensor | Region, values: Tensor) -> None:
+    """Write a part back; what is a view is there already."""
+    if isinstance(part, Region):
+        at = 0
+        for view in part.views(vector_P):
+            view.copy_(values[at : at + view.numel()].view(view.shape))
+            at += view.numel()
+    elif values.data_ptr() != vector_P[part].data_ptr():
+        vector_P[part] = values

@@ -1,17 +1,17 @@
 """The settings of the server's step: namespace `server`."""
 
-from typing import Literal
-
 from pydantic import Field, field_validator
 
-from fedllm_app.core.settings import Settings
+from fedllm_app.core.schedule import ScheduleSettings
 
 
-class ServerSettings(Settings):
+class ServerSettings(ScheduleSettings):
     """Namespace `server`: the optimizer that steps on the mean delta."""
 
-    optimizer: Literal["", "adam", "adamw", "sgd", "adagrad"] = Field(
-        "", description="Optimizer; automatic is adam, or the one the method is defined with."
+    optimizer: str = Field(
+        "",
+        description="Optimizer: adam, adamw, sgd, adagrad, or MODULE:NAME of your own; automatic "
+        "is adam, or the one the method is defined with.",
     )
     lr: float = Field(0.0, ge=0, description="Learning rate; automatic: 0.01, and 1 for sgd.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate.")
@@ -22,6 +22,13 @@ class ServerSettings(Settings):
     )
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
     nesterov: bool = Field(False, description="Nesterov's form of sgd's momentum.")
+
+    @field_validator("optimizer")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name and name not in DEFAULT_LR and ":" not in name:
+            raise ValueError(f"one of {', '.join(DEFAULT_LR)}, or MODULE:NAME of your own")
+        return name
 
     @field_validator("weight_decay")
     @classmethod
@@ -34,7 +41,11 @@ class ServerSettings(Settings):
         """Return the settings with every automatic value filled in."""
         name = self.optimizer or defined_with or "adam"
         decay = self.weight_decay if self.weight_decay >= 0 else 0.01 * (name == "adamw")
-        update = {"optimizer": name, "lr": self.lr or DEFAULT_LR[name], "weight_decay": decay}
+        update = {
+            "optimizer": name,
+            "lr": self.lr or DEFAULT_LR.get(name, 1e-2),
+            "weight_decay": decay,
+        }
         return self.model_copy(update=update)
 
 

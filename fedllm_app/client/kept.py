@@ -1,0 +1,98 @@
+"""State that stays on the device from job to job, saved under (client, job).
+
+That is the local optimizer's, a rule's own, and the residual: what a sparse upload left out. The
+server names the client's last job that it accepted (`state_from`); a job whose reply was lost
+therefore starts from the state before it, not from its own. It also names the last one that its
+newest checkpoint holds (`saved`): a server that was killed goes back to that.
+
+State has kinds. By coordinate: one number for each parameter; of no use once their number has
+changed. Opaque: of any shape, such as a count of steps.
+
+Shapes: P parameters that the device holds.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from fedllm_app.core.job import Job
+from fedllm_app.core.tensorfile import load_tensors, save_tensors
+
+log = logging.getLogger("fedllm")
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one client keeps.
+
+    Attributes
+    ----------
+    optimizer, rule : tensors by name, of shape (P,) or opaque.
+    residual : float32 of shape (P,), or None.
+    """
+
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
+    rule: Mapping[str, Tensor] = field(default_factory=dict)
+    residual: Tensor | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.optimizer or self.rule or self.residual is not None)
+
+
+def load_kept(root: Path, job: Job, P: int) -> Kept:
+    """Return the state after `job.state_from`, an empty one where there is none.
+
+    Parameters
+    ----------
+    P : coordinates that the device holds now. State by coordinate of another number is left out,
+        with all that belongs to it; the rest stays.
+    """
+    if job.state_from < 0:
+        return Kept()
+    path = _file(root, job.client, job.state_from)
+    if not path.exists():
+        log.warning("client %s: no state of job %d; it starts fresh", job.client, job.state_from)
+        return Kept()
+    tensors, words = load_tensors(path)
+    by_coordinate = set(words["by-coordinate"])
+    parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "rule": {}, RESIDUAL: {}}
+    for name, tensor in tensors.items():
+        part, _, own = name.partition(".")
+        parts[part][own] = tensor
+    for part, found in parts.items():
+        names = {own for own in found if f"{part}.{own}" in by_coordinate}
+        if any(found[own].shape != (P,) for own in names):
+            log.warning(
+                "client %s: the %s that it kept has another length; it starts fresh",
+                job.client,
+                part,
+            )
+            parts[part] = {}
+    return Kept(parts["optimizer"], parts["rule"], parts[RESIDUAL].get(""))
+
+
+def save_kept(root: Path, job: Job, kept: Kept, P: int) -> None:
+    """Save the state as that after `job`; drop those that cannot be asked for again."""
+    path = _file(root, job.client, job.id)
+    tensors = {f"optimizer.{n}": t for n, t in kept.optimizer.items()}
+    tensors |= {f"rule.{n}": t for n, t in kept.rule.items()}
+    if kept.residual is not None:
+        tensors[RESIDUAL] = kept.residual
+    by_coordinate = [name for name, tensor in tensors.items() if tensor.shape == (P,)]
+    save_tensors(path, tensors, {"by-coordinate": by_coordinate})
+    needed = {_file(root, job.client, id_) for id_ in (job.state_from, job.saved)}
+    for old in path.parent.glob("job-*.safetensors"):
+        # A late job must not remove what a newer one has saved.
+        if old.name < path.name and old not in needed:
+            old.unlink(missing_ok=True)
+
+
+def _file(root: Path, client: str, job: int) -> Path:
+    # A client's id is any string, so the folder is named by its digest.
+    folder = hashlib.blake2b(client.encode(), digest_size=12).hexdigest()
+    return root / folder / f"job-{job:08d}.safetensors"

@@ -1,0 +1,145 @@
+"""The coordinates that local training may move, as tensors for an optimizer.
+
+All of a vector, and slices of it, are views: a step on them is a step of the model, and what lies
+outside costs nothing. Scattered positions are gathered before and written back after each step.
+
+Shapes: P parameters that the device holds, K coordinates that may move.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.region import Region, Where
+
+
+class Moving:
+    """Parts of a flat vector.
+
+    Parameters
+    ----------
+    flat, grad : values and gradients of shape (P,).
+    where : the coordinates that may move.
+    layout : of the flat vector.
+    split : tensors of one axis (norms, biases) are parts of their own.
+
+    Attributes
+    ----------
+    parts : the tensors to step.
+    decays : for each part, whether its tensors have more than one axis; all True without `split`.
+    """
+
+    def __init__(
+        self, flat: Tensor, grad: Tensor, where: Where, layout: ParamLayout, split: bool = False
+    ) -> None:
+        self._flat, self._grad = flat, grad
+        self._chosen, self.decays = _chosen(where, layout, split, flat.device)
+        self._gathered = isinstance(where, np.ndarray)
+        self.parts = self.select(flat)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradient of each part."""
+        return self.select(self._grad)
+
+    def write_back(self) -> None:
+        """Put gathered parts back into the flat vector; views are there already."""
+        if self._gathered:
+            self._write(self.parts, self._flat)
+
+    def select(self, vector_P: Tensor) -> list[Tensor]:
+        """Return the same parts of another vector of shape (P,): views, or gathered."""
+        found: list[Tensor] = []
+        for chosen in self._chosen:
+            found += chosen.views(vector_P) if isinstance(chosen, Region) else [vector_P[chosen]]
+        return found
+
+    def spread(self, parts: list[Tensor], before_P: Tensor | None = None) -> Tensor:
+        """Return a vector of shape (P,) that holds these parts; the rest is as before, or zero."""
+        if before_P is None:
+            whole = torch.zeros(self._flat.shape)
+        else:
+            whole = before_P.clone()
+        self._write([part.cpu() for part in parts], whole)
+        return whole
+
+    def _write(self, parts: list[Tensor], into_P: Tensor) -> None:
+        if self._gathered:
+            for chosen, part in zip(self._chosen, parts, strict=True):
+                assert not isinstance(chosen, Region)
+                into_P[chosen if isinstance(chosen, slice) else chosen.to(into_P.device)] = part
+            return
+        for view, part in zip(self.select(into_P), parts, strict=True):
+            view.copy_(part)
+
+
+def restore(
+    optimizer: torch.optim.Optimizer, moving: Moving, kept: Mapping[str, Tensor], P: int
+) -> None:
+    """Give an optimizer the state that its coordinates had.
+
+    Parameters
+    ----------
+    kept : by name of the state: tensors of shape (P,) and single numbers.
+    """
+    for name, tensor in kept.items():
+        if tensor.shape != (P,):  # a count of steps stays on the CPU, where torch looks for it
+            for part in moving.parts:
+                optimizer.state[part][name] = tensor.clone()
+            continue
+        device = moving.parts[0].device if moving.parts else tensor.device
+        for part, value in zip(moving.parts, moving.select(tensor.to(device)), strict=True):
+            optimizer.state[part][name] = value.clone()
+
+
+def state_of(
+    optimizer: torch.optim.Optimizer, moving: Moving, kept: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the optimizer's state: of the coordinates that moved anew, of the others as it was."""
+    found: dict[str, Tensor] = {}
+    for name, value in optimizer.state[moving.parts[0]].items() if moving.parts else ():
+        if not isinstance(value, Tensor):
+            continue
+        if value.shape != moving.parts[0].shape:
+            found[name] = value.cpu()
+            continue
+        found[name] = moving.spread(
+            [optimizer.state[part][name] for part in moving.parts], kept.get(name)
+        )
+    return found
+
+
+def _chosen(
+    where: Where, layout: ParamLayout, split: bool, device: torch.device
+) -> tuple[list["slice | Region | Tensor"], list[bool]]:
+    """Return what each part selects, and whether weight decay is for it."""
+    if isinstance(where, Region):
+        found: list[slice | Region | Tensor] = [Region((piece,)) for piece in where.pieces]
+        decays = [
+            not split or _decays(layout, piece.start)
+            for piece in where.pieces
+            for _ in piece.ranges
+        ]
+        return found, decays
+    if where is None:
+        if not split:
+            return [slice(None)], [True]
+        spans: list[tuple[int, int, bool]] = []
+        for shape, start, size in zip(layout.shapes, layout.offsets, layout.sizes, strict=True):
+            if spans and spans[-1][2] == (len(shape) > 1):
+                spans[-1] = (spans[-1][0], start + size, spans[-1][2])
+            else:
+                spans.append((start, start + size, len(shape) > 1))
+        return [slice(a, b) for a, b, _ in spans], [decays for _, _, decays in spans]
+    if not split:
+        return [torch.from_numpy(where).to(device)], [True]
+    tensor_K = np.searchsorted(layout.offsets, where, side="right") - 1
+    wide_K = np.array([len(shape) > 1 for shape in layout.shapes])[tensor_K]
+    kinds = [wide for wide in (True, False) if (wide_K == wide).any()]
+    return [torch.from_numpy(where[wide_K == wide]).to(device) for wide in kinds], kinds
+
+
+def _decays(layout: ParamLayout, start: int) -> bool:
+    return len(layout.shapes[layout.offsets.index(start)]) > 1
