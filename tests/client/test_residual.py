@@ -13,10 +13,11 @@ from safetensors.numpy import load_file
 from toys import BASE, LAYOUT, PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.client.answer import answer
-from fedllm_app.client.keep import save_kept
+from fedllm_app.client.kept import Kept, save_kept
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan, TopK
-from fedllm_app.core.support import All, Derived, expand
+from fedllm_app.core.region import positions_of
+from fedllm_app.core.support import All, Derived, Draw, expand
 from fedllm_app.wire.codec import WireSettings, decode, encode
 from fedllm_app.wire.slices import origin_of
 
@@ -93,8 +94,7 @@ def test_rounding_is_left_out_of_any_upload(tmp_path, support):
     slopes = {"a": np.random.default_rng(1).normal(size=P).astype(np.float32)}
     device = toy_device(slopes, tmp_path, wire=WireSettings(up_values="int8", block=16))
     plan = ClientPlan(down=support, train=support, up=support, keeps=frozenset({"residual"}))
-    inside = expand(support, LAYOUT, 0, 1, "a")
-    inside = np.arange(P) if inside is None else inside
+    inside = positions_of(expand(support, LAYOUT, Draw(0)), P)
     total = np.zeros(inside.size)
     for t in range(1, 9):
         request = request_for(device.model, PARAMS, Job(t, "a", state_from=t - 1 or -1))
@@ -102,7 +102,9 @@ def test_rounding_is_left_out_of_any_upload(tmp_path, support):
             PARAMS[inside], None if inside.size == P else inside, origin_of(LAYOUT, BASE),
             value_type="fp32", block=256, derived=inside.size < P,
         )  # fmt: skip
-        (reply,) = answer(device, replace(request, plan=plan.to_json(), payload=payload))
+        (reply,) = answer(
+            device, replace(request, plan=plan.to_json(), vectors={"params": payload})
+        )
         assert reply.error == ""
         got = decode(
             reply.vectors["params"],
@@ -117,6 +119,6 @@ def test_rounding_is_left_out_of_any_upload(tmp_path, support):
 
 def test_a_residual_of_another_length_is_not_used(tmp_path, caplog):
     device = toy_device(SLOPES, tmp_path)
-    save_kept(tmp_path, Job(1, "a"), {"residual": torch.ones(3)})
+    save_kept(tmp_path, Job(1, "a"), Kept(residual=torch.ones(3)), 3)
     assert sent(device, Job(2, "a", state_from=1)) == {19: 20}
     assert "another length" in caplog.text

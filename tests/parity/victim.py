@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from fedllm_app import play as play_module
-from fedllm_app.client import keep
+from fedllm_app.client import kept
 from fedllm_app.config import RunConfig
 from fedllm_app.models import export
 from fedllm_app.run import checkpoint, ledger, metrics, record
@@ -25,7 +25,7 @@ IMPORTS = [
 ]
 WRITERS = {
     str(module.__file__)
-    for module in (checkpoint, export, keep, ledger, metrics, record, play_module)
+    for module in (checkpoint, export, kept, ledger, metrics, record, play_module)
 }
 
 

@@ -9,8 +9,10 @@ import torch
 from toys import BASE, LAYOUT, PARAMS, P, bits, toy_device
 
 from fedllm_app.client.answer import answer
-from fedllm_app.client.keep import load_kept, of_optimizer, restore, save_kept
+from fedllm_app.client.kept import Kept, load_kept, save_kept
+from fedllm_app.client.moving import Moving, restore, state_of
 from fedllm_app.core.job import Job, Request
+from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan
 from fedllm_app.core.support import Positions
 from fedllm_app.wire.codec import decode, encode
@@ -33,7 +35,7 @@ def delta(device, job, plan=DENSE, params=PARAMS):
     origin = origin_of(LAYOUT, BASE)
     values = params if sent is None else params[sent]
     payload = encode(values, sent, origin, value_type="fp32", block=256)
-    request = Request("all", plan.to_json(), payload, (job,), LAYOUT.hash, BASE)
+    request = Request("all", plan.to_json(), {"params": payload}, (job,), LAYOUT.hash, BASE, job.id)
     (reply,) = answer(device, request)
     assert reply.error == ""
     return decode(reply.vectors["params"], origin, derived=sent).values
@@ -100,10 +102,25 @@ def test_momentum_belongs_to_its_coordinate_whatever_the_mask(device):
     assert delta(device, Job(2, "b", state_from=1), masked(7)).tolist() == [12]
 
 
-def test_state_of_another_length_is_not_used(device, tmp_path, caplog):
-    save_kept(tmp_path, Job(1, "a"), {"optimizer.momentum_buffer": torch.ones(3)})
+def test_state_of_another_length_is_not_used_and_the_rest_is(tmp_path, caplog):
+    kept = Kept({"momentum_buffer": torch.ones(3)}, {"seen": torch.ones(2, 2)}, None)
+    save_kept(tmp_path, Job(1, "a"), kept, 3)
+    found = load_kept(tmp_path, Job(2, "a", state_from=1), P)
+    assert found.optimizer == {}
+    assert found.rule["seen"].tolist() == [[1, 1], [1, 1]]
+    assert "the optimizer that it kept has another length" in caplog.text
+
+
+def test_a_device_starts_afresh_where_its_model_has_changed(device, tmp_path):
+    save_kept(tmp_path, Job(1, "a"), Kept({"momentum_buffer": torch.ones(3)}), 3)
     assert set(delta(device, Job(2, "a", state_from=1))) == {1}
-    assert "another length" in caplog.text
+
+
+def test_a_late_job_does_not_remove_what_a_newer_one_saved(tmp_path):
+    for id_ in (3, 2):
+        save_kept(tmp_path, Job(id_, "a", state_from=1), Kept(residual=torch.full((P,), id_)), P)
+    newest = load_kept(tmp_path, Job(4, "a", state_from=3), P)
+    assert set(newest.residual.tolist()) == {3}
 
 
 def test_nothing_is_kept_unless_asked_for(tmp_path):
@@ -131,6 +148,12 @@ def test_any_client_id_stays_inside_the_folder(tmp_path, client):
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
+def moving_over(theta, layout):
+    moving = Moving(theta, torch.zeros(7), None, layout)
+    moving.parts = [theta]
+    return moving
+
+
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_every_tensor_of_the_optimizer_is_kept_bit_for_bit(tmp_path, name):
     more = {"momentum": 0.9} if name == "SGD" else {}
@@ -144,10 +167,13 @@ def test_every_tensor_of_the_optimizer_is_kept_bit_for_bit(tmp_path, name):
     for gradient in gradients[:3]:
         theta.grad = gradient.clone()
         optimizer.step()
-    save_kept(tmp_path, Job(4, "a"), of_optimizer(optimizer, theta, None, {}, 7))
+    layout = ParamLayout(("a",), ((7,),))
+    state = state_of(optimizer, moving_over(theta, layout), {})
+    save_kept(tmp_path, Job(4, "a"), Kept(state), 7)
     other, restored = fresh()
     other.copy_(theta)
-    restore(restored, other, None, load_kept(tmp_path, Job(9, "a", state_from=4)))
+    back = load_kept(tmp_path, Job(9, "a", state_from=4), 7)
+    restore(restored, moving_over(other, layout), back.optimizer, 7)
     for gradient in gradients[3:]:
         for values, stepped in ((theta, optimizer), (other, restored)):
             values.grad = gradient.clone()
