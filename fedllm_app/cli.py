@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 P = ParamSpec("P")
-Home = Annotated[Path, typer.Option(help="Folder of caches and runs.")]
+Home = Annotated[Path, typer.Option(help="Folder for runs and caches.")]
 HOME = Path.home() / ".fedllm"
 
 
@@ -48,7 +48,9 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Argument(help="A recipe (.toml), then any KEY=VALUE over it.")
     ] = None,
-    federation: Annotated[Path | None, typer.Option(help="Flat simulation settings.")] = None,
+    federation: Annotated[
+        Path | None, typer.Option(help="Federation file with simulation settings.")
+    ] = None,
 ) -> None:
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
     from fedllm_app.config import RunConfig
@@ -73,7 +75,10 @@ def report(
     runs: Annotated[list[str], typer.Argument(help="Names or folders of runs.")],
     out: Annotated[Path | None, typer.Option(help="Page to write.")] = None,
     x: Annotated[
-        str, typer.Option(help="Below figures over rounds: rounds, or simulated (seconds).")
+        str,
+        typer.Option(
+            help="Horizontal axis of figures over rounds: rounds, or simulated (seconds)."
+        ),
     ] = "rounds",
     home: Home = HOME,
 ) -> None:

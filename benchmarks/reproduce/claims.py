@@ -42,7 +42,7 @@ def above(claim: str, rows: list[Row], other: str, least: float) -> Verdict:
         return claim, here, "does not hold"
     if gap <= noise:
         return claim, here, "cannot be told apart"
-    return claim, here, "confirmed" if gap >= least else "above, but by less"
+    return claim, here, "confirmed" if gap >= least else "above, but by less than claimed"
 
 
 def as_good_as_dense(rows: dict[str, list[Row]]) -> Verdict:
@@ -58,7 +58,10 @@ def as_good_as_dense(rows: dict[str, list[Row]]) -> Verdict:
         return claim, f"the best FLoSS run is {gap:+.1f} points from dense", "does not hold"
     best = min(good, key=lambda c: c.communication)
     times = 1 / best.communication
-    here = f"{best.against(dense)} of dense at {times:.1f}x less, of {len(configs)} settings"
+    here = (
+        f"{best.against(dense)} of dense, with {times:.1f}x less communication; "
+        f"{len(configs)} settings were compared"
+    )
     return claim, here, "confirmed" if times >= 10 else f"partly: up to {times:.1f}x"
 
 
@@ -81,8 +84,8 @@ def less_than_sparse(rows: dict[str, list[Row]]) -> Verdict:
     best = min(good, key=lambda c: c.communication)
     times = other.communication / best.communication
     here = (
-        f"{best.against(other.scores)} of {other.name} (best of the {len(others)} of 3 that are "
-        f"measured) at {times:.1f}x less"
+        f"{best.against(other.scores)} of {other.name} (the best of the {len(others)} measured "
+        f"methods of 3), with {times:.1f}x less communication"
     )
     verdict = "confirmed" if times >= 5 else f"partly: {times:.1f}x"
     return claim, here, verdict if times > 1 else "does not hold"
@@ -140,8 +143,8 @@ def slow_uploads(rows: dict[str, list[Row]]) -> Verdict:
         ahead = ahead and soon[best] < of_dense["seconds"]
         winners.append(best)
         words.append(
-            f"{name}: dense's {of_dense['score']:.3f} after {of_dense['seconds']:.3g} s is reached "
-            f"after {soon[best]:.2g} s at 1/{1 / best:.0f} up"
+            f"{name}: dense reaches {of_dense['score']:.3f} after {of_dense['seconds']:.3g} s, "
+            f"FLoSS with 1/{1 / best:.0f} up after {soon[best]:.2g} s"
         )
     sparser = winners == sorted(winners, reverse=True) and winners[-1] < winners[0]
     parts = {(True, True): "confirmed", (False, True): "partly: ahead, but not sparser",

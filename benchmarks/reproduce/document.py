@@ -171,9 +171,9 @@ def missing(rows: dict[str, list[Row]], entries: Iterable[Entry]) -> str:
     for figure, measured in rows.items():
         have = {row["run"] for row in measured}
         own = [entry.name for entry in entries if entry.figure == figure]
-        lacking = [name for name in own if name not in have]
-        words = ", ".join(f"`{name}`" for name in lacking) or "none"
+        absent = [name for name in own if name not in have]
+        words = ", ".join(f"`{name}`" for name in absent) or "none"
         lines.append(
-            f"- {figure}: {len(own) - len(lacking)} of {len(own)} measured; lacking: {words}"
+            f"- {figure}: {len(own) - len(absent)} of {len(own)} measured; missing: {words}"
         )
     return "\n".join(lines)

@@ -65,8 +65,8 @@ def load_kept(root: Path, job: Job, P: int) -> Kept:
         part, _, own = name.partition(".")
         parts[part][own] = tensor
     for part, found in parts.items():
-        names = {own for own in found if f"{part}.{own}" in by_coordinate}
-        if any(found[own].shape != (P,) for own in names):
+        names = {own: f"{part}.{own}".rstrip(".") for own in found}
+        if any(found[own].shape != (P,) for own in found if names[own] in by_coordinate):
             log.warning(
                 "client %s: the %s that it kept has another length; it starts fresh",
                 job.client,

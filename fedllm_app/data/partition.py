@@ -28,14 +28,18 @@ class PartitionSettings(Settings):
 
     name: Literal["iid", "dirichlet", "natural"] = Field(
         "iid",
-        description='"iid", "dirichlet" (per class over clients; some get nothing) or "natural" '
-        "(one client per value of data.user-column).",
+        description='"iid", "dirichlet" (each class is divided among the clients; some '
+        'clients can get nothing) or "natural" (one client for each value of '
+        "data.user-column).",
     )
     clients: int = Field(
-        20, ge=1, description="Number of clients; natural partitions have as many as the data."
+        20, ge=1, description="Number of clients. Natural partitions ignore it: the data decides."
     )
     alpha: float = Field(
-        0.1, gt=0, description="Dirichlet concentration; small is unlike, large is alike."
+        0.1,
+        gt=0,
+        description="Concentration of the Dirichlet distribution. With a small value the "
+        "clients differ much; with a large value they are similar.",
     )
 
 

@@ -17,5 +17,6 @@ class TaskSettings(Settings):
     max_tokens: int = Field(
         64,
         ge=2,
-        description="Longest row in tokens; longer texts are truncated, or cut for next-token.",
+        description="Maximum length of an example in tokens. Longer texts are truncated; for "
+        "next-token they are cut into several examples.",
     )

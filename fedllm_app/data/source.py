@@ -34,44 +34,62 @@ class DataSettings(Settings):
     train: str = Field(
         EMBEDDED,
         min_length=1,
-        description='Training examples: "embedded", a hub name, an absolute path of a .parquet, '
-        '.jsonl, .json or .csv file or of a folder, or "node" (each device has its own file).',
+        description='Training examples: "embedded" (the demonstration), a hub name, an '
+        "absolute path of a .parquet, .jsonl, .json or .csv file or of a folder, "
+        'or "node" (each device has its own file).',
     )
     test: str = Field(
         "",
-        description='Test examples, named like data.train; "" takes the test split or the test '
-        "file beside train, else a share of train held out.",
+        description='Test examples, in the same forms as data.train. "" takes the test split, '
+        "or the test file beside the training file, or else holds out a share of "
+        "the training examples.",
     )
     config: str = Field("", description="Configuration (subset) of a hub data set.")
-    train_split: str = Field("train", min_length=1, description="Split to train on.")
-    test_split: str = Field("test", min_length=1, description="Split to test on.")
-    text_column: str = Field("text", min_length=1, description="Column that holds the text.")
-    label_column: str = Field("label", min_length=1, description="Column that holds the label.")
-    image_column: str = Field("image", min_length=1, description="Column that holds the image.")
+    train_split: str = Field("train", min_length=1, description="Name of the split to train on.")
+    test_split: str = Field("test", min_length=1, description="Name of the split to test on.")
+    text_column: str = Field("text", min_length=1, description="Name of the column with the text.")
+    label_column: str = Field(
+        "label", min_length=1, description="Name of the column with the label."
+    )
+    image_column: str = Field(
+        "image", min_length=1, description="Name of the column with the image."
+    )
     user_column: str = Field(
-        "user", min_length=1, description="Column that names the owner, for natural partitions."
+        "user",
+        min_length=1,
+        description="Name of the column with the user, for natural partitions.",
     )
     labels: str = Field(
         "",
-        description='Label set: a count, or comma-separated names; "" reads it from the training '
-        'data; for classification it is needed where data.train is "node".',
+        description='Label set: a number of labels, or their names separated by commas. "" '
+        "reads the labels from the training data. Required for classification "
+        'with data.train = "node".',
     )
     strip: Literal["none", "headers"] = Field(
         "none",
-        description='"headers" drops everything up to the first blank line, as Usenet posts need.',
+        description='"headers" removes all text before the first blank line, for example the '
+        "headers of Usenet posts.",
     )
     image_side: int = Field(
-        0, ge=0, description="Side in pixels that images are resized to; 0 is the model's own."
+        0,
+        ge=0,
+        description="Side in pixels that images are resized to. 0 takes the size of the model.",
     )
     evaluate_on: Literal["test", "validation"] = Field(
         "test",
-        description='"validation" evaluates on a share of train that no client gets, for tuning.',
+        description='"validation" evaluates on a share of the training examples that no '
+        "client gets. Use it to tune settings.",
     )
     holdout: float = Field(
-        0.1, gt=0, lt=1, description="Share of train held out where a share has to be."
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share of the training examples that is held out where a share is needed.",
     )
     eval_examples: int = Field(
-        0, ge=0, description="Size of the fixed subset that is evaluated; 0 is all of it."
+        0,
+        ge=0,
+        description="Number of test examples to evaluate on, always the same ones. 0 means all.",
     )
 
 

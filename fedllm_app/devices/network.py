@@ -45,31 +45,39 @@ class NetworkSettings(Settings):
 
     preset: Literal["", "thesis", "thesis-1x", "thesis-4x", "thesis-16x"] = Field(
         "",
-        description="Mbps down/up: thesis 200/20, -1x 200/200, -4x 200/50, -16x 200/12.5; or none.",
+        description="Mbps down/up: thesis 200/20, thesis-1x 200/200, thesis-4x 200/50, "
+        "thesis-16x 200/12.5. Empty: no preset.",
     )
     down_mbps: float = Field(
         0.0,
         ge=0,
-        description="Mbps of a download; 0 is the preset's, and without a preset no clock runs.",
+        description="Mbps of a download. 0 takes the value of the preset. With neither, no "
+        "time is simulated.",
     )
     up_mbps: float = Field(
         0.0,
         ge=0,
-        description="Mbps of an upload; 0 is the preset's, and without a preset no clock runs.",
+        description="Mbps of an upload. 0 takes the value of the preset. With neither, no "
+        "time is simulated.",
     )
     latency_ms: float = Field(
-        0.0, ge=0, description="One way, added once to each download and once to each upload."
+        0.0,
+        ge=0,
+        description="One-way latency in milliseconds, added once to each download and once to "
+        "each upload.",
     )
     spread: float = Field(
         0.0,
         ge=0,
         le=3,
-        description="Sigma of a log-normal factor on a client's Mbps, the same both ways.",
+        description="Sigma of a log-normal factor that varies the Mbps of the clients. A "
+        "client has the same factor in both directions.",
     )
     file: str = Field(
         "",
-        description="Absolute path of a CSV of single clients' links, with columns client, "
-        "down-mbps, up-mbps, latency-ms; an empty cell is the key's.",
+        description="Absolute path of a CSV with the links of single clients. Its columns are "
+        "client, down-mbps, up-mbps, latency-ms. An empty cell takes the value of "
+        "the key.",
     )
 
     @property

@@ -12,12 +12,16 @@ class RunSettings(Settings):
     """Namespace `run`: its name, where it is kept, how long it is."""
 
     name: str = Field(
-        "", description="Folder of the run and handle to resume it; automatic is made of the time."
+        "",
+        description="Name of the run and of its folder. Start the same name again to resume "
+        "the run. Automatic: made from the method and the time.",
     )
-    home: str = Field("", description="Absolute path of all that is kept; automatic is ~/.fedllm.")
-    seed: int = Field(0, ge=0, description="All randomness of the run comes from it.")
-    rounds: int = Field(40, ge=1, description="Rounds to play.")
-    checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints.")
+    home: str = Field(
+        "", description="Absolute path of the folder for runs and caches. Automatic: ~/.fedllm."
+    )
+    seed: int = Field(0, ge=0, description="Seed of all random choices of the run.")
+    rounds: int = Field(40, ge=1, description="Number of rounds.")
+    checkpoint_every: int = Field(10, ge=1, description="Number of rounds between checkpoints.")
 
     @field_validator("name")
     @classmethod
@@ -30,10 +34,16 @@ class RunSettings(Settings):
 class RoundSettings(Settings):
     """Namespace `round`: who takes part, how long it may last, when to stop."""
 
-    clients: int = Field(5, ge=1, description="Clients sampled each round.")
-    timeout_s: float = Field(600.0, gt=0, description="Seconds after which a reply is late.")
+    clients: int = Field(5, ge=1, description="Number of clients sampled in each round.")
+    timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="Time limit of a round in seconds. Later replies are dropped and counted.",
+    )
     min_replies: int = Field(
-        1, ge=1, description="Accepted replies below which the round takes no step."
+        1,
+        ge=1,
+        description="With fewer accepted replies than this, the server takes no step in the round.",
     )
     weights: Literal["", "uniform", "examples", "tokens"] = Field(
         "",
@@ -41,23 +51,40 @@ class RoundSettings(Settings):
         "or by the tokens of its training; automatic is as the method is defined.",
     )
     evaluate_every: int = Field(
-        10, ge=0, description="Rounds between evaluations on the server; 0: only at the end."
+        10,
+        ge=0,
+        description="Number of rounds between evaluations on the server. 0 evaluates only at "
+        "the end.",
     )
     target: float = Field(
-        0.0, ge=0, description="Stop once the metric reaches this value; 0 is never."
+        0.0,
+        ge=0,
+        description="The run stops when the metric reaches this value. 0 means no target.",
     )
     target_metric: str = Field(
-        "", description="Metric that `target` is of; automatic is the task's first."
+        "", description="Metric of round.target. Automatic: the first metric of the task."
     )
     max_up_bytes: int = Field(
-        0, ge=0, description="Stop before the round that could upload more in total; 0 is no limit."
+        0,
+        ge=0,
+        description="Upload budget of the run in bytes. The run stops before a round that "
+        "could exceed it. 0 means no limit.",
     )
     max_down_bytes: int = Field(
-        0, ge=0, description="The same for downloads, the one-time base apart; 0 is no limit."
+        0,
+        ge=0,
+        description="Download budget of the run in bytes, without the one-time download of "
+        "the base. 0 means no limit.",
     )
     max_seconds: float = Field(
-        0.0, ge=0, description="Stop before the round that could last beyond this; 0 is no limit."
+        0.0,
+        ge=0,
+        description="Time budget of the run in seconds. The run stops before a round that "
+        "could exceed it, judged by the slowest round so far. 0 means no limit.",
     )
     max_simulated_s: float = Field(
-        0.0, ge=0, description="The same for the simulated seconds of `network`; 0 is no limit."
+        0.0,
+        ge=0,
+        description="Budget of simulated network seconds (see network.*). The run stops "
+        "before a round that could exceed it. 0 means no limit.",
     )

@@ -13,15 +13,20 @@ class ServerSettings(ScheduleSettings):
         description="Optimizer: adam, adamw, sgd, adagrad, or MODULE:NAME of your own; automatic "
         "is adam, or the one the method is defined with.",
     )
-    lr: float = Field(0.0, ge=0, description="Learning rate; automatic: 0.01, and 1 for sgd.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate.")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay rate.")
-    eps: float = Field(1e-8, gt=0, description="Adam's and Adagrad's denominator term.")
+    lr: float = Field(
+        0.0, ge=0, description="Learning rate of the server. Automatic: 0.01, and 1 for sgd."
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of Adam's first moment.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay rate of Adam's second moment.")
+    eps: float = Field(1e-8, gt=0, description="Epsilon in the denominator of Adam and Adagrad.")
     weight_decay: float = Field(
-        -1.0, ge=-1, description="Weight decay; -1 is automatic: 0.01 for adamw, 0 for the rest."
+        -1.0,
+        ge=-1,
+        description="Weight decay of the server. -1 is automatic: 0.01 for adamw, 0 for the "
+        "others.",
     )
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
-    nesterov: bool = Field(False, description="Nesterov's form of sgd's momentum.")
+    nesterov: bool = Field(False, description="Use Nesterov momentum in sgd.")
 
     @field_validator("optimizer")
     @classmethod

@@ -27,34 +27,50 @@ Words = Annotated[
     list[str] | None, typer.Argument(help="A recipe (.toml), then any KEY=VALUE over it.")
 ]
 Vary = Annotated[
-    list[str] | None, Option(help="KEY=V1,V2,...: values to combine, in place of the default ones.")
+    list[str] | None,
+    Option(help="KEY=V1,V2,...: values to combine, instead of the default values."),
 ]
-UpMB = Annotated[float, Option(min=0, help="Limit on uploads, 10^6 bytes, all clients; 0: none.")]
-DownMB = Annotated[float, Option(min=0, help="The same for downloads.")]
-BothMB = Annotated[float, Option(min=0, help="The same for both together.")]
-Seconds = Annotated[float, Option(min=0, help="Limit on network time; 0: none.")]
-PerRound = Annotated[bool, Option("--per-round", help="Limits are of every round, base apart.")]
+UpMB = Annotated[float, Option(min=0, help="Limit on all uploads in MB (10^6 bytes). 0: no limit.")]
+DownMB = Annotated[float, Option(min=0, help="Limit on all downloads in MB. 0: no limit.")]
+BothMB = Annotated[
+    float, Option(min=0, help="Limit on uploads and downloads together in MB. 0: no limit.")
+]
+Seconds = Annotated[float, Option(min=0, help="Limit on network time in seconds. 0: no limit.")]
+PerRound = Annotated[
+    bool, Option("--per-round", help="Apply the limits to every single round, without the base.")
+]
 Base = Annotated[bool, Option(help="Count the one-time download of the base in the budget.")]
-DownMbps = Annotated[float, Option(min=0, help="Download of a client; 0: the run-config's.")]
-UpMbps = Annotated[float, Option(min=0, help="Upload of a client; 0: the run-config's.")]
-Latency = Annotated[float, Option(min=0, help="Of a link, one way; 0: the run-config's.")]
+DownMbps = Annotated[float, Option(min=0, help="Mbps of a download. 0: as in the run-config.")]
+UpMbps = Annotated[float, Option(min=0, help="Mbps of an upload. 0: as in the run-config.")]
+Latency = Annotated[
+    float, Option(min=0, help="One-way latency of a link in ms. 0: as in the run-config.")
+]
 Links = Annotated[
     Path | None, Option(help="CSV of clients: client, down-mbps, up-mbps, latency-ms.")
 ]
 MinRounds = Annotated[
-    int, Option(min=0, help="Show also what holds this many of its rounds; 0: half of them.")
+    int,
+    Option(
+        min=0,
+        help="Also show configurations that fit with at least this many rounds. 0: half of them.",
+    ),
 ]
 Like = Annotated[
     list[Path] | None,
-    Option(help="Finished run to learn from; of several, the one whose densities are nearest."),
+    Option(help="Folder of a finished run to learn from. Of several, the nearest densities win."),
 ]
 Rows = Annotated[int, Option(min=1, help="Rows to print.")]
 Json = Annotated[Path | None, Option("--json", help="File to write every candidate to.")]
-Share = Annotated[float, Option(help="Share of the budget for short runs that rank; 0: none.")]
-First = Annotated[
-    int, Option(min=0, help="Rounds of the first rung; 0: a fifth or more of the run's.")
+Share = Annotated[
+    float,
+    Option(help="Share of the budget for short runs that rank the candidates. 0: no short runs."),
 ]
-Most = Annotated[int, Option(min=0, help="Most candidates to try; 0: all the share pays for.")]
+First = Annotated[
+    int, Option(min=0, help="Rounds of the first rung. 0: a fifth of the run's rounds, or more.")
+]
+Most = Annotated[
+    int, Option(min=0, help="Maximum number of candidates to try. 0: all that the share pays for.")
+]
 Out = Annotated[Path | None, Option(help="New recipe to write the winner to.")]
 
 

@@ -52,17 +52,19 @@ class WireSettings(Settings):
 
     up_values: ValueType = Field(
         "fp32",
-        description="Type of the values that clients send; int4, q4 and q3 are 4 and 3 bits.",
+        description="Type of the values that clients send. int4 and q4 have 4 bits, q3 has 3 bits.",
     )
     down_values: ValueType = Field(
         "fp32",
-        description="Type of the values that the server sends; int4, q4 and q3 are 4 and 3 bits.",
+        description="Type of the values that the server sends. int4 and q4 have 4 bits, q3 "
+        "has 3 bits.",
     )
     block: int = Field(
         256,
         ge=16,
         le=65536,
-        description="Values that share a scale in int8 and int4; a power of two.",
+        description="Number of values that share a scale in int8 and int4. It must be a power "
+        "of two.",
     )
 
     @field_validator("block")

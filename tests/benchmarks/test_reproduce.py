@@ -100,7 +100,7 @@ def test_a_claim_is_judged_only_beyond_the_spread():
         return claims.above("claim", rows, "other", least)[2]
 
     assert judged([0.40, 0.42], [0.30, 0.32], 0.03) == "confirmed"
-    assert judged([0.35, 0.35], [0.33, 0.33], 0.03) == "above, but by less"
+    assert judged([0.35, 0.35], [0.33, 0.33], 0.03) == "above, but by less than claimed"
     assert judged([0.35, 0.35], [0.345, 0.345], 0.0) == "cannot be told apart"
     assert judged([0.31], [0.35], 0.0) == "cannot be told apart"  # one seed: 4.4 points
     assert judged([0.30], [0.35], 0.0) == "does not hold"
@@ -154,7 +154,7 @@ def test_a_document_without_runs_says_so(tmp_path, monkeypatch):
     text = path.read_text()
     assert text.startswith("by hand\n") and "old" not in text
     assert "confirmed" not in text and text.count("not yet measured") >= 2 * 9
-    assert "5.4: 0 of 4 measured; lacking: `20n-dirichlet-dense-r16-evaluate-every-10-s0`" in text
+    assert "5.4: 0 of 4 measured; missing: `20n-dirichlet-dense-r16-evaluate-every-10-s0`" in text
     assert readme.read_text().count("not yet measured") == 9 * 6
     document.write_documents(empty(), ENTRIES, {})
     assert path.read_text() == text

@@ -12,6 +12,7 @@ from toys import P, bits
 
 from fedllm_app import parts as parts_module
 from fedllm_app.client.answer import answer
+from fedllm_app.client.kept import Kept
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig
@@ -47,8 +48,8 @@ def device(bert, tmp_path):
 def updates(device, *jobs, plan=DENSE, values=None, sent=None):
     model = device.model
     values = device.initial if values is None else values
-    return [r.update.tobytes() for r in answer(device, request_for(model, values, *jobs, plan=plan,
-                                                                    sent=sent))]  # fmt: skip
+    request = request_for(model, values, *jobs, plan=plan, sent=sent)
+    return [reply.vectors["params"].tobytes() for reply in answer(device, request)]
 
 
 def test_the_delta_is_against_the_masked_copy_over_all_coordinates(device):
@@ -86,8 +87,8 @@ def test_another_round_or_seed_is_another_draw(bert, device, tmp_path):
 
 def test_dropout_is_drawn_from_seed_round_and_client(device):
     def losses(job):
-        metrics, _ = train(device, job, Work(steps=1), None, {})
-        return metrics.loss_sum
+        plan = ClientPlan(work=Work(steps=1))
+        return train(device, job, plan, None, Kept(), {}).metrics.loss_sum
 
     def loss(*job):
         device.model.load(device.initial + 0.3)
@@ -110,7 +111,7 @@ def test_masked_training_of_a_model_moves_nothing_outside(device):
     ):
         device = replace(device, settings=settings)
         device.model.load(device.initial)
-        train(device, Job(1, "0"), Work(), sent, {})
+        train(device, Job(1, "0"), ClientPlan(), sent, Kept(), {})
         moved = np.flatnonzero(device.model.values() != device.initial)
         assert set(moved) <= set(sent.tolist())
         assert len(moved) > len(sent) / 2
@@ -179,6 +180,6 @@ def test_the_client_app_builds_once_and_swaps_values_only(tiny, monkeypatch):
     assert len(built) == before + 1
     assert {len(a) for a in answers} == {6}
     # It does not matter which node plays a client, or after whom.
-    assert len({b"".join(r.update.tobytes() for r in a) for a in answers}) == 1
+    assert len({b"".join(r.vectors["params"].tobytes() for r in a) for a in answers}) == 1
     with pytest.raises(Exception, match="no payload"):
         ask("train", RecordDict({"words": ConfigRecord({"json": "{}"})}), 0)

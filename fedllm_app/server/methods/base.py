@@ -30,7 +30,7 @@ class StrategySettings(Settings):
 
     name: str = Field(
         "floss",
-        description="Method; `fedllm strategies` lists them. MODULE:NAME is one of your own.",
+        description="Method. `fedllm strategies` lists them. MODULE:NAME is a method of your own.",
     )
     d_down: float = Field(
         0.25, gt=0, le=1, description="Fraction of the coordinates sent down. 0.25 keeps a quarter."
@@ -39,30 +39,40 @@ class StrategySettings(Settings):
         0.25, gt=0, le=1, description="Fraction of the coordinates sent up. 0.25 keeps a quarter."
     )
     density: float = Field(
-        0.25, gt=0, le=1, description="Fraction that a mask of both directions keeps."
+        0.25,
+        gt=0,
+        le=1,
+        description="Fraction of the coordinates in the mask of a pruned method, for both "
+        "directions.",
     )
     decay: float = Field(
         0.98,
         ge=0,
         lt=1,
-        description="Factor by which adapter-lth's mask shrinks each round; 0 is automatic: the "
-        "mean density over run.rounds is strategy.density.",
+        description="Factor that shrinks the mask of adapter-lth in each round. 0 chooses it "
+        "so that the mean density over run.rounds is strategy.density.",
     )
     tier_densities: str = Field(
-        "", description="Density of each tier, with commas; automatic is 1/16,1/4,1."
+        "", description="Density of each tier, separated by commas. Automatic: 1/16,1/4,1."
     )
-    tier_ranks: str = Field("", description="Rank of each tier, with commas; automatic is 1,4,16.")
+    tier_ranks: str = Field(
+        "", description="Rank of each tier, separated by commas. Automatic: 1,4,16."
+    )
     head: Literal["competes", "whole"] = Field(
-        "competes", description="The head competes in a top-k, or is always sent whole."
+        "competes",
+        description="The classification head 'competes' with the adapters in the top-k, or is "
+        "always sent 'whole'.",
     )
     mean: Share = Field(
         "",
-        description="Divide the sum by the whole cohort, or each coordinate by those that sent it; "
-        "automatic is as the method is defined.",
+        description="Divide the sum of the updates by the number of clients in the 'cohort', "
+        "or each coordinate by the number of its 'senders'. Automatic: as the "
+        "method is defined.",
     )
     args: str = Field("", description="Keys of a method of your own: name=value pairs with commas.")
     error_feedback: bool = Field(
-        False, description="Keep on the device what a sparse upload leaves out, for the next one."
+        False,
+        description="The device keeps what an upload leaves out and adds it to its next update.",
     )
 
     @field_validator("tier_densities")
