@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -45,16 +46,19 @@ def main(grid: Grid, context: Context) -> None:
     with collector_at_rest():
         from fedllm_app.flower.strategy import FedSparse
         from fedllm_app.parts import Parts, Place
-        from fedllm_app.play import build_loop, finish_run, opened_run
+        from fedllm_app.play import build_loop, finish_run, opened_run, opening_of
         from fedllm_app.report.page import print_summary
 
     with opened_run(config) as (resolved, folder):
         parts = Parts(resolved, Place.of(resolved))
+        if resolved.run.verbose:
+            logger.info(config.summary(resolved))
+        begins = partial(opening_of, parts, folder)
         strategy = FedSparse(
             build=lambda transport: build_loop(parts, folder, transport),
             wait_for=resolved.round.clients if devices else 1,
             devices=devices,
-            summary_text=config.summary(resolved),
+            begins=begins,
         )
         strategy.start(grid)
         finish_run(parts, folder, strategy.loop(grid))

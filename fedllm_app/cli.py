@@ -51,6 +51,9 @@ def run(
     federation: Annotated[
         Path | None, typer.Option(help="Federation file with simulation settings.")
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print the whole configuration first.")
+    ] = False,
 ) -> None:
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
     from fedllm_app.config import RunConfig
@@ -59,6 +62,7 @@ def run(
 
     recipe, overrides = recipe_and_pairs(settings)
     root = find_app()
+    overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
     RunConfig.parse(flatten(merged_config(recipe, overrides)))
     code = run_flower(
         root,

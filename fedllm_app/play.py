@@ -16,6 +16,7 @@ from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Profile, Reply, Request
 from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
+from fedllm_app.core.units import format_bytes
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
@@ -26,13 +27,14 @@ from fedllm_app.run.record import Recorder
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop, Transport
 from fedllm_app.server.methods import method_of
+from fedllm_app.server.opening import opening
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing.sync import Sync
 from fedllm_app.server.planning import Planner
 
 log = logging.getLogger("fedllm")
 
-CHANGEABLE = ("run.rounds", "run.checkpoint-every", "round.evaluate-every")
+CHANGEABLE = ("run.rounds", "run.checkpoint-every", "run.verbose", "round.evaluate-every")
 # Where it is automatic it hangs on run.rounds: it stays what it became when the run began.
 AT_FIRST = ("strategy.decay",)
 
@@ -106,6 +108,24 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         most_units=parts.most_units,
         schedule=partial(factor, c.server),
     )  # fmt: skip
+
+
+def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
+    """Return the ten lines that a run begins with."""
+    c = parts.config
+    base = format_bytes(parts.model.base_bytes)
+    who = "devices as they join" if c.data.train == "node" else f"{len(parts.counts()):,} clients"
+    known = {
+        "run": f"{c.run.name}, seed {c.run.seed}, {c.run.rounds} rounds",
+        "method": f"{c.strategy.name}: {method_of(c.strategy.name).about}",
+        "task": f"{c.task.name}, data {c.data.train}, partition {c.partition.name}",
+        "model": f"{c.model.source}, trains {c.model.train}, frozen base of {base}",
+        "clients": f"{who}, {c.round.clients} a round",
+        "devices": f"{c.client.optimizer}, learning rate {c.client.lr:g}, batch {c.client.batch}",
+        "server": f"{c.server.optimizer}, learning rate {c.server.lr:g}",
+        "folder": f"{folder} (config.toml has every setting; --verbose prints them)",
+    }
+    return opening(loop, c.round.clients, known)
 
 
 def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:

@@ -64,7 +64,7 @@ WRONG = [
     ("wire.block", 100, "power of two"),
     ("run.name", "../elsewhere", "letters"),
     ("run.name", "a/b", "letters"),
-    ("server.optimizer", "lion", "'adam', 'adamw', 'sgd' or 'adagrad'"),
+    ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, or MODULE:NAME"),
     ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4' or 'q3'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
     ("partition.name", "dirichlect", "'iid', 'dirichlet' or 'natural'"),

@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm_app.client.rules import rule_of
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.extend import load
+from fedllm_app.core.schedule import schedule_problems
 from fedllm_app.core.settings import kebab
 from fedllm_app.devices.network import network_problems
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Method, StrategySettings, shrinking
+from fedllm_app.server.settings import DEFAULT_LR
 
 if TYPE_CHECKING:
     from fedllm_app.config import RunConfig
@@ -62,12 +66,32 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         )
     yield from _of_task(c, simulated)
     yield from network_problems(c.network)
+    yield from _of_extensions(c)
     if c.round.max_simulated_s and not c.network.on:
         yield (
             f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
             "network.preset, or network.down-mbps and network.up-mbps"
         )
     yield from _relative_paths(c)
+
+
+def _of_extensions(c: "RunConfig") -> Iterator[str]:
+    """Yield what is wrong with schedules, and with a rule or an optimizer of your own."""
+    yield from schedule_problems("client", c.client)
+    yield from schedule_problems("server", c.server)
+    try:
+        if rule_of(c.client).keeps and not c.run.name:
+            yield (
+                f"client.rule is {c.client.rule!r}, which keeps state, with run.name = ''; "
+                "expected a name, by which a device finds what it kept"
+            )
+    except ConfigError as error:
+        yield str(error)
+    if ":" in c.server.optimizer:
+        try:
+            load("server.optimizer", c.server.optimizer, callable, DEFAULT_LR)
+        except ConfigError as error:
+            yield str(error)
 
 
 def _of_task(c: "RunConfig", simulated: bool) -> Iterator[str]:

@@ -26,7 +26,7 @@ class FedSparse(Strategy):
     ----------
     build : makes the loop over a transport.
     wait_for, devices : of the transport.
-    summary_text : the resolved settings, printed before round 1.
+    begins : what the run's log begins with, of the loop.
     """
 
     def __init__(
@@ -34,15 +34,16 @@ class FedSparse(Strategy):
         build: Callable[[FlowerTransport], Loop],
         wait_for: int,
         devices: bool,
-        summary_text: str,
+        begins: Callable[[Loop], str],
     ) -> None:
-        self._build, self._summary = build, summary_text
+        self._build, self._begins = build, begins
         self._wait_for, self._devices = wait_for, devices
         self._loop: Loop | None = None
 
     def summary(self) -> None:
-        """Log the resolved settings."""
-        log.info(self._summary)
+        """Log what the run is, before round 1."""
+        if self._loop is not None:
+            log.info(self._begins(self._loop))
 
     def loop(self, grid: Grid) -> Loop:
         """Return the loop over this grid, built at the first call."""
@@ -61,8 +62,8 @@ class FedSparse(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
         """Run the loop to its end; parameters and rounds are the run-config's."""
-        self.summary()
         loop = self.loop(grid)
+        self.summary()
         loop.play()
         result = Result()
         result.arrays = arrays_of(loop.optimizer.params)

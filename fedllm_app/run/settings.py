@@ -22,6 +22,9 @@ class RunSettings(Settings):
     seed: int = Field(0, ge=0, description="Seed of all random choices of the run.")
     rounds: int = Field(40, ge=1, description="Number of rounds.")
     checkpoint_every: int = Field(10, ge=1, description="Number of rounds between checkpoints.")
+    verbose: bool = Field(
+        False, description="Print the whole configuration when the run begins, not ten lines."
+    )
 
     @field_validator("name")
     @classmethod

@@ -93,7 +93,9 @@ def test_an_error_reply_is_an_error_of_each_of_its_jobs():
 
 
 def test_a_strategy_driven_by_hand_is_refused(tmp_path):
-    strategy = FedSparse(lambda transport: toy_loop(tmp_path, transport), 1, False, "tree")
+    strategy = FedSparse(
+        lambda transport: toy_loop(tmp_path, transport), 1, False, lambda loop: "tree"
+    )
     with pytest.raises(NotImplementedError, match=r"call start\(grid\)"):
         strategy.configure_train(1, None, None, FakeGrid({}))
     with pytest.raises(NotImplementedError, match=r"call start\(grid\)"):
@@ -109,7 +111,10 @@ def test_start_plays_the_loop_and_prints_the_summary(tmp_path, said):
 
     grid = FakeGrid({1: Holdings({"a": 1, "b": 1}, 1)}, train)
     strategy = FedSparse(
-        lambda transport: toy_loop(tmp_path / "run", transport, rounds=3), 1, False, "a tree"
+        lambda transport: toy_loop(tmp_path / "run", transport, rounds=3),
+        1,
+        False,
+        lambda loop: "a tree",
     )
     result = strategy.start(grid)
     assert result.arrays["params"].numpy().tolist() == (PARAMS - 6).tolist()
