@@ -22,7 +22,6 @@ from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
-from fedllm_app.data.task import Task, add_tallies, make_task
 from fedllm_app.models.adapter import wrap
 from fedllm_app.models.backbone import (
     device_of,
@@ -32,6 +31,7 @@ from fedllm_app.models.backbone import (
 )
 from fedllm_app.models.image import image_spec
 from fedllm_app.models.trainable import TrainableModel
+from fedllm_app.tasks.base import Task, TaskKind
 
 log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
@@ -114,19 +114,19 @@ class Parts:
         return local_source(name, self.cache)
 
     @cached_property
-    def is_image(self) -> bool:
-        """Whether the task is about images."""
-        return self.config.task.name == "image-classification"
+    def kind(self) -> TaskKind:
+        """What the task is."""
+        return self.config.task.kind
 
     @cached_property
     def image(self) -> ImageSpec | None:
         """How images are scaled, None for text."""
-        return image_spec(self.source, self.config.data.image_side) if self.is_image else None
+        return image_spec(self.source, self.config.data.image_side) if self.kind.images else None
 
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer, None for images."""
-        if self.is_image:
+        if self.kind.images:
             return None
         settings = self.config.model
         if self.place.tokenizer:
@@ -137,7 +137,7 @@ class Parts:
     def task(self) -> Task:
         """The task."""
         pad = self.tokenizer.pad_token_id if self.tokenizer is not None else 0
-        return make_task(self.config.task, pad, self.image)
+        return self.kind.make(pad, self.image)
 
     @cached_property
     def data(self) -> FederatedData:
@@ -147,7 +147,7 @@ class Parts:
 
     @cached_property
     def labels(self) -> list[str]:
-        """The label names, [] for next-token prediction."""
+        """The label names, [] for a task without."""
         if self.place.client:
             return fixed_labels(self.config.data) or []
         return self.data.labels
@@ -172,7 +172,7 @@ class Parts:
             tokenizer=self.tokenizer,
         )
         positions = getattr(backbone.config, "max_position_embeddings", None)
-        if not self.is_image and positions and c.task.max_tokens > positions:
+        if not self.kind.images and positions and c.task.max_tokens > positions:
             log.warning(
                 "task.max-tokens is %d, but model.source has %d positions: clients with longer "
                 "texts will fail and be dropped",
@@ -235,12 +235,12 @@ class Parts:
         self.model.load(values_P)
         self.model.model.eval()
         with torch.inference_mode():
-            tally = add_tallies(
-                self.task.tally(self.model.logits(batch), batch)
-                for batch in batches(
-                    self.data.evaluation, rows, EVALUATION_BATCH, None, self._collate
-                )
+            tally = self.kind.evaluate(
+                self.task,
+                self.model,
+                batches(self.data.evaluation, rows, EVALUATION_BATCH, None, self._collate),
+                self.tokenizer,
             )
         metrics = self.task.metrics(tally)
-        first = self.task.headline
+        first = self.kind.headline
         return {first: metrics[first]} | {k: v for k, v in metrics.items() if k != first}

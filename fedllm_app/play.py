@@ -21,7 +21,6 @@ from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
 from fedllm_app.report.page import write_report
-from fedllm_app.report.run import FALLING
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state, locked
 from fedllm_app.run.record import Recorder
 from fedllm_app.server.limits import Limits
@@ -96,7 +95,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
             parts.initial, c.run.seed,
         ),
         pacing=Sync(c.round.clients, c.run.seed),
-        limits=Limits(c.run, c.round, network, frozenset(FALLING)),
+        limits=Limits(c.run, c.round, network, c.task.kind.falling),
         optimizer=optimizer,
         transport=transport,
         evaluate=parts.evaluate if len(parts.data.evaluation) else None,

@@ -68,7 +68,7 @@ WRONG = [
     ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4' or 'q3'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
     ("partition.name", "dirichlect", "'iid', 'dirichlet' or 'natural'"),
-    ("task.name", "translation", "'next-token'"),
+    ("task.name", "translation", "next-token"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
     ("data.train", "", "at least 1 character"),
     ("server.weight-decay", -0.5, "0 or more, or -1 (automatic)"),

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "fedllm_app"
 HOUSE = [
     ["core"],
     ["data"],
-    ["models"],
+    ["tasks"],
+    ["models", "demo"],
     ["wire"],
     ["devices"],
     ["run"],

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.record import ROOT
-from fedllm_app.config import METRICS, read_recipe
+from fedllm_app.config import read_recipe
 from fedllm_app.study.sweep import Cell
+from fedllm_app.tasks import task_of
 
 Settings = dict[str, Any]
 Rates = Mapping[str, Settings]
@@ -65,7 +66,7 @@ class TaskOf:
 
     def metric(self) -> str:
         """Return the name of the headline metric."""
-        return METRICS[str(self.base()["task.name"])][0]
+        return task_of(str(self.base()["task.name"])).headline
 
 
 TASKS = {

@@ -120,7 +120,7 @@ def measure(entry: Entry, rates: Rates, home: Path) -> Row:
 def head_handling(recipe: Settings) -> str:
     """Return whether the head competed in a top-k or was sent whole; "none": there is no head."""
     c = RunConfig.parse(NOWHERE | recipe)
-    if c.task.name == "next-token":
+    if not c.task.kind.has_head:
         return "none"
     return c.strategy.head if "head" in method_of(c.strategy.name).keys else "whole"
 

@@ -17,11 +17,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedllm_app.client.settings import ClientSettings
-from fedllm_app.config.checks import METRICS, cross_check, unread
+from fedllm_app.config.checks import cross_check, unread
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
-from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.devices.network import NetworkSettings, automatic_words
 from fedllm_app.models.settings import LoraSettings, ModelSettings
@@ -29,6 +28,7 @@ from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import StrategySettings, shrinking
 from fedllm_app.server.settings import ServerSettings
+from fedllm_app.tasks import TaskSettings
 from fedllm_app.wire.codec import WireSettings
 
 
@@ -150,9 +150,9 @@ def automatic(c: RunConfig) -> dict[str, str]:
         "data.eval-examples": "all",
         "model.tokenizer": c.model.source,
         "client.threads": "the CPUs it was given",
-        "round.target-metric": METRICS[c.task.name][0],
+        "round.target-metric": c.task.kind.headline,
     } | automatic_words(c.network)
-    if c.task.name == "image-classification":
+    if c.task.kind.images:
         return words | {"data.image-side": "the model's own", "model.tokenizer": "none"}
     return words
 

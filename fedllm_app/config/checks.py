@@ -13,15 +13,12 @@ from fedllm_app.devices.network import network_problems
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Method, StrategySettings, shrinking
 from fedllm_app.server.settings import DEFAULT_LR
+from fedllm_app.tasks import task_of
+from fedllm_app.tasks.base import TaskKind
 
 if TYPE_CHECKING:
     from fedllm_app.config import RunConfig
 
-METRICS = {
-    "sequence-classification": ("accuracy", "macro-f1", "loss"),
-    "image-classification": ("accuracy", "macro-f1", "loss"),
-    "next-token": ("next-token-accuracy", "loss", "perplexity"),
-}
 PATH_KEYS = (
     "run.home", "data.train", "data.test", "model.source", "model.tokenizer", "network.file",
 )  # fmt: skip
@@ -64,7 +61,12 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
             f"round.clients is {c.round.clients}; expected at most partition.clients = "
             f"{c.partition.clients}"
         )
-    yield from _of_task(c, simulated)
+    try:
+        kind = task_of(c.task.name)
+    except ConfigError as error:
+        yield str(error)
+    else:
+        yield from _of_task(c, kind, simulated)
     yield from network_problems(c.network)
     yield from _of_extensions(c)
     if c.round.max_simulated_s and not c.network.on:
@@ -94,20 +96,22 @@ def _of_extensions(c: "RunConfig") -> Iterator[str]:
             yield str(error)
 
 
-def _of_task(c: "RunConfig", simulated: bool) -> Iterator[str]:
-    """Yield what is wrong between a task, its data and its model."""
-    metrics = METRICS[c.task.name]
+def _of_task(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
+    """Yield what is wrong between a task, its data, its model and its method."""
+    metrics, name = kind.metric_names, c.task.name
     if c.round.target_metric and c.round.target_metric not in metrics:
         yield f"round.target-metric is {c.round.target_metric!r}; expected one of {metrics}"
-    if c.task.name == "next-token" and c.partition.name == "dirichlet":
-        yield "partition.name is 'dirichlet', which needs labels; task.name 'next-token' has none"
-    if c.task.name == "next-token" and c.model.train == "head":
-        yield "model.train is 'head'; task.name 'next-token' has no head of its own"
-    if c.task.name == "image-classification":
+    if not kind.needs_labels and c.partition.name == "dirichlet":
+        yield f"partition.name is 'dirichlet', which needs labels; task.name {name!r} has none"
+    if not kind.has_head and c.model.train == "head":
+        yield f"model.train is 'head'; task.name {name!r} has no head of its own"
+    if not kind.has_head and c.strategy.head == "whole":
+        yield f"strategy.head is 'whole'; task.name {name!r} has no head of its own"
+    if not kind.embedded:
         for key, value in (("data.train", c.data.train), ("model.source", c.model.source)):
             if value == "embedded":
-                yield f"{key} is 'embedded', which is text; task.name is {c.task.name!r}"
-    needs_labels = not simulated and c.task.name != "next-token"
+                yield f"{key} is 'embedded', which is text for other tasks; task.name is {name!r}"
+    needs_labels = not simulated and kind.needs_labels
     if needs_labels and not c.data.labels:
         yield (
             "data.labels is '' with data.train = 'node'; expected a count or names, since no "
@@ -138,8 +142,6 @@ def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
                 f"strategy.{key} is {value!r}, which strategy.name = {name!r} does not read; "
                 f"expected {default!r}, or one of {', '.join(readers)}"
             )
-    if strategy.head == "whole" and c.task.name == "next-token":
-        yield f"strategy.head is 'whole'; task.name {c.task.name!r} has no head of its own"
     chosen = ("d-up" in method.keys and strategy.d_up < 1) or (
         "tier-densities" in method.keys and min(strategy.densities) < 1
     )

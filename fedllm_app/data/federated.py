@@ -11,27 +11,60 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.heldout import evaluation_order, hold_out
-from fedllm_app.data.image import prepare_images
 from fedllm_app.data.labels import fixed_labels, label_names
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
-from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import NODE, DataSettings, Source, source_of_test, source_of_train
 from fedllm_app.data.table import Rows, Table
-from fedllm_app.data.text import prepare_text, tokenizer_identity
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from fedllm_app.data.text import tokenizer_identity
 
 FORMAT = 2  # part of the cache key: raise it when the same input would be prepared differently
-COLUMNS = ("input_ids", "image", "label")  # what a batch is made of
 T = TypeVar("T")
+
+
+class Kind(Protocol):
+    """What is asked of a kind of task; fedllm_app.tasks has them."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a batch is made of."""
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether there is a label set."""
+
+    @property
+    def images(self) -> bool:
+        """Whether inputs are images."""
+
+    @property
+    def prepare(self) -> Callable[..., None]:
+        """Write the rows of a source as an Arrow file."""
+
+
+class Asked(Protocol):
+    """Namespace `task`, as far as data depends on it."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest row in tokens."""
+
+    @property
+    def kind(self) -> Kind:
+        """The task itself."""
+
+    def model_dump(self) -> dict[str, Any]:
+        """Return all settings by name."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +107,7 @@ class FederatedData:
 
 def federated_data(
     data: DataSettings,
-    task: TaskSettings,
+    task: Asked,
     partition_settings: PartitionSettings,
     tokenizer: Any,
     seed: int,
@@ -104,21 +137,21 @@ def federated_data(
     held_out, kept = hold_out(train, data, not has_test)
     if data.evaluate_on == "test" and has_test:
         measured = Table.open(folder / "test.arrow")
-        evaluation = _measured(measured, np.arange(len(measured)), data)
+        evaluation = _measured(measured, np.arange(len(measured)), data, task)
     else:
-        evaluation = _measured(train, held_out, data)
+        evaluation = _measured(train, held_out, data, task)
     key = digest(partition_settings.model_dump(), seed, data.evaluate_on, data.holdout)
     dealt = build_once(
         folder / f"partition-{key}",
         lambda temporary: partition(train, partition_settings, seed, kept).save(temporary),
     )
-    return FederatedData(_columns(train), evaluation, labels, Partition.open(dealt))
+    return FederatedData(_columns(train, task), evaluation, labels, Partition.open(dealt))
 
 
 def node_data(
     path: str | Path,
     data: DataSettings,
-    task: TaskSettings,
+    task: Asked,
     tokenizer: Any,
     cache: Path,
     labels: Sequence[str] | None = None,
@@ -142,13 +175,13 @@ def node_data(
     if not Path(path).is_absolute():
         raise DataError(f"{source}; expected an absolute path")
     known = list(labels) if labels else fixed_labels(data)
-    if not known and task.name != "next-token":
+    if not known and task.kind.needs_labels:
         raise DataError(
             f"data.labels is '' and data.train is {data.train!r}: a device that sees its own file "
             "only cannot know the label set. Set data.labels to a count or to names"
         )
     folder, _ = _prepared(data, task, tokenizer, cache, source, None, known)
-    return _columns(Table.open(folder / "train.arrow"))
+    return _columns(Table.open(folder / "train.arrow"), task)
 
 
 def batches(
@@ -178,7 +211,7 @@ def batches(
 
 def _prepared(
     data: DataSettings,
-    task: TaskSettings,
+    task: Asked,
     tokenizer: Any,
     cache: Path,
     train: Source | None,
@@ -189,7 +222,7 @@ def _prepared(
 
     Labels that are not given come from `data.labels`, else from train, else from test.
     """
-    is_image = task.name == "image-classification"
+    kind = task.kind
     columns = ("text_column", "label_column", "image_column", "user_column", "labels", "strip")
     key = digest(
         FORMAT,
@@ -197,14 +230,8 @@ def _prepared(
         task.model_dump(),
         data.model_dump(include=set(columns)),
         labels,
-        "" if is_image else tokenizer_identity(tokenizer),
+        "" if kind.images else tokenizer_identity(tokenizer),
     )
-
-    def write(raw: "Dataset", source: Source, names: list[str] | None, file: Path) -> None:
-        if is_image:
-            prepare_images(raw, source, data, names or [], file)
-        else:
-            prepare_text(raw, source, data, tokenizer, task.max_tokens, names, file)
 
     def build(folder: Path) -> None:
         """Write train.arrow, test.arrow and labels.json; DataError if a source is not as said."""
@@ -213,11 +240,11 @@ def _prepared(
             raw = None if source is None else source.load(task.name, scratch, cache)
             if source is None or raw is None:
                 continue
-            if task.name == "next-token":
+            if not kind.needs_labels:
                 names = None
             elif names is None:
                 names = label_names(data, raw, source)
-            write(raw, source, names, folder / name)
+            kind.prepare(raw, source, data, tokenizer, task.max_tokens, names, folder / name)
         (folder / "labels.json").write_text(json.dumps(names or []))
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -225,19 +252,17 @@ def _prepared(
     return folder, json.loads((folder / "labels.json").read_text())
 
 
-def _evaluation_only(
-    data: DataSettings, task: TaskSettings, tokenizer: Any, cache: Path
-) -> FederatedData:
+def _evaluation_only(data: DataSettings, task: Asked, tokenizer: Any, cache: Path) -> FederatedData:
     """Return what the server of real devices has: a test set, if one is named, and the labels."""
     nobody = Partition([], np.zeros(0, np.int64), np.zeros(1, np.int64))
     nothing = Table.empty()
     if data.test:
         folder, labels = _prepared(data, task, tokenizer, cache, None, source_of_test(data))
         measured = Table.open(folder / "test.arrow")
-        evaluation = _measured(measured, np.arange(len(measured)), data)
+        evaluation = _measured(measured, np.arange(len(measured)), data, task)
         return FederatedData(nothing, evaluation, labels, nobody)
     labels = fixed_labels(data) or []
-    if not labels and task.name != "next-token":
+    if not labels and task.kind.needs_labels:
         raise DataError(
             "data.labels is '' and data.train is 'node' without data.test: the server cannot know "
             "the label set. Set data.labels to a count or to names"
@@ -245,9 +270,9 @@ def _evaluation_only(
     return FederatedData(nothing, nothing, labels, nobody)
 
 
-def _columns(dataset: Table) -> Table:
-    return dataset.select_columns([c for c in COLUMNS if c in dataset.column_names])
+def _columns(dataset: Table, task: Asked) -> Table:
+    return dataset.select_columns(list(task.kind.columns))
 
 
-def _measured(dataset: Table, rows: Rows, data: DataSettings) -> Table:
-    return _columns(dataset).select(evaluation_order(dataset, rows, data))
+def _measured(dataset: Table, rows: Rows, data: DataSettings, task: Asked) -> Table:
+    return _columns(dataset, task).select(evaluation_order(dataset, rows, data))

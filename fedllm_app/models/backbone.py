@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,12 +28,8 @@ from fedllm_app.models.attention import widen
 from fedllm_app.models.gguf import gguf_folder
 from fedllm_app.models.settings import ModelSettings
 from fedllm_app.models.targets import head_modules, inside
+from fedllm_app.tasks import task_of
 
-AUTO_MODELS: dict[str, Any] = {
-    "sequence-classification": AutoModelForSequenceClassification,
-    "next-token": AutoModelForCausalLM,
-    "image-classification": AutoModelForImageClassification,
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 SOURCES = "'embedded', an absolute folder or .gguf file, or the name of a model on the hub"
@@ -65,7 +59,7 @@ def load_backbone(
     Parameters
     ----------
     source : folder, .gguf file or hub name; for "embedded" the folder that was made for it.
-    task : one of AUTO_MODELS.
+    task : as in task.name.
     labels : class names in order; empty for next-token.
     cache : folder for converted models.
     seed : the run's seed; what the source does not hold is drawn from it, the same in every
@@ -86,10 +80,10 @@ def load_backbone(
             config = AutoConfig.from_pretrained(source, **config_overrides(task, labels))
             _prepare_config(config, task, tokenizer)
             if settings.init == "random":
-                model = AUTO_MODELS[task].from_config(config, dtype=dtype)
+                model = auto_model(task).from_config(config, dtype=dtype)
                 info: dict[str, Any] = {}
             else:
-                model, info = AUTO_MODELS[task].from_pretrained(
+                model, info = auto_model(task).from_pretrained(
                     source,
                     config=config,
                     dtype=dtype,
@@ -108,6 +102,23 @@ def load_backbone(
     if not settings.dropout:
         silence_dropout(model)
     return model.eval()
+
+
+def auto_model(task: str) -> Any:
+    """Return the class of transformers that loads a task's model.
+
+    Raises
+    ------
+    ConfigError
+        If transformers has no such class.
+    """
+    name = task_of(task).auto_model
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise ConfigError(
+            f"task.name is {task!r}, whose auto_model is {name!r}; transformers has no such class"
+        )
+    return found
 
 
 def device_of(settings: ModelSettings) -> str:
@@ -133,15 +144,16 @@ def config_overrides(task: str, labels: Sequence[str]) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If a classification task has no labels.
+        If a task that needs labels has none.
     """
-    if task == "next-token":
-        return {}
+    kind = task_of(task)
+    if not kind.needs_labels:
+        return dict(kind.config)
     if not labels:
         raise ConfigError(
             f"task.name is {task!r} but there are no labels; set data.labels to their names"
         )
-    return {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+    return {**kind.config, "num_labels": len(labels), "id2label": dict(enumerate(labels))}
 
 
 def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrainedTokenizerBase:
@@ -204,11 +216,12 @@ def _prepare_config(
 ) -> None:
     if hasattr(config, "use_cache"):
         config.use_cache = False
-    if task == "image-classification":
+    kind = task_of(task)
+    if kind.images:
         return
-    if task == "sequence-classification":
+    if kind.needs_labels:
         config.problem_type = "single_label_classification"
-    elif hasattr(config, "is_decoder"):
+    elif kind.causal and hasattr(config, "is_decoder"):
         # Encoders look ahead unless told not to, and would read the token they are to predict.
         config.is_decoder = True
     if tokenizer is not None:

@@ -19,10 +19,11 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.files import settle
 from fedllm_app.data.image import ImageSpec
-from fedllm_app.models.backbone import AUTO_MODELS, DTYPES, config_overrides, quiet
+from fedllm_app.models.backbone import DTYPES, auto_model, config_overrides, quiet
 from fedllm_app.models.readme import readme_text
 from fedllm_app.models.targets import inside
 from fedllm_app.models.trainable import TrainableModel, base_fingerprint
+from fedllm_app.tasks import task_of
 
 ABOUT = "fedllm.json"
 
@@ -46,7 +47,7 @@ def save_adapter(
     Parameters
     ----------
     model : its flat values are written as they are: load the evaluated vector first.
-    task : name of the task, "next-token" for instance.
+    task : as in task.name.
     source : folder or hub name that the backbone was loaded from.
     labels : class names in order; empty for next-token.
     tokenizer, image : how inputs are made; what is given is saved or described.
@@ -78,6 +79,7 @@ def save_adapter(
         "is_decoder": bool(getattr(config, "is_decoder", False)),
         "pad_token_id": getattr(config, "pad_token_id", None),
         "labels": list(labels),
+        "config": dict(task_of(task).config),
         "round": round,
         "metrics": dict(metrics or {}),
     }
@@ -135,7 +137,7 @@ def load_base(about: Mapping[str, Any]) -> PreTrainedModel:
     more: dict[str, Any] = {"is_decoder": True} if about["is_decoder"] else {}
     if about["pad_token_id"] is not None:
         more["pad_token_id"] = about["pad_token_id"]
-    return AUTO_MODELS[about["task"]].from_pretrained(
+    return auto_model(about["task"]).from_pretrained(
         about["base"],
         dtype=DTYPES[about["dtype"]],
         ignore_mismatched_sizes=True,

@@ -15,11 +15,10 @@ from fedllm_app.core.errors import DataError
 from fedllm_app.core.settings import flatten
 from fedllm_app.run.ledger import Totals
 from fedllm_app.run.metrics import Record, iterate_lines, read_lines
+from fedllm_app.tasks import TASKS, falls
 
 PARTS = ("values", "positions", "header")
-HEADLINES = ("accuracy", "next-token-accuracy", "loss")
 DENSE = ("dense", "fedavg")
-FALLING = ("loss", "perplexity")
 SPENT = ("up-bytes", "down-bytes", "simulated-s")
 
 
@@ -73,7 +72,8 @@ class Run:
             if record.get("headline"):
                 return str(record["headline"])
         names = [name for record in self.metrics for name in record.get("evaluation") or {}]
-        return next((name for name in (*HEADLINES, *names) if name in names), "")
+        known = [kind.headline for kind in TASKS.values()]
+        return next((name for name in (*known, "loss", *names) if name in names), "")
 
     @property
     def seconds(self) -> float:
@@ -107,6 +107,10 @@ class Run:
                 return dict(record["versions"])
         return {}
 
+    def falls(self, metric: str) -> bool:
+        """Whether less of a metric is better."""
+        return falls(metric, str(self.settings.get("task.name", "")))
+
     def evaluations(self, metric: str) -> list[tuple[Record, float]]:
         """Return the records that hold `metric` with a number, and that number."""
         return [
@@ -123,7 +127,7 @@ class Run:
     def best(self, metric: str) -> tuple[Record, float] | None:
         """Return the evaluation with the best value, the earliest of equals."""
         found = self.evaluations(metric)
-        sign = -1 if metric in FALLING else 1
+        sign = -1 if self.falls(metric) else 1
         return max(found, key=lambda pair: sign * pair[1], default=None)
 
     def final(self, metric: str) -> float | None:
@@ -134,8 +138,9 @@ class Run:
 
     def up_bytes_to(self, metric: str, target: float) -> int | None:
         """Return upload bytes at the first evaluation that reaches `target`, None if none does."""
+        falling = self.falls(metric)
         for record, value in self.evaluations(metric):
-            reached = value <= target if metric in FALLING else value >= target
+            reached = value <= target if falling else value >= target
             if reached and "up-bytes" in record:
                 return int(record["up-bytes"])
         return None

@@ -17,7 +17,7 @@ from fedllm_app.core.units import format_metric
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Place
 from fedllm_app.play import run_local
-from fedllm_app.report.run import FALLING, read_run
+from fedllm_app.report.run import read_run
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.costs import measured
 from fedllm_app.study.pilot import Pilot, survivors
@@ -59,7 +59,8 @@ def halve(
     FedllmError
         If a short run may cost more than is left, or no candidate has a metric that is a number.
     """
-    falling, live = metric in FALLING, list(pilots)
+    falling = metric in pilots[0].config.task.kind.falling
+    live = list(pilots)
     for number, rung in enumerate(rungs, start=1):
         began = time.monotonic()
         for done, pilot in enumerate(live, start=1):

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fedllm_app.config import RunConfig
-from fedllm_app.config.checks import METRICS
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar
 from fedllm_app.data.cache import digest
@@ -210,7 +209,7 @@ def stretched(
 
 def metric_of(config: RunConfig) -> str:
     """Return the metric that a pilot ranks by: the target's, else the task's first."""
-    return config.round.target_metric or METRICS[config.task.name][0]
+    return config.round.target_metric or config.task.kind.headline
 
 
 def told(chosen: int, all_: int, rungs: Sequence[int]) -> str:

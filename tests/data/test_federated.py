@@ -11,10 +11,9 @@ from fedllm_app.core.errors import DataError
 from fedllm_app.data import federated
 from fedllm_app.data.federated import batches, federated_data, node_data
 from fedllm_app.data.partition import PartitionSettings
-from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.data.table import Table
-from fedllm_app.data.task import make_task
+from fedllm_app.tasks import TaskSettings
 
 TASK = TaskSettings(max_tokens=8)
 FOUR = PartitionSettings(clients=4)
@@ -157,7 +156,7 @@ def test_test_labels_outside_the_label_set_are_named(run, tmp_path):
 
 def test_batches_are_one_epoch():
     rows = Table(pyarrow.table({"input_ids": [[i] for i in range(10)], "label": [0] * 10}))
-    collate = make_task(TASK).collate
+    collate = TASK.kind.make(0, None).collate
     chosen = np.array([8, 1, 5, 3, 9])
     seen = [
         [b["input_ids"][:, 0].tolist() for b in batches(rows, chosen, 2, rng, collate)]

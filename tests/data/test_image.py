@@ -9,9 +9,8 @@ import torch
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.image import ImageSpec, pixels, prepare_images
-from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings, Source
-from fedllm_app.data.task import make_task
+from fedllm_app.tasks import TaskSettings
 
 Image = pytest.importorskip("PIL.Image")
 SOURCE = Source("data.train", "/x.parquet")
@@ -38,7 +37,7 @@ def test_any_size_and_mode_becomes_the_side_of_the_model():
 
 
 def test_a_batch_holds_pixels_and_labels():
-    task = make_task(TaskSettings(name="image-classification"), image=HALF)
+    task = TaskSettings(name="image-classification").kind.make(0, HALF)
     batch = task.collate([{"image": png("red"), "label": 3}, {"image": png("blue"), "label": 1}])
     assert batch["pixel_values"].shape == (2, 3, 4, 4)
     assert batch["labels"].tolist() == [3, 1]

@@ -6,9 +6,8 @@ import pytest
 from fedllm_app.data.federated import batches, federated_data
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.partition import PartitionSettings
-from fedllm_app.data.settings import TaskSettings
 from fedllm_app.data.source import DataSettings
-from fedllm_app.data.task import make_task
+from fedllm_app.tasks import TaskSettings
 
 pytestmark = pytest.mark.real
 CELL = PartitionSettings(name="dirichlet", clients=350, alpha=0.1)
@@ -66,7 +65,7 @@ def test_cifar10_batches(shared, tmp_path):
     made = federated_data(data, task, law, None, 0, tmp_path)
     assert (len(made.train), len(made.evaluation), len(made.labels)) == (50_000, 10_000, 10)
     assert made.counts.sum() == 50_000
-    collate = make_task(task, image=ImageSpec(side=56)).collate
+    collate = task.kind.make(0, ImageSpec(side=56)).collate
     batch = next(batches(made.evaluation, np.arange(16), 16, None, collate))
     assert batch["pixel_values"].shape == (16, 3, 56, 56)
     assert batch["labels"].shape == (16,)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_app.core.errors import DataError
-from fedllm_app.data.settings import TaskSettings
-from fedllm_app.data.task import TASKS, add_tallies, macro_f1, make_task
+from fedllm_app.core.errors import ConfigError, DataError
+from fedllm_app.tasks import TASKS, TaskSettings, falls, task_of
+from fedllm_app.tasks.base import add_tallies
+from fedllm_app.tasks.classify import macro_f1
 
-CLASSIFY = make_task(TaskSettings(), pad_id=9)
-NEXT = make_task(TaskSettings(name="next-token"), pad_id=9)
+CLASSIFY = TaskSettings().kind.make(9, None)
+NEXT = task_of("next-token").make(9, None)
 
 
 def test_text_is_padded_to_the_longest_row_of_its_batch():
@@ -103,11 +104,28 @@ def test_bfloat16_logits_give_a_float32_loss():
     assert loss.item() == pytest.approx(math.log(3))
 
 
-def test_every_task_has_a_name_of_the_settings():
-    legal = TaskSettings.model_fields["name"].annotation.__args__
-    assert set(TASKS) == set(legal)
-    for name in legal:
-        task = make_task(TaskSettings(name=name))
-        assert task.name == name
-        assert task.unit in {"examples", "tokens"}
-        assert task.headline in {"accuracy", "next-token-accuracy"}
+@pytest.mark.parametrize("name", TASKS)
+def test_a_kind_tells_all_that_is_asked_of_it(name):
+    import transformers
+
+    kind, task = TASKS[name], TASKS[name].make(0, None)
+    assert task.unit in {"examples", "tokens"}
+    assert hasattr(transformers, kind.auto_model)
+    assert kind.headline == kind.metric_names[0]
+    assert kind.falling == {"loss", "perplexity"} & set(kind.metric_names)
+    total = {"units": 1, "loss_sum": 1.0, "correct": 1, **dict.fromkeys(("tp", "fp", "fn"), 1)}
+    assert set(task.metrics(total)) == set(kind.metric_names)
+
+
+def test_less_is_better_only_of_what_falls():
+    assert falls("perplexity")
+    assert falls("loss", "gone_module:task")
+    assert not falls("accuracy", "sequence-classification")
+    assert not falls("never heard of")
+
+
+def test_a_task_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r"task\.name is 'nxt'; expected one of .*next-token"):
+        task_of("nxt")
+    with pytest.raises(ConfigError, match=r"task\.name is 'json:dumps', which is a function"):
+        task_of("json:dumps")
