@@ -31,6 +31,7 @@ from fedllm_app.core.progress import duration
 GROUPS = {
     "kernels": 0.5,
     "payload": 0.1,
+    "memory": 1.5,
     "growth": 0.5,
     "profile": 1.5,
     "training": 10,

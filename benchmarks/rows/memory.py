@@ -6,11 +6,14 @@ python -m benchmarks.rows.memory wire WORK P       seconds of coding or folding,
 Shapes: P trainable parameters.
 """
 
+import atexit
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,6 +39,8 @@ WORKS: dict[str, float | None] = {
     "decode and fold int8": None,
     "decode and fold fp32": None,
     "mean": None,
+    "server step with adam": None,
+    "write a checkpoint": None,
 }
 LIMIT_MB = 64.0
 _SIZE = "import psutil; print(psutil.Process().memory_info().rss / 1e6)"
@@ -132,8 +137,39 @@ def job_of(work: str, values_P: np.ndarray) -> Callable[[], np.ndarray | None]:
         return pack
     if work == "mean":
         return mean.mean
+    if work == "server step with adam":
+        return stepping(values_P)
+    if work == "write a checkpoint":
+        return writing(values_P)
     payload = pack()
     return lambda: mean.fold(None, decode_blocks(payload, origin).values)
+
+
+def stepping(values_P: np.ndarray) -> Callable[[], None]:
+    """Return a step of the server, whose state is there already."""
+    from fedllm_app.server.optimizer import ServerOptimizer
+    from fedllm_app.server.settings import ServerSettings
+
+    optimizer = ServerOptimizer(ServerSettings().resolved(), values_P)
+    optimizer.step(values_P)
+    return lambda: optimizer.step(values_P)
+
+
+def writing(values_P: np.ndarray) -> Callable[[], None]:
+    """Return the writing of parameters to a temporary folder."""
+    import torch
+
+    from fedllm_app.core.state import RunState
+    from fedllm_app.run.checkpoint import save_state
+
+    folder = Path(tempfile.mkdtemp(prefix="bench-checkpoint-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tensors = {"params": torch.from_numpy(values_P)}
+
+    def work() -> None:
+        save_state(folder, RunState(round=1), tensors)
+
+    return work
 
 
 def _status(name: str) -> float:
@@ -177,13 +213,14 @@ def measure_worker() -> None:
 
 def train_clients(device: Any, clients: list[str], note: Any) -> None:
     """Train one client after the other, those with most examples first."""
+    from fedllm_app.client.kept import Kept
     from fedllm_app.client.train import train
     from fedllm_app.core.job import Job
-    from fedllm_app.core.plan import Work
+    from fedllm_app.core.plan import ClientPlan
 
     for done, client in enumerate(clients, 1):
         device.model.load(device.initial)
-        train(device, Job(1, client), Work(), None, {})
+        train(device, Job(1, client), ClientPlan(), None, Kept(), {})
         if done in (1, 2, len(clients)):
             note(f"{done} client{'s' * (done > 1)}")
 

@@ -12,9 +12,10 @@ import torch
 
 from benchmarks.rows.row import Context, Row
 from benchmarks.rows.setting import bench_s
+from fedllm_app.client.kept import Kept
 from fedllm_app.client.train import Device, train
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import Work
+from fedllm_app.core.plan import ClientPlan
 from fedllm_app.parts import Parts
 
 # Kind of work -> parts of the names of torch's operators.
@@ -67,7 +68,7 @@ def speed(device: Device, parts: Parts, clients: list[str]) -> float:
     examples, began = 0, perf_counter()
     for client in clients:
         device.model.load(parts.initial)
-        metrics, _ = train(device, Job(1, client), Work(), None, {})
+        metrics = train(device, Job(1, client), ClientPlan(), None, Kept(), {}).metrics
         examples += metrics.examples
     return examples / (perf_counter() - began)
 
@@ -77,7 +78,7 @@ def shares(device: Device, clients: list[str]) -> dict[str, float]:
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profiler:
         for client in clients[:2]:
-            train(device, Job(1, client), Work(), None, {})
+            train(device, Job(1, client), ClientPlan(), None, Kept(), {})
     spent: Counter[str] = Counter()
     for event in profiler.key_averages():
         name = event.key.removeprefix("aten::")

@@ -14,9 +14,10 @@ from benchmarks.rows import memory
 from benchmarks.rows.row import Context, Row, alternately, ratio_of, threads
 from benchmarks.rows.setting import Setting, bench_s, smollm2
 from benchmarks.studies.overhead import WORKERS, peak_memory
+from fedllm_app.client.kept import Kept
 from fedllm_app.client.train import train
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import Work
+from fedllm_app.core.plan import ClientPlan
 from fedllm_app.core.seeds import seed_torch
 
 EXAMPLES = 96  # of the client whose training alone is measured, about
@@ -65,7 +66,7 @@ def local_row(setting: Setting, inputs: bare.Inputs, repeats: int) -> Row:
 
     def ours() -> None:
         device.model.load(device.initial)
-        metrics, _ = train(device, job, Work(), None, {})
+        metrics = train(device, job, ClientPlan(), None, Kept(), {}).metrics
         losses["ours"] = metrics.loss_sum / metrics.units
 
     with threads(1):

@@ -18,11 +18,12 @@ import numpy as np
 from benchmarks.record import write_result
 from benchmarks.rows.kernels import NO_BASE
 from benchmarks.rows.payload import DENSITIES, entropy_bytes
+from fedllm_app.client.kept import Kept
 from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.holding import device_copy
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import ClientPlan, Work
+from fedllm_app.core.plan import ClientPlan
 from fedllm_app.parts import Parts, Place
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.wire.codec import decode, dense_bytes, encode, size_of
@@ -38,7 +39,7 @@ def changes(folder: Path, clients: int) -> tuple[list[np.ndarray], Parts]:
     parts = Parts(config, Place.of(config))
     path = latest_checkpoint(folder / "checkpoints")
     assert path is not None, f"{folder} has no checkpoint"
-    tensors, progress = load_state(path)
+    progress, tensors = load_state(path)
     params_P = tensors["params"].numpy()
     sent = top_positions(params_P, config.strategy.d_down)
     start_P = device_copy(ClientPlan(fill="zero"), sent, params_P[sent], parts.initial)
@@ -47,7 +48,7 @@ def changes(folder: Path, clients: int) -> tuple[list[np.ndarray], Parts]:
         device = parts.device(Path(kept))
         for client in [c for c, n in parts.counts().items() if n > 1][:clients]:
             parts.model.load(start_P)
-            train(device, Job(progress.round + 1, client), Work(), None, {})
+            train(device, Job(progress.round + 1, client), ClientPlan(), None, Kept(), {})
             found.append(start_P - parts.model.flat.numpy())
     return found, parts
 

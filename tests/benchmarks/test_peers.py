@@ -10,9 +10,10 @@ from torch.nn.utils import parameters_to_vector
 
 from benchmarks.peers import bare, flasc_style
 from benchmarks.rows.setting import Setting
+from fedllm_app.client.kept import Kept
 from fedllm_app.client.train import train
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import Work
+from fedllm_app.core.plan import ClientPlan
 from fedllm_app.server.optimizer import ServerOptimizer
 
 
@@ -34,7 +35,7 @@ def ours(setting, client):
     """Return the values after one client's training, and its mean loss."""
     device = setting.device
     device.model.load(device.initial)
-    metrics, _ = train(device, Job(1, client), Work(), None, {})
+    metrics = train(device, Job(1, client), ClientPlan(), None, Kept(), {}).metrics
     return device.model.values(), metrics.loss_sum / metrics.units
 
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from fedllm_app.client.kept import Kept
 from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.job import Job
-from fedllm_app.core.plan import Work
+from fedllm_app.core.plan import ClientPlan
+from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.models.backbone import device_of
 from fedllm_app.models.settings import ModelSettings
 from fedllm_app.parts import Parts, Place
@@ -59,12 +61,15 @@ def test_training_never_mixes_devices(tiny, tmp_path, monkeypatch, optimizer):
     parts.model.to("meta")
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: torch.zeros(t.shape, dtype=t.dtype))
     monkeypatch.setattr("fedllm_app.client.train.float", lambda _: 0.0, raising=False)
-    for within in (None, np.arange(0, parts.model.layout.size, 3)):
-        kept = {}
+    half = Derived("random-tensors", {"share": 0.5})
+    region = expand(half, parts.model.layout, Draw(0))
+    for within in (None, np.arange(0, parts.model.layout.size, 3), region):
+        kept = Kept()
         for job in (Job(1, "0"), Job(2, "0")):
-            metrics, kept = train(device, job, Work(), within, kept)
-            assert metrics.steps > 0
-            assert {tensor.device.type for tensor in kept.values()} == {"cpu"}
+            trained = train(device, job, ClientPlan(), within, kept, {})
+            kept = Kept(trained.optimizer)
+            assert trained.metrics.steps > 0
+            assert {tensor.device.type for tensor in kept.optimizer.values()} == {"cpu"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
