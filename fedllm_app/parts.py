@@ -22,6 +22,7 @@ from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
+from fedllm_app.data.own import built_in
 from fedllm_app.models.adapter import wrap
 from fedllm_app.models.backbone import (
     device_of,
@@ -30,6 +31,7 @@ from fedllm_app.models.backbone import (
     local_source,
 )
 from fedllm_app.models.image import image_spec
+from fedllm_app.models.settings import BACKBONES
 from fedllm_app.models.trainable import TrainableModel
 from fedllm_app.tasks.base import Task, TaskKind
 
@@ -107,10 +109,9 @@ class Parts:
     def source(self) -> str:
         """The backbone: a folder or a hub name."""
         name = self.place.model or self.config.model.source
-        if name == "embedded":
-            from fedllm_app.models.demo import demo_backbone  # simulation only: not on devices
-
-            return str(demo_backbone(self.cache, self.config.task.name))
+        if name in BACKBONES:
+            make = built_in("model.source", name, BACKBONES[name])
+            return str(make(self.cache, self.config.task.name))
         return local_source(name, self.cache)
 
     @cached_property

@@ -67,8 +67,6 @@ WRONG = [
     ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, or MODULE:NAME"),
     ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4' or 'q3'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
-    ("partition.name", "dirichlect", "'iid', 'dirichlet' or 'natural'"),
-    ("task.name", "translation", "next-token"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
     ("data.train", "", "at least 1 character"),
     ("server.weight-decay", -0.5, "0 or more, or -1 (automatic)"),
@@ -453,3 +451,25 @@ def test_tier_densities_are_fractions(text):
 def test_tier_ranks_are_whole_numbers(text):
     (problem,) = problems(**{"strategy.name": "hetlora", "strategy.tier-ranks": text})
     assert problem.startswith(f"strategy.tier-ranks is {text!r}; expected whole numbers from 1")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("task.name", "translation", "expected one of image-classification, next-token"),
+        ("task.name", "json:dumps", "which is a function; expected one of image-classification"),
+        ("partition.name", "dirichlect", "expected one of dirichlet, iid, natural, or MODULE:NAME"),
+        ("partition.name", "json:nothing", "which cannot be imported: AttributeError"),
+        ("data.train", "json:nothing", "which cannot be imported: AttributeError"),
+        ("data.test", "gone:rows", "which cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_a_name_of_your_own_that_is_none_is_one_line(key, value, expected):
+    (line,) = problems(**{key: value})
+    assert line.startswith(f"{key} is {value!r}")
+    assert expected in line
+
+
+def test_a_device_imports_nothing_to_know_how_rows_are_dealt_out_or_measured():
+    keys = {"data.train": "node", "data.labels": "2", "model.source": "some/model"}
+    RunConfig.parse(keys | {"data.test": "gone:rows", "partition.name": "gone:law"})

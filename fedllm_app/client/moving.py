@@ -36,7 +36,9 @@ class Moving:
         self, flat: Tensor, grad: Tensor, where: Where, layout: ParamLayout, split: bool = False
     ) -> None:
         self._flat, self._grad = flat, grad
-        self._chosen, self.decays = _chosen(where, layout, split, flat.device)
+        self._kept, self.decays = _chosen(where, layout, split)
+        # Positions are where the values are, and on the CPU, where kept state is.
+        self._chosen = [c.to(flat.device) if isinstance(c, Tensor) else c for c in self._kept]
         self._gathered = isinstance(where, np.ndarray)
         self.parts = self.select(flat)
 
@@ -67,9 +69,10 @@ class Moving:
 
     def _write(self, parts: list[Tensor], into_P: Tensor) -> None:
         if self._gathered:
-            for chosen, part in zip(self._chosen, parts, strict=True):
+            here = self._kept if into_P.device.type == "cpu" else self._chosen
+            for chosen, part in zip(here, parts, strict=True):
                 assert not isinstance(chosen, Region)
-                into_P[chosen if isinstance(chosen, slice) else chosen.to(into_P.device)] = part
+                into_P[chosen] = part
             return
         for view, part in zip(self.select(into_P), parts, strict=True):
             view.copy_(part)
@@ -112,7 +115,7 @@ def state_of(
 
 
 def _chosen(
-    where: Where, layout: ParamLayout, split: bool, device: torch.device
+    where: Where, layout: ParamLayout, split: bool
 ) -> tuple[list["slice | Region | Tensor"], list[bool]]:
     """Return what each part selects, and whether weight decay is for it."""
     if isinstance(where, Region):
@@ -134,11 +137,11 @@ def _chosen(
                 spans.append((start, start + size, len(shape) > 1))
         return [slice(a, b) for a, b, _ in spans], [decays for _, _, decays in spans]
     if not split:
-        return [torch.from_numpy(where).to(device)], [True]
+        return [torch.from_numpy(where)], [True]
     tensor_K = np.searchsorted(layout.offsets, where, side="right") - 1
     wide_K = np.array([len(shape) > 1 for shape in layout.shapes])[tensor_K]
     kinds = [wide for wide in (True, False) if (wide_K == wide).any()]
-    return [torch.from_numpy(where[wide_K == wide]).to(device) for wide in kinds], kinds
+    return [torch.from_numpy(where[wide_K == wide]) for wide in kinds], kinds
 
 
 def _decays(layout: ParamLayout, start: int) -> bool:

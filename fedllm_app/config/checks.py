@@ -1,6 +1,6 @@
 """What is wrong between keys that are legal each by itself; one sentence for each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,11 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.extend import load
 from fedllm_app.core.schedule import schedule_problems
 from fedllm_app.core.settings import kebab
+from fedllm_app.data.own import is_own, is_there
+from fedllm_app.data.partition import BY_LABEL, TO_CLIENTS, law_of
+from fedllm_app.data.source import TEXTS, dataset_function
 from fedllm_app.devices.network import network_problems
+from fedllm_app.models.settings import BACKBONES
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Method, StrategySettings, shrinking
 from fedllm_app.server.settings import DEFAULT_LR
@@ -56,11 +60,13 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
             f"{c.round.clients}"
         )
     simulated = c.data.train != "node"
-    if simulated and c.partition.name != "natural" and c.round.clients > c.partition.clients:
+    dealt = simulated and c.partition.name in TO_CLIENTS
+    if dealt and c.round.clients > c.partition.clients:
         yield (
             f"round.clients is {c.round.clients}; expected at most partition.clients = "
             f"{c.partition.clients}"
         )
+    yield from _of_modules(c, simulated)
     try:
         kind = task_of(c.task.name)
     except ConfigError as error:
@@ -101,24 +107,58 @@ def _of_task(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
     metrics, name = kind.metric_names, c.task.name
     if c.round.target_metric and c.round.target_metric not in metrics:
         yield f"round.target-metric is {c.round.target_metric!r}; expected one of {metrics}"
-    if not kind.needs_labels and c.partition.name == "dirichlet":
-        yield f"partition.name is 'dirichlet', which needs labels; task.name {name!r} has none"
+    if not kind.needs_labels and c.partition.name in BY_LABEL:
+        law = c.partition.name
+        yield f"partition.name is {law!r}, which needs labels; task.name {name!r} has none"
     if not kind.has_head and c.model.train == "head":
         yield f"model.train is 'head'; task.name {name!r} has no head of its own"
     if not kind.has_head and c.strategy.head == "whole":
         yield f"strategy.head is 'whole'; task.name {name!r} has no head of its own"
     if not kind.embedded:
-        for key, value in (("data.train", c.data.train), ("model.source", c.model.source)):
-            if value == "embedded":
-                yield f"{key} is 'embedded', which is text for other tasks; task.name is {name!r}"
+        for key, value, table in _embedded(c):
+            if value in table:
+                yield f"{key} is {value!r}, which is text for other tasks; task.name is {name!r}"
     needs_labels = not simulated and kind.needs_labels
     if needs_labels and not c.data.labels:
         yield (
             "data.labels is '' with data.train = 'node'; expected a count or names, since no "
             "device sees the labels of all"
         )
-    if not simulated and c.model.source == "embedded":
+    if not simulated and c.model.source in BACKBONES:
         yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
+
+
+def _embedded(c: "RunConfig") -> tuple[tuple[str, str, dict[str, str]], ...]:
+    """Return the keys that may name what is built in, with their values and legal entries."""
+    return (
+        ("data.train", c.data.train, TEXTS),
+        ("data.test", c.data.test, TEXTS),
+        ("model.source", c.model.source, BACKBONES),
+    )
+
+
+def _of_modules(c: "RunConfig", simulated: bool) -> Iterator[str]:
+    """Yield what is wrong with names that stand for modules.
+
+    A device reads neither data.test nor partition.name, and so imports nothing for them.
+    """
+    for key, value, table in _embedded(c):
+        if value in table and not is_there(table[value]):
+            yield (
+                f"{key} is {value!r}, which comes with the demonstration, and that is not "
+                "installed; set it to one of your own"
+            )
+    name = c.partition.name
+    checks: list[tuple[Callable[[], object], bool]] = [
+        (lambda: law_of(name), simulated or not is_own(name)),
+        (lambda: dataset_function("data.train", c.data.train), is_own(c.data.train)),
+        (lambda: dataset_function("data.test", c.data.test), simulated and is_own(c.data.test)),
+    ]
+    for check, asked in checks:
+        try:
+            _ = check() if asked else None
+        except ConfigError as error:
+            yield str(error)
 
 
 def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:

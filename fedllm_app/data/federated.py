@@ -19,6 +19,7 @@ from fedllm_app.core.errors import DataError
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.heldout import evaluation_order, hold_out
 from fedllm_app.data.labels import fixed_labels, label_names
+from fedllm_app.data.own import own_identity
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
 from fedllm_app.data.source import NODE, DataSettings, Source, source_of_test, source_of_train
 from fedllm_app.data.table import Rows, Table
@@ -140,7 +141,13 @@ def federated_data(
         evaluation = _measured(measured, np.arange(len(measured)), data, task)
     else:
         evaluation = _measured(train, held_out, data, task)
-    key = digest(partition_settings.model_dump(), seed, data.evaluate_on, data.holdout)
+    key = digest(
+        partition_settings.model_dump(),
+        seed,
+        data.evaluate_on,
+        data.holdout,
+        *own_identity(partition_settings.name),
+    )
     dealt = build_once(
         folder / f"partition-{key}",
         lambda temporary: partition(train, partition_settings, seed, kept).save(temporary),
@@ -231,6 +238,7 @@ def _prepared(
         data.model_dump(include=set(columns)),
         labels,
         "" if kind.images else tokenizer_identity(tokenizer),
+        *own_identity(task.name),
     )
 
     def build(folder: Path) -> None:

@@ -8,16 +8,17 @@ Shapes: N rows, C clients.
 """
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from fedllm_app.core.errors import DataError
+from fedllm_app.core.extend import load
 from fedllm_app.core.seeds import derive_seed, generator
 from fedllm_app.core.settings import Settings
 from fedllm_app.data.table import Table
@@ -26,11 +27,11 @@ from fedllm_app.data.table import Table
 class PartitionSettings(Settings):
     """Namespace `partition`: how the training rows are dealt out to simulated clients."""
 
-    name: Literal["iid", "dirichlet", "natural"] = Field(
+    name: str = Field(
         "iid",
         description='"iid", "dirichlet" (each class is divided among the clients; some '
-        'clients can get nothing) or "natural" (one client for each value of '
-        "data.user-column).",
+        'clients can get nothing), "natural" (one client for each value of data.user-column), '
+        "or MODULE:NAME of your own.",
     )
     clients: int = Field(
         20, ge=1, description="Number of clients. Natural partitions ignore it: the data decides."
@@ -41,6 +42,9 @@ class PartitionSettings(Settings):
         description="Concentration of the Dirichlet distribution. With a small value the "
         "clients differ much; with a large value they are similar.",
     )
+
+
+Law = Callable[[Table, NDArray[np.int64], PartitionSettings, int], Mapping[str, NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
@@ -103,23 +107,70 @@ def partition(
         If the column is missing or has gaps, or there are more clients than rows.
     """
     chosen = np.arange(len(dataset)) if rows is None else np.asarray(rows)
-    if settings.name == "natural":
-        names, parts = _natural(_column(dataset, "user", "data.user-column", chosen))
-    else:
-        if settings.clients > len(chosen):
-            raise DataError(
-                f"partition.clients is {settings.clients}, but there are {len(chosen)} training "
-                "examples; expected at most one client per example"
-            )
-        names = [str(i) for i in range(settings.clients)]
-        if settings.name == "iid":
-            shuffled = generator(seed, "partition").permutation(len(chosen))
-            parts = np.array_split(shuffled, settings.clients)
-        else:
-            labels = _column(dataset, "label", "data.label-column", chosen)
-            parts = _dirichlet(labels, settings, derive_seed(seed, "partition"))
+    dealt = law_of(settings.name)(dataset, chosen, settings, seed)
+    if settings.name not in LAWS:
+        _check(dealt, chosen, settings.name)
+    parts = list(dealt.values())
     starts = np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)
-    return Partition(names, chosen[np.concatenate(parts)].astype(np.int64), starts)
+    return Partition(list(dealt), np.concatenate(parts).astype(np.int64), starts)
+
+
+def law_of(name: str) -> Law:
+    """Return a law by its name, or one of your own by "MODULE:NAME".
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    if name in LAWS:
+        return LAWS[name]
+    law: Law = load("partition.name", name, callable, LAWS)
+    return law
+
+
+def _check(dealt: object, rows: NDArray[np.int64], name: str) -> None:
+    """Raise DataError if what a law of somebody's own dealt out is no partition of the rows."""
+    said = f"partition.name is {name!r}, which"
+    if not (isinstance(dealt, Mapping) and dealt and all(isinstance(c, str) for c in dealt)):
+        raise DataError(f"{said} gives no dict from names of clients to rows, or an empty one")
+    parts = [np.asarray(part) for part in dealt.values()]
+    if any(part.ndim != 1 or (part.size and part.dtype.kind not in "iu") for part in parts):
+        raise DataError(f"{said} gives a client something other than an array of whole numbers")
+    every, times = np.unique(np.concatenate(parts), return_counts=True)
+    if (times > 1).any():
+        raise DataError(f"{said} gives row {every[times > 1][0]} to two clients; expected one")
+    if strange := np.setdiff1d(every, rows).tolist():
+        raise DataError(f"{said} deals out row {strange[0]}, which is no training row")
+
+
+def _names(settings: PartitionSettings, rows: NDArray[np.int64]) -> list[str]:
+    if settings.clients > len(rows):
+        raise DataError(
+            f"partition.clients is {settings.clients}, but there are {len(rows)} training "
+            "examples; expected at most one client per example"
+        )
+    return [str(i) for i in range(settings.clients)]
+
+
+def _iid(
+    table: Table, rows: NDArray[np.int64], settings: PartitionSettings, seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Deal shuffled rows out in equal parts."""
+    names = _names(settings, rows)
+    shuffled = rows[generator(seed, "partition").permutation(len(rows))]
+    return dict(zip(names, np.array_split(shuffled, settings.clients), strict=True))
+
+
+def _natural(
+    table: Table, rows: NDArray[np.int64], settings: PartitionSettings, seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Give every user their rows, ascending; users in sorted order."""
+    users_N = _column(table, "user", "data.user-column", rows)
+    names, user_of_row, counts = np.unique(users_N, return_inverse=True, return_counts=True)
+    by_user = rows[np.argsort(user_of_row, kind="stable")]
+    parts = np.split(by_user, np.cumsum(counts)[:-1])
+    return {str(name): part for name, part in zip(names, parts, strict=True)}
 
 
 def _column(dataset: Table, name: str, key: str, rows: NDArray[np.int64]) -> NDArray[np.str_]:
@@ -137,27 +188,22 @@ def _column(dataset: Table, name: str, key: str, rows: NDArray[np.int64]) -> NDA
     return np.asarray(values)[rows]
 
 
-def _natural(users_N: NDArray[np.str_]) -> tuple[list[str], list[NDArray[np.int64]]]:
-    """Return user names in sorted order and the rows of each, ascending."""
-    names, user_of_row, counts = np.unique(users_N, return_inverse=True, return_counts=True)
-    by_user = np.argsort(user_of_row, kind="stable").astype(np.int64)
-    return [str(n) for n in names], np.split(by_user, np.cumsum(counts)[:-1])
-
-
 def _dirichlet(
-    labels_N: NDArray[np.str_], settings: PartitionSettings, seed: int
-) -> list[NDArray[np.int64]]:
-    """Return the rows of each client, drawn by flwr-datasets."""
+    table: Table, rows: NDArray[np.int64], settings: PartitionSettings, seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Deal the rows of each label out in shares that flwr-datasets draws."""
     from datasets import Dataset
     from flwr_datasets.partitioner import DirichletPartitioner
 
+    names = _names(settings, rows)
+    labels_N = _column(table, "label", "data.label-column", rows)
     partitioner = DirichletPartitioner(
         num_partitions=settings.clients,
         partition_by="label",
         alpha=float(settings.alpha),
         min_partition_size=0,
         self_balancing=False,
-        seed=seed,
+        seed=derive_seed(seed, "partition"),
     )
     partitioner.dataset = Dataset.from_dict({"row": np.arange(len(labels_N)), "label": labels_N})
     partitioner.load_partition(0)  # draws the whole assignment
@@ -167,4 +213,10 @@ def _dirichlet(
     if assigned is None:
         every = range(settings.clients)
         assigned = {i: partitioner.load_partition(i)["row"][:] for i in every}
-    return [np.asarray(assigned[i], np.int64) for i in range(settings.clients)]
+    return {name: rows[np.asarray(assigned[i], np.int64)] for i, name in enumerate(names)}
+
+
+# Every law: (prepared rows, the rows to deal out, settings, seed) -> the rows of each client.
+LAWS: dict[str, Law] = {"iid": _iid, "dirichlet": _dirichlet, "natural": _natural}
+TO_CLIENTS = ("iid", "dirichlet")  # deal out to partition.clients; others tell how many there are
+BY_LABEL = ("dirichlet",)  # need labels

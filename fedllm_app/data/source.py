@@ -6,18 +6,21 @@ whose data is prepared opens nothing but the prepared files.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field
 
-from fedllm_app.core.errors import DataError
+from fedllm_app.core.errors import DataError, FedllmError
+from fedllm_app.core.extend import load
 from fedllm_app.core.settings import Settings
+from fedllm_app.data.own import built_in, is_own, own_identity
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 EMBEDDED = "embedded"
 NODE = "node"
+TEXTS = {EMBEDDED: "fedllm_app.demo.texts:TEXTS"}  # names that stand for text of ours
 SAVED = "state.json"  # what save_to_disk writes last into the folder of one data set
 # Suffix -> the constructor of datasets.Dataset that reads it.
 READERS = {
@@ -36,7 +39,7 @@ class DataSettings(Settings):
         min_length=1,
         description='Training examples: "embedded" (the demonstration), a hub name, an '
         "absolute path of a .parquet, .jsonl, .json or .csv file or of a folder, "
-        'or "node" (each device has its own file).',
+        '"node" (each device has its own file), or MODULE:NAME of a function.',
     )
     test: str = Field(
         "",
@@ -100,10 +103,11 @@ class Source:
     Attributes
     ----------
     key : the setting that named it, for error messages.
-    place : "embedded", absolute path, or hub name.
-    split : split wanted, where the place has several.
+    place : "embedded", absolute path, hub name, or MODULE:NAME of a function.
+    split : split wanted, where the place has several; a function is asked for "train" or "test".
     config : configuration of a hub data set.
     optional : whether it may turn out not to exist.
+    settings : what a function is handed.
     """
 
     key: str
@@ -111,6 +115,7 @@ class Source:
     split: str = "train"
     config: str = ""
     optional: bool = False
+    settings: DataSettings | None = None
 
     def __str__(self) -> str:
         return f"{self.key}={self.place!r}"
@@ -146,10 +151,10 @@ class Source:
 
     def identity(self) -> list[str | int]:
         """Return what tells this source from another without reading it; [] if it is missing."""
-        if self.place == EMBEDDED:
-            from fedllm_app.data.docstrings import installation_digest
-
-            return [EMBEDDED, installation_digest()]
+        if self.place in TEXTS:
+            return [self.place, *self._texts().identity()]
+        if is_own(self.place) and self.settings is not None:
+            return [*own_identity(self.place), self.split, self.settings.model_dump_json()]
         if not Path(self.place).is_absolute():
             return ["hub", self.place, self.config, self.split]
         found: list[str | int] = []
@@ -172,19 +177,37 @@ class Source:
         DataError
             If it cannot be read, or holds no rows.
         """
-        if self.place == EMBEDDED:
-            from fedllm_app.data.embedded import embedded_texts
-
-            return embedded_texts(task, cache)
+        if self.place in TEXTS:
+            return self._texts().rows(task, cache)
         files = self.files()
         if Path(self.place).is_absolute() and not files:
             return None
         try:
-            rows = self._read(files, scratch)
+            rows = self._call() if is_own(self.place) else self._read(files, scratch)
+        except FedllmError:
+            raise
         except Exception as error:  # each reader has its own exceptions
             raise DataError(f"{self} cannot be read: {type(error).__name__}: {error}") from error
         if rows is not None and len(rows) == 0:
             raise DataError(f"{self} holds no rows")
+        return rows
+
+    def _texts(self) -> "Texts":
+        texts: Texts = built_in(self.key, self.place, TEXTS[self.place])
+        return texts
+
+    def _call(self) -> "Dataset | None":
+        """Return the rows that a function of your own gives."""
+        import datasets
+
+        rows = dataset_function(self.key, self.place)(self.settings, self.split)
+        if rows is None and self.optional:
+            return None
+        if not isinstance(rows, datasets.Dataset):
+            raise DataError(
+                f"{self} gives a {type(rows).__name__} for {self.split!r}; expected a "
+                "datasets.Dataset, or for 'test' beside data.train None"
+            )
         return rows
 
     def _read(self, files: list[Path], scratch: Path) -> "Dataset | None":
@@ -219,18 +242,45 @@ class Source:
         return []
 
 
+class Texts(Protocol):
+    """Text of ours, as a source sees it."""
+
+    def identity(self) -> list[str]:
+        """Return what tells the texts of one installation from those of another."""
+
+    def rows(self, task: str, cache: Path) -> "Dataset":
+        """Return the rows of a task; DataError if it has none."""
+
+
+def dataset_function(key: str, value: str) -> Any:
+    """Return the function (settings, split) -> datasets.Dataset | None that MODULE:NAME names.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported, or is no function.
+    """
+    return load(key, value, callable, (*TEXTS, NODE, "an absolute path", "a hub name"))
+
+
 def source_of_train(settings: DataSettings) -> Source:
     """Return where the training examples are."""
+    if is_own(settings.train):
+        return Source("data.train", settings.train, "train", settings=settings)
     return Source("data.train", settings.train, settings.train_split, settings.config)
 
 
 def source_of_test(settings: DataSettings) -> Source | None:
     """Return where test examples are or may be; None if a share has to be held out."""
+    if is_own(settings.test):
+        return Source("data.test", settings.test, "test", settings=settings)
     if settings.test:
         return Source("data.test", settings.test, settings.test_split, settings.config)
-    path = Path(settings.train)
-    if settings.train in (EMBEDDED, NODE):
+    if settings.train in (*TEXTS, NODE):
         return None
+    if is_own(settings.train):
+        return Source("data.train", settings.train, "test", optional=True, settings=settings)
+    path = Path(settings.train)
     if path.is_file():
         # Only beside a file that is named like the split: any other neighbour may be unrelated.
         beside = path.with_name(settings.test_split + path.suffix)

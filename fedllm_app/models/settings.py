@@ -6,6 +6,9 @@ from pydantic import Field
 
 from fedllm_app.core.settings import Settings
 
+# Names that stand for a model of ours: a function from cache and task to its folder.
+BACKBONES = {"embedded": "fedllm_app.demo.backbone:demo_backbone"}
+
 
 class ModelSettings(Settings):
     """Namespace `model`: which backbone, and what of it is trained."""

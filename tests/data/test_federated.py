@@ -169,12 +169,12 @@ def test_batches_are_one_epoch():
 
 
 def test_embedded_text_needs_no_file(run, tmp_path, monkeypatch):
-    from fedllm_app.data import embedded
+    from fedllm_app.demo import texts
 
     made = datasets.Dataset.from_dict(
         {"text": ["a b", "c d"] * 10, "label": [0, 1] * 10, "label_name": ["ax", "by"] * 10}
     )
-    monkeypatch.setattr(embedded, "embedded_texts", lambda task, cache: made)
+    monkeypatch.setattr(texts, "embedded_texts", lambda task, cache: made)
     opened = run()
     assert opened.labels == ["ax", "by"]
     assert len(opened.evaluation) == 2

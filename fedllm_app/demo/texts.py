@@ -15,13 +15,17 @@ from typing import Any
 import datasets
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.data.docstrings import (
+from fedllm_app.demo.docstrings import (
     MIN_WORDS,
     STANDARD_LIBRARY,
     cached,
     documentation,
+    installation_digest,
     submodules,
 )
+from fedllm_app.tasks import task_of
+from fedllm_app.tasks.classify import SEQUENCE_CLASSIFICATION
+from fedllm_app.tasks.next_token import NEXT_TOKEN
 
 MASK = "___"
 # Other names a package goes by in its own documentation.
@@ -58,8 +62,8 @@ def embedded_texts(task_name: str, cache: Path) -> datasets.Dataset:
 
     Parameters
     ----------
-    task_name : "sequence-classification" (masked, balanced, a row per documentation string) or
-        "next-token" (as written).
+    task_name : with labels (masked, balanced, a row per documentation string), or without (as
+        written).
     cache : folder under which the texts are kept. The first call takes some seconds.
 
     Returns
@@ -71,13 +75,13 @@ def embedded_texts(task_name: str, cache: Path) -> datasets.Dataset:
     DataError
         If the task has no embedded text, or fewer than two packages have sources to read.
     """
-    choose, write = _task(task_name)
+    name, choose, write = _task(task_name)
 
     def build() -> tuple[list[dict[str, Any]], dict[str, str]]:
         rows = documentation(cache).to_list()
         return _labelled(write(rows, choose(rows))), COLUMNS
 
-    return cached(cache, task_name, build)
+    return cached(cache, name, build)
 
 
 def unused_texts(task_name: str, cache: Path) -> list[str]:
@@ -88,7 +92,7 @@ def unused_texts(task_name: str, cache: Path) -> list[str]:
     DataError
         If the task has no embedded text.
     """
-    choose, _ = _task(task_name)
+    _, choose, _ = _task(task_name)
     rows = documentation(cache).to_list()
     chosen = set(choose(rows))
     return [row["text"] for i, row in enumerate(rows) if i not in chosen]
@@ -136,17 +140,19 @@ def own_names(package: str, vocabulary: Mapping[str, set[str]]) -> tuple[set[str
     return names | own, {n for n in own if len(n) >= 4}
 
 
-def _task(task_name: str) -> tuple[Choose, Write]:
+def _task(task_name: str) -> tuple[str, Choose, Write]:
+    """Return the name of a task's texts, which are chosen, and how they are written."""
     tasks: dict[str, tuple[Choose, Write]] = {
-        "sequence-classification": (_balanced, _masked),
-        "next-token": (_whole_modules, _as_written),
+        SEQUENCE_CLASSIFICATION.name: (_balanced, _masked),
+        NEXT_TOKEN.name: (_whole_modules, _as_written),
     }
-    if task_name not in tasks:
+    name = task_of(task_name).embedded
+    if name not in tasks:
         raise DataError(
             f"data.train is 'embedded' and task.name is {task_name!r}; embedded text exists for "
             f"{', '.join(tasks)}. Set data.train to a dataset for this task."
         )
-    return tasks[task_name]
+    return (name, *tasks[name])
 
 
 def _balanced(rows: Rows) -> list[int]:
@@ -217,3 +223,18 @@ def _labelled(rows: Rows) -> Rows:
         }
         for row in sorted(rows, key=_shuffled)
     ]
+
+
+class _Texts:
+    """The embedded texts as a source of data sees them."""
+
+    def identity(self) -> list[str]:
+        """Return what tells the texts of one installation from those of another."""
+        return [installation_digest()]
+
+    def rows(self, task: str, cache: Path) -> datasets.Dataset:
+        """Return the rows of a task."""
+        return embedded_texts(task, cache)
+
+
+TEXTS = _Texts()

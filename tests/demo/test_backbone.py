@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.models import demo
-from fedllm_app.models.demo import demo_backbone, pretrain, token_vectors
+from fedllm_app.demo import backbone as demo
+from fedllm_app.demo.backbone import demo_backbone, pretrain, token_vectors
 
 TASKS = ("sequence-classification", "next-token")
 THEMES = (

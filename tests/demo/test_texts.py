@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.data import docstrings
-from fedllm_app.data.docstrings import MIN_WORDS, texts_of
-from fedllm_app.data.embedded import (
+from fedllm_app.demo import docstrings
+from fedllm_app.demo.docstrings import MIN_WORDS, texts_of
+from fedllm_app.demo.texts import (
     ALIASES,
     MASK,
     TEXTS_PER_CLASS,

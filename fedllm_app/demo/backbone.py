@@ -32,8 +32,11 @@ from fedllm_app.core.errors import DataError
 from fedllm_app.core.progress import watched
 from fedllm_app.core.seeds import generator, seed_torch
 from fedllm_app.data.cache import build_once
-from fedllm_app.data.docstrings import installation_digest
-from fedllm_app.data.embedded import unused_texts
+from fedllm_app.demo.docstrings import installation_digest
+from fedllm_app.demo.texts import unused_texts
+from fedllm_app.tasks import task_of
+from fedllm_app.tasks.classify import SEQUENCE_CLASSIFICATION
+from fedllm_app.tasks.next_token import NEXT_TOKEN
 
 VERSION = 1  # part of the folder's name: raise it when the weights of one installation change
 VOCABULARY = 5000
@@ -45,9 +48,10 @@ VECTOR_SPREAD = 0.05  # standard deviation of the token vectors before training
 TEMPERATURE = 0.07
 LEARNING_RATE = 1e-3
 WARM_UP = 30
-STEPS = {"sequence-classification": 500, "next-token": 300}  # about 50 s each on one core
-BATCH = {"sequence-classification": 64, "next-token": 32}
-SPAN = {"sequence-classification": 30, "next-token": 49}  # tokens of one piece of text
+CLASSES, CAUSAL = SEQUENCE_CLASSIFICATION.name, NEXT_TOKEN.name
+STEPS = {CLASSES: 500, CAUSAL: 300}  # about 50 s each on one core
+BATCH = {CLASSES: 64, CAUSAL: 32}
+SPAN = {CLASSES: 30, CAUSAL: 49}  # tokens of one piece of text
 FEWEST = 8  # a text of fewer tokens has no two halves to tell apart
 PAD, UNKNOWN, START, END, HIDDEN = range(5)
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -61,7 +65,7 @@ def demo_backbone(cache: Path, task_name: str) -> Path:
     Parameters
     ----------
     cache : folder for all caches, `<run.home>/cache`.
-    task_name : "sequence-classification" or "next-token".
+    task_name : as in task.name.
 
     Returns
     -------
@@ -72,15 +76,16 @@ def demo_backbone(cache: Path, task_name: str) -> Path:
     DataError
         If the task has no embedded text.
     """
-    if task_name not in STEPS:
+    name = task_of(task_name).embedded
+    if name not in STEPS:
         raise DataError(
             f"model.source is 'embedded' and task.name is {task_name!r}; the demonstration "
             f"backbone exists for {', '.join(STEPS)}. Set model.source to a model for this task."
         )
-    folder = cache / "embedded" / installation_digest() / f"backbone-{VERSION}-{task_name}"
+    folder = cache / "embedded" / installation_digest() / f"backbone-{VERSION}-{name}"
 
     def build(temporary: Path) -> None:
-        pretrain(unused_texts(task_name, cache), task_name, temporary, STEPS[task_name])
+        pretrain(unused_texts(name, cache), name, temporary, STEPS[name])
 
     return build_once(folder, build)
 
@@ -91,11 +96,11 @@ def pretrain(texts: list[str], task_name: str, folder: Path, steps: int) -> list
     Parameters
     ----------
     texts : at least one of eight tokens or more.
-    task_name : "sequence-classification" or "next-token".
+    task_name : a key of STEPS.
     folder : created.
     steps : optimizer steps.
     """
-    causal = task_name == "next-token"
+    causal = task_name == CAUSAL
     threads = torch.get_num_threads()
     # Tensors this small gain little from a second thread, and lose much where another process
     # wants the core. One thread also gives the same bits on any number of cores.
