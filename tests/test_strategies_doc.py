@@ -41,8 +41,8 @@ def test_the_example_trains_and_sends_a_quarter_of_the_tensors(tmp_path, monkeyp
     assert {line["positions"] for line in up} == {0}
     # Two checkpoints are kept: between them a round moved its tensors and no other.
     last = latest_checkpoint(folder / "checkpoints")
-    after, _ = load_state(last)
-    before, _ = load_state(min(last.parent.glob("round-*")))
+    _, after = load_state(last)
+    _, before = load_state(min(last.parent.glob("round-*")))
     moved = int((after["params"] != before["params"]).sum())
     assert moved <= up[-1]["values"] // 4
     assert np.isfinite(after["params"].numpy()).all()

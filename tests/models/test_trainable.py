@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedllm_app.core.errors import WireError
-from fedllm_app.core.support import Derived, expand
+from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.models.trainable import base_fingerprint
 
 CASES = [
@@ -185,7 +185,7 @@ def test_a_model_of_a_lower_rank_is_the_bank_with_zeros_in_the_rest(trainable, b
     """Its adapters are smaller, and its loss and gradients are those of the zeroed bank."""
     model = trainable(kind, lora={"rank": 4, "dropout": 0.0})
     inputs = batch("next-token" if kind == "gpt2" else "sequence-classification")
-    slices = expand(Derived("rank-slices", {"rank": 1}), model.layout, 0, 0, "")
+    slices = expand(Derived("rank-slices", {"rank": 1}), model.layout, Draw(0)).positions()
     values = torch.linspace(-0.2, 0.2, model.layout.size).numpy()
     bank = np.zeros_like(values)
     bank[slices] = values[slices]

@@ -8,7 +8,7 @@ import small
 from safetensors.torch import load_file
 
 from fedllm_app.config import RunConfig
-from fedllm_app.core.support import Derived, expand
+from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.deploy.launch import run_flower
 from fedllm_app.parts import Parts, Place
 from fedllm_app.play import run_local
@@ -74,7 +74,7 @@ def test_a_small_rank_costs_what_an_adapter_of_that_rank_costs(folder):
             sizes[row["group"]].add(row["bytes"])
     assert sum(map(bool, sizes.values())) > 1
     for r in (1, 2, 4):
-        K = expand(Derived("rank-slices", {"rank": r}), layout, 0, 0, "").size
+        K = expand(Derived("rank-slices", {"rank": r}), layout, Draw(0)).size
         assert sizes[f"rank-{r}"] <= {64 + 4 * K}
 
 
