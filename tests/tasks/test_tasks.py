@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedllm_app.core.errors import ConfigError, DataError
+from fedllm_app.core.extend import allow
 from fedllm_app.tasks import TASKS, TaskSettings, falls, task_of
 from fedllm_app.tasks.base import add_tallies
 from fedllm_app.tasks.classify import macro_f1
@@ -129,3 +130,12 @@ def test_a_task_that_is_none_is_refused():
         task_of("nxt")
     with pytest.raises(ConfigError, match=r"task\.name is 'json:dumps', which is a function"):
         task_of("json:dumps")
+
+
+def test_a_device_imports_a_task_only_if_it_is_told_to():
+    allow([])
+    try:
+        with pytest.raises(ConfigError, match=r"this device does not import 'my_task'"):
+            task_of("my_task:ANSWER")
+    finally:
+        allow(None)
