@@ -13,7 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedllm_app.config import RunConfig
-from fedllm_app.flower.waking import collector_at_rest
+from fedllm_app.flower.waking import without_gc
 
 app = ServerApp()
 WAKE_S = 30.0  # a start without its workers' answer is a slow one, nothing worse
@@ -43,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     devices = config.data.train == "node"
     if not devices:
         wake_workers(grid)
-    with collector_at_rest():
+    with without_gc():
         from fedllm_app.flower.strategy import FedSparse
         from fedllm_app.parts import Parts, Place
         from fedllm_app.play import build_loop, finish_run, opened_run, opening_of

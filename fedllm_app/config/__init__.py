@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedllm_app.client.settings import ClientSettings
-from fedllm_app.config.checks import cross_check, unread
+from fedllm_app.config.checks import cross_check, unused_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
@@ -135,7 +135,9 @@ class RunConfig(Settings):
             became = f" (automatic: {words[key]})" if not value and key in words else ""
             became = f" (automatic, was {before[key]!r})" if before[key] != value else became
             lines.append(f"│   ├── {name} = {value!r}{became}")
-        if told := [f"strategy.{kebab(k)} = {getattr(self.strategy, k)!r}" for k in unread(self)]:
+        if told := [
+            f"strategy.{kebab(k)} = {getattr(self.strategy, k)!r}" for k in unused_keys(self)
+        ]:
             lines.append(f"Not read by {self.strategy.name}: {', '.join(told)}")
         return "\n".join(lines)
 

@@ -210,7 +210,7 @@ def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
             )
 
 
-def unread(c: "RunConfig") -> list[str]:
+def unused_keys(c: "RunConfig") -> list[str]:
     """Return the fields of strategy that are set and that the method does not read.
 
     Densities may differ between methods that one recipe serves, so they are told, not refused.

@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     fsync_folder(path.parent)
 
 
-def settle(folder: Path) -> None:
+def fsync_tree(folder: Path) -> None:
     """Put all files below a folder on the disk, before it takes the name by which it is trusted."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_file():

@@ -25,7 +25,7 @@ def device_copy(
     """
     if where is None:
         return values
-    copy_P = initial_P.copy() if plan.fill == "keep" else np.zeros_like(initial_P)
+    copy_P = initial_P.copy() if plan.fill == "initial" else np.zeros_like(initial_P)
     put(copy_P, where, values)
     return copy_P
 
@@ -43,7 +43,7 @@ def base_of(plan: ClientPlan, fingerprint: str, initial_P: np.ndarray, down: Whe
     initial_P : values the model was built with.
     down : the set that is sent.
     """
-    if plan.fill != "keep" or down is None or isinstance(plan.down, Positions | Sent):
+    if plan.fill != "initial" or down is None or isinstance(plan.down, Positions | Sent):
         return fingerprint
     kept_P = initial_P.copy()
     put(kept_P, down, np.zeros(down.size, np.float32))

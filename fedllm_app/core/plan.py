@@ -18,7 +18,7 @@ from fedllm_app.core.rules import RANK_SLICES
 from fedllm_app.core.support import All, Derived, Support, from_json, to_json
 
 MeanOver = Literal["cohort", "senders"]
-Outside = Literal["keep", "zero"]
+Outside = Literal["leave", "zero"]
 PARAMS = "params"  # the name of the vector that every message carries
 
 
@@ -79,7 +79,7 @@ class ClientPlan:
     """
 
     down: Support = field(default_factory=All)
-    fill: Literal["zero", "keep"] = "zero"
+    fill: Literal["zero", "initial"] = "zero"
     train: Support = field(default_factory=All)
     up: Support | TopK = field(default_factory=All)
     work: Work = field(default_factory=Work)
@@ -135,11 +135,11 @@ class ClientPlan:
         """
         try:
             up, fill = words["up"], words["fill"]
-            if fill not in ("zero", "keep"):
+            if fill not in ("zero", "initial"):
                 raise ValueError(fill)
             plan = cls(
                 down=from_json(words["down"]),
-                fill="keep" if fill == "keep" else "zero",
+                fill="initial" if fill == "initial" else "zero",
                 train=from_json(words["train"]),
                 up=_top(up) if isinstance(up, dict) and "top" in up else from_json(up),
                 work=Work(*(int(n) for n in words["work"])),
@@ -163,7 +163,7 @@ class RoundPlan:
     group_of : group of each client of the cohort.
     mean : divide the sum by all accepted replies, or by those that sent the coordinate.
     step : what the server optimizer may move.
-    outside : what happens to the rest: keep it (its momentum too), or set both to zero.
+    outside : what happens to the rest: leave it as it is (its momentum too), or set both to zero.
     served : the group whose model is evaluated and exported.
     vectors : the server's values of the vectors that go down beside the parameters, float32 (P,).
     """
@@ -172,7 +172,7 @@ class RoundPlan:
     group_of: Mapping[str, str]
     mean: MeanOver = "cohort"
     step: Support = field(default_factory=All)
-    outside: Outside = "keep"
+    outside: Outside = "leave"
     served: str = "all"
     vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
 

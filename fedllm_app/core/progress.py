@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def watched(items: Sequence[T], what: str) -> Iterator[T]:
+def with_progress(items: Sequence[T], what: str) -> Iterator[T]:
     """Yield the items, with a line every five seconds of how many are done and the time left."""
     began = said = time.monotonic()
     for done, item in enumerate(items):

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from fedllm_app.core.files import settle
+from fedllm_app.core.files import fsync_tree
 
 
 def digest(*parts: Any) -> str:
@@ -45,7 +45,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
             build(temporary)
-            settle(temporary)
+            fsync_tree(temporary)
             temporary.rename(folder)
         except OSError:
             # Where the file system has no locks another builder may have been faster.

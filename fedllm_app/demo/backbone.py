@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.core.progress import watched
+from fedllm_app.core.progress import with_progress
 from fedllm_app.core.seeds import generator, seed_torch
 from fedllm_app.data.cache import build_once
 from fedllm_app.demo.docstrings import installation_digest
@@ -215,7 +215,7 @@ def _train(
     )
     model.train()
     losses = []
-    for _ in watched(range(steps), "pre-training the demonstration backbone, once"):
+    for _ in with_progress(range(steps), "pre-training the demonstration backbone, once"):
         chosen = rng.choice(len(pieces), batch, replace=False)
         loss = loss_of(model, [pieces[i] for i in chosen], SPAN[task_name], rng)
         optimizer.zero_grad()

@@ -18,7 +18,7 @@ from typing import Any
 
 import datasets
 
-from fedllm_app.core.progress import watched
+from fedllm_app.core.progress import with_progress
 from fedllm_app.data.cache import build_once
 
 STANDARD_LIBRARY = "standard-library"
@@ -171,7 +171,7 @@ def _scan() -> list[dict[str, Any]]:
         for module, path in _sources(folder) if folder else []:
             files.append((package, ".".join(filter(None, (prefix, module))), path))
     rows, seen = [], set()
-    for package, module, path in watched(files, "reading documentation strings"):
+    for package, module, path in with_progress(files, "reading documentation strings"):
         for text in texts_of(path.read_bytes()):
             words = text.split()
             # Copies differ in a version number or a name near the end: the opening decides.

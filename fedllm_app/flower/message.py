@@ -53,14 +53,14 @@ class Holdings:
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class ReplyWords:
+class ReplyHeader:
     """The words of a reply."""
 
     version: int
     answers: list[Answer]
 
 
-REPLY_WORDS = TypeAdapter(ReplyWords)
+REPLY_HEADER = TypeAdapter(ReplyHeader)
 HOLDINGS = TypeAdapter(Holdings)
 
 
@@ -132,7 +132,7 @@ def unpack_replies(content: RecordDict) -> list[Reply]:
     """
     packed = _payload(content)
     try:
-        words = REPLY_WORDS.validate_json(_words(content))
+        words = REPLY_HEADER.validate_json(_words(content))
     except ValidationError as error:
         raise WireError(f"not a reply of version {VERSION}: {error}") from None
     if words.version != VERSION:

@@ -73,7 +73,7 @@ class FlowerTransport:
         """Return the examples of every client that is there, waiting for enough of them."""
         said = 0.0
         while True:
-            nodes = self._learn()
+            nodes = self._query_nodes()
             found = self._simulated or {c: self._counts[n][c] for c, n in self._homes.items()}
             enough = len(nodes) >= self._federation and len(found) >= self._wait_for
             if enough:
@@ -152,7 +152,7 @@ class FlowerTransport:
             for node, jobs in held.items():
                 yield node, replace(request, jobs=tuple(jobs))
 
-    def _learn(self) -> list[int]:
+    def _query_nodes(self) -> list[int]:
         """Ask every new node which clients it plays, and wait for nobody's answer.
 
         Returns the nodes that have answered. One whose answer was none is asked again later: it
@@ -172,13 +172,13 @@ class FlowerTransport:
         for node in new:
             question = query_message(node, QUERY_TIMEOUT_S)
             self._asked |= {i: node for i in self._grid.push_messages([question]) if i}
-        self._find_homes(nodes)
+        self._locate_clients(nodes)
         for asked, answer in self._pull(list(self._asked)):
-            self._hear(self._asked.pop(asked), answer)
-            self._find_homes(nodes)  # of two that come together, too, one is the first
+            self._take_holdings(self._asked.pop(asked), answer)
+            self._locate_clients(nodes)  # of two that come together, too, one is the first
         return [node for node in nodes if self._simulated or node in self._counts]
 
-    def _hear(self, node: int, answer: Message | None) -> None:
+    def _take_holdings(self, node: int, answer: Message | None) -> None:
         """Take in what a node says it holds."""
         try:
             if answer is None or answer.has_error():
@@ -203,7 +203,7 @@ class FlowerTransport:
             log.warning("node %d: client-id %r is taken, until its node is gone", node, client)
         self._counts[node] = holdings.counts
 
-    def _find_homes(self, there: Collection[int]) -> None:
+    def _locate_clients(self, there: Collection[int]) -> None:
         """Give every client the node that was the first to hold it, of those that are there."""
         self._homes = {}
         for node, held in self._counts.items():

@@ -13,7 +13,7 @@ from threading import Thread
 
 
 @contextmanager
-def collector_at_rest() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Import many modules without the garbage collector, a fifth of the time they take."""
     collects = gc.isenabled()
     gc.disable()
@@ -28,7 +28,7 @@ def import_node() -> None:
     """Begin to import, beside everything else, what a node needs."""
 
     def work() -> None:
-        with collector_at_rest():
+        with without_gc():
             import fedllm_app.flower.node  # noqa: F401
 
     Thread(target=work, daemon=True).start()

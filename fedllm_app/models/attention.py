@@ -39,7 +39,7 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def widen(model: PreTrainedModel) -> None:
+def attend_in_float32(model: PreTrainedModel) -> None:
     """Let a model that computes attention by torch's sdpa do so in float32 on a CPU."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(NAME)

@@ -24,7 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.core.seeds import seed_torch
-from fedllm_app.models.attention import widen
+from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.gguf import gguf_folder
 from fedllm_app.models.settings import ModelSettings
 from fedllm_app.models.targets import head_modules, inside
@@ -74,7 +74,7 @@ def load_backbone(
     source = local_source(source, cache)
     # Nothing is frozen in a full run, so there is no base for model.dtype to rule.
     dtype = torch.float32 if settings.train == "full" else DTYPES[settings.dtype]
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with without_bars(), torch.random.fork_rng(devices=[]):
         seed_torch("backbone", seed)
         try:
             config = AutoConfig.from_pretrained(source, **config_overrides(task, labels))
@@ -97,7 +97,7 @@ def load_backbone(
                 f"{reason} Expected {SOURCES}."
             ) from error
     if dtype == torch.bfloat16:
-        widen(model)
+        attend_in_float32(model)
     model.fresh_modules = _fresh_modules(model, source, info)
     if not settings.dropout:
         silence_dropout(model)
@@ -165,7 +165,7 @@ def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrai
         If there is none, or it has neither a pad nor an end token.
     """
     place = settings.tokenizer or source
-    with quiet():
+    with without_bars():
         try:
             tokenizer = AutoTokenizer.from_pretrained(local_source(place, cache))
         except (OSError, ValueError, KeyError) as error:
@@ -258,7 +258,7 @@ def _fresh_modules(model: PreTrainedModel, source: str, info: dict[str, Any]) ->
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keep transformers' loading report and progress bar out of every worker's log."""
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()

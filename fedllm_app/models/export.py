@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedllm_app.core.errors import ConfigError, DataError
-from fedllm_app.core.files import settle
+from fedllm_app.core.files import fsync_tree
 from fedllm_app.data.image import ImageSpec
-from fedllm_app.models.backbone import DTYPES, auto_model, config_overrides, quiet
+from fedllm_app.models.backbone import DTYPES, auto_model, config_overrides, without_bars
 from fedllm_app.models.readme import readme_text
 from fedllm_app.models.targets import inside
 from fedllm_app.models.trainable import TrainableModel, base_fingerprint
@@ -64,7 +64,7 @@ def save_adapter(
     work.mkdir(parents=True)
     base = str(folder / "base") if model.random_base else source
     config = model.backbone.config
-    with quiet():
+    with without_bars():
         if model.train == "lora":
             _save_lora(model, work, base)
         else:
@@ -113,7 +113,7 @@ def merge(folder: Path, out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{str(out)!r} is in use; expected a new or empty folder")
     about = json.loads((folder / ABOUT).read_text())
-    with quiet():
+    with without_bars():
         base = load_base(about)
         heads = PeftConfig.from_pretrained(folder).modules_to_save or []
         found = base_fingerprint(
@@ -148,7 +148,7 @@ def load_base(about: Mapping[str, Any]) -> PreTrainedModel:
 
 def _replace(folder: Path, by: Path) -> None:
     """Give a finished folder the name of one that may be there."""
-    settle(by)
+    fsync_tree(by)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

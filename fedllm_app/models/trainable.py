@@ -90,9 +90,9 @@ class TrainableModel:
             raise WireError(f"rank is {rank}; this model's adapters have {most}")
         if (rank or most) != self._rank:
             self._hold(rank or most)
-        if tuple(values_P.shape) != (self.held.size,):
+        if tuple(values_P.shape) != (self.current.size,):
             raise WireError(
-                f"{list(values_P.shape)} trainable values; expected [{self.held.size}], "
+                f"{list(values_P.shape)} trainable values; expected [{self.current.size}], "
                 "the length of this model's layout"
             )
         self._check_views()
@@ -129,10 +129,10 @@ class TrainableModel:
 
         What backward need not compute for the rest is saved.
         """
-        edges = np.array([*self.held.offsets, self.held.size])
+        edges = np.array([*self.current.offsets, self.current.size])
         if isinstance(where, Region):
             starts = {piece.start for piece in where.pieces}
-            sizes = self.held.sizes
+            sizes = self.current.sizes
             held = [at in starts and size > 0 for at, size in zip(edges, sizes, strict=False)]
         else:
             counts = np.diff(edges if where is None else np.searchsorted(where, edges))
@@ -144,12 +144,12 @@ class TrainableModel:
         """Lay the parameters out anew, with adapters of this rank; `copy` keeps their values."""
         device = next(iter(self._tensors.values())).device
         self._rank = rank
-        self.held = with_rank(self.layout, rank)
-        self.flat = torch.zeros(self.held.size, dtype=torch.float32, device=device)
+        self.current = with_rank(self.layout, rank)
+        self.flat = torch.zeros(self.current.size, dtype=torch.float32, device=device)
         self.grad = torch.zeros_like(self.flat)
         self.flat.grad = self.grad
-        self._grads = self.held.unflatten(self.grad)
-        for name, view in self.held.unflatten(self.flat).items():
+        self._grads = self.current.unflatten(self.grad)
+        for name, view in self.current.unflatten(self.flat).items():
             parameter = self._tensors[name]
             if copy:
                 view.copy_(parameter.data)
@@ -187,7 +187,9 @@ class TrainableModel:
 
     def _check_views(self) -> None:
         start = self.flat.data_ptr()
-        for (name, parameter), offset in zip(self._tensors.items(), self.held.offsets, strict=True):
+        for (name, parameter), offset in zip(
+            self._tensors.items(), self.current.offsets, strict=True
+        ):
             if parameter.data_ptr() != start + 4 * offset:
                 raise RuntimeError(
                     f"{name} no longer lies in the flat vector: something replaced its data, for "

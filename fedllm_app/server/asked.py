@@ -17,7 +17,7 @@ from fedllm_app.core.plan import PARAMS, ClientPlan, TopK
 from fedllm_app.core.region import Where, positions_of, size_of
 from fedllm_app.core.support import Draw, Support, expand
 from fedllm_app.wire.codec import WireSettings, max_bytes
-from fedllm_app.wire.select import kept, without
+from fedllm_app.wire.select import top_count, without
 from fedllm_app.wire.slices import Origin, origin_of
 
 Key = tuple[int, str]  # job id and client
@@ -108,7 +108,7 @@ def expected(
         if up.always is not None:
             always = positions_of(expand(up.always, layout, draw), P)
         free = without(P, candidates, always)
-        count = kept(P if free is None else free.size, up.density)
+        count = top_count(P if free is None else free.size, up.density)
         count += 0 if always is None else always.size
     most = max_bytes(count, P, value_type, block, explicit=isinstance(up, TopK))
     return Expected(within, always, count, isinstance(up, TopK), value_type, most)

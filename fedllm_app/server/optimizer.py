@@ -24,7 +24,7 @@ from fedllm_app.server.settings import ServerSettings
 
 BLOCK = 1 << 20  # coordinates of one step of torch's: some temporaries of 4 MB
 Make = Callable[[Tensor, ServerSettings], torch.optim.Optimizer]
-Outside = Literal["keep", "zero"]
+Outside = Literal["leave", "zero"]
 
 
 def adam(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
@@ -92,7 +92,7 @@ class ServerOptimizer:
         self,
         gradient_P: np.ndarray,
         within: Where = None,
-        outside: Outside = "keep",
+        outside: Outside = "leave",
         lr_factor: float = 1.0,
     ) -> None:
         """Take one step.

@@ -51,7 +51,7 @@ class Planner:
     ----------
     method, strategy, wire : the method and the settings that it and the codec read.
     layout, fingerprint : of the trainable tensors and of the frozen base.
-    initial : values the model was built with: what a device holds where a plan says keep.
+    initial : values the model was built with: what `fill="initial"` means.
     seed : of the run.
     """
 

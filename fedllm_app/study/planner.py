@@ -17,7 +17,7 @@ from typing import Any
 from fedllm_app.config import RunConfig
 from fedllm_app.config.checks import read_keys
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.progress import watched
+from fedllm_app.core.progress import with_progress
 from fedllm_app.core.settings import Scalar
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.costs import Costs
@@ -171,7 +171,7 @@ def plan(
         If none fits; the message says how near the cheapest comes.
     """
     found = []
-    for settings, config in watched(choices, "predicting"):
+    for settings, config in with_progress(choices, "predicting"):
         costs = predictor.costs(config)
         found.append(Candidate(settings, config, costs, budget.rounds(costs)))
     kept = [c for c in found if c.fits and (c.whole or 0 < min_rounds <= c.fits)]

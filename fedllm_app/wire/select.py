@@ -16,7 +16,7 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _INFINITY = 0x7F800000
 
 
-def kept(W: int, density: float) -> int:
+def top_count(W: int, density: float) -> int:
     """Return K, the number of coordinates that `density` keeps of W.
 
     density * W rounded half up, at least 1 and at most W.
@@ -44,7 +44,7 @@ def top_positions(
     Parameters
     ----------
     values_P : float32 array of shape (P,), all finite.
-    density : fraction of the candidates that is kept, in (0, 1]; K is `kept(W, density)`.
+    density : fraction of the candidates that is kept, in (0, 1]; K is `top_count(W, density)`.
     within : ascending int64 positions of shape (W,) to choose from; None for all P.
     always : ascending int64 positions that are kept whatever their values; they are no candidates.
 
@@ -61,7 +61,7 @@ def top_positions(
     """
     candidates = without(values_P.size, within, always)
     W = values_P.size if candidates is None else candidates.size
-    top = largest(values_P, kept(W, density), candidates)
+    top = largest(values_P, top_count(W, density), candidates)
     return top if always is None else np.union1d(top, always)
 
 

@@ -22,7 +22,7 @@ def encode_sliced(positions: np.ndarray, slices: Slices, P: int, below: int) -> 
     """Return the bytes of ascending positions below P; None if they are not fewer than `below`."""
     flat_P = np.zeros(P, dtype=np.bool_)
     flat_P[positions] = True
-    mask_P = slices.turn(flat_P)
+    mask_P = slices.reorder(flat_P)
     del flat_P
     found_K = np.flatnonzero(mask_P)
     edges = np.append(slices.starts, P)

@@ -38,7 +38,7 @@ class Slices:
         starts: np.ndarray = np.cumsum(self.lengths) - self.lengths
         return starts
 
-    def turn(self, mask_P: np.ndarray) -> np.ndarray:
+    def reorder(self, mask_P: np.ndarray) -> np.ndarray:
         """Return a mask over the flat order in the order of slices."""
         turned_P = mask_P.copy()
         for start, rows, columns in self.turned:

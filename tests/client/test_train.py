@@ -84,7 +84,7 @@ def test_masked_training_moves_nothing_outside(tmp_path, optimizer):
         steps=4,
     )  # fmt: skip
     sent = np.array([1, 4, 19])
-    plan = ClientPlan(down=Positions(sent), fill="keep", train=Positions(sent), up=All())
+    plan = ClientPlan(down=Positions(sent), fill="initial", train=Positions(sent), up=All())
     request = request_for(device.model, PARAMS, Job(1, "a"), plan=plan, sent=sent)
     (update,) = deltas(device, request)
     assert np.flatnonzero(update.values).tolist() == [1, 4, 19]

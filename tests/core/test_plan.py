@@ -17,7 +17,7 @@ SUPPORTS = st.sampled_from([All(), Derived("rank-slices", {"rank": 2}), Position
 
 @given(
     down=SUPPORTS,
-    fill=st.sampled_from(["zero", "keep"]),
+    fill=st.sampled_from(["zero", "initial"]),
     train=SUPPORTS,
     up=SUPPORTS | st.builds(TopK, st.floats(0.01, 1), SUPPORTS),
     work=st.builds(Work, st.integers(0, 3), st.integers(0, 9), st.integers(0, 64)),
@@ -104,5 +104,5 @@ def test_one_hostile_word(key, word):
         plan = ClientPlan.from_json(GOOD | {key: word})
     except WireError:
         return
-    assert plan.fill in ("zero", "keep")
+    assert plan.fill in ("zero", "initial")
     assert all(isinstance(n, int) for n in vars(plan.work).values())

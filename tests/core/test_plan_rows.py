@@ -99,7 +99,7 @@ def test_floss_tiers(tmp_path):
 
 # What a mask keeps of 20 in the two rounds after the dense one, and what becomes of the rest.
 MASKS = {
-    "fed-select": ({"density": 0.25}, [5, 5], "keep"),
+    "fed-select": ({"density": 0.25}, [5, 5], "leave"),
     "adapter-lth": ({"decay": 0.5}, [10, 5], "zero"),
     "sparse-adapter": ({"density": 0.5}, [10, 10], "zero"),
 }
@@ -128,7 +128,7 @@ def test_masks_rule_what_is_sent_trained_and_stepped(tmp_path, name):
             (seen.params, before.params),
             *((seen.momentum[k], before.momentum[k]) for k in seen.momentum),
         ]:
-            expected = old[rest] if outside == "keep" else np.zeros(rest.size)
+            expected = old[rest] if outside == "leave" else np.zeros(rest.size)
             assert now[rest].tolist() == expected.tolist()
     assert [first.plan.step.idx.size, second.plan.step.idx.size] == sizes
 

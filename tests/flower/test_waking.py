@@ -11,7 +11,7 @@ from flwr.app import RecordDict
 
 import server_app
 from fedllm_app.flower.message import reply_to
-from fedllm_app.flower.waking import collector_at_rest
+from fedllm_app.flower.waking import without_gc
 from tests.flower.fake_grid import FakeGrid
 
 pytestmark = pytest.mark.usefixtures("identity")
@@ -60,13 +60,13 @@ print("torch" in sys.modules)
 
 
 def test_the_collector_comes_back_as_it_was():
-    with pytest.raises(ImportError), collector_at_rest():
+    with pytest.raises(ImportError), without_gc():
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled()
     gc.disable()
     try:
-        with collector_at_rest():
+        with without_gc():
             pass
         assert not gc.isenabled()
     finally:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from toys import LAYOUT, PARAMS, P, Scripted, toy_device, toy_loop
 
-from fedllm_app.core.errors import FedllmError
+from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.core.job import Reply
 from fedllm_app.core.plan import ClientPlan
-from fedllm_app.core.support import Positions
+from fedllm_app.core.support import All, Derived, Draw, Positions, expand
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.methods.base import Method, one_group
@@ -257,7 +257,7 @@ def test_what_may_still_come_late_is_known_after_a_resume_and_ends_with_any_answ
 
 def test_a_plan_that_sends_positions_may_keep_the_rest(play):
     """Of what is not sent, the device keeps what it was built with."""
-    plan = ClientPlan(down=Positions(np.array([3, 5])), fill="keep")
+    plan = ClientPlan(down=Positions(np.array([3, 5])), fill="initial")
     method = Method(lambda inputs, state: (one_group(plan, inputs.cohort), state), "", "")
     loop = play("ab", rounds=2, method=method)
     assert [row["dropped"] for row in loop.rows[1:]] == [{}, {}]
@@ -433,3 +433,37 @@ def test_a_mask_that_leaves_tensors_out_is_told_once(play, caplog):
     caplog.clear()
     play("abc", rounds=4, name="wide", **(mask | {"strategy": {"density": 1.0}}))
     assert "trains nothing" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("where", "per", "message"),
+    [
+        ("down", "client", "drawn per client, and is used where no client is known"),
+        ("step", "client", "drawn per client, and is used where no client is known"),
+        ("step", "group", "drawn per group, and is used where no group is known"),
+    ],
+)
+def test_a_support_that_would_name_several_sets_is_refused_before_anybody_is_asked(
+    play, where, per, message
+):
+    mine = Derived("random-tensors", {"share": 0.5}, (per,))
+
+    def plan(inputs, state):
+        down, step = (mine if where == place else All() for place in ("down", "step"))
+        client = ClientPlan(down=down, train=mine, up=mine)
+        return one_group(client, inputs.cohort, step=step), state
+
+    with pytest.raises(ConfigError, match=message):
+        play("abc", method=Method(plan, "", ""))
+
+
+def test_one_derived_support_is_one_set_wherever_it_is_used(play):
+    mine = Derived("random-tensors", {"share": 0.5})
+
+    def plan(inputs, state):
+        client = ClientPlan(down=mine, train=mine, up=mine)
+        return one_group(client, inputs.cohort, step=mine), state
+
+    loop = play("abc", rounds=1, method=Method(plan, "", ""), server={"lr": 1.0})
+    chosen = expand(mine, LAYOUT, Draw(0, 1)).positions().tolist()
+    assert np.flatnonzero(loop.optimizer.params != PARAMS).tolist() == chosen

@@ -110,7 +110,7 @@ def test_within_and_outside(case, first_is_masked):
         if i in masked and not before:
             before = {n: t.numpy().copy() for n, t in kept.tensors().items() if t.ndim}
         full.step(gradient)
-        kept.step(gradient, within if i in masked else None, "keep")
+        kept.step(gradient, within if i in masked else None, "leave")
         zeroed.step(gradient, within if i in masked else None, "zero")
     for name in ["params", *(f"optimizer.{m}" for m in MOMENTA[case])]:
         whole, keep, zero = (o.tensors()[name].numpy() for o in (full, kept, zeroed))
@@ -125,7 +125,7 @@ def test_within_and_outside(case, first_is_masked):
 def test_an_empty_step_moves_nothing():
     mine = ours("adam")
     before = mine.params.copy()
-    mine.step(gradients(1)[0], np.empty(0, np.int64), "keep")
+    mine.step(gradients(1)[0], np.empty(0, np.int64), "leave")
     assert bits(mine.params) == bits(before)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedllm_app.core.errors import ConfigError, WireError
-from fedllm_app.wire.select import kept, top_positions
+from fedllm_app.wire.select import top_count, top_positions
 
 
 def f32(*values):
@@ -15,17 +15,17 @@ def f32(*values):
 
 
 def test_kept_rounds_half_up_and_keeps_at_least_one():
-    assert kept(10, 0.25) == 3  # 2.5
-    assert kept(10, 0.24) == 2
-    assert kept(10, 0.001) == 1
-    assert kept(10, 1.0) == 10
-    assert kept(2_400_000, 1 / 16) == 150_000
+    assert top_count(10, 0.25) == 3  # 2.5
+    assert top_count(10, 0.24) == 2
+    assert top_count(10, 0.001) == 1
+    assert top_count(10, 1.0) == 10
+    assert top_count(2_400_000, 1 / 16) == 150_000
 
 
 @pytest.mark.parametrize("density", [0.0, -0.5, 1.5, float("nan")])
 def test_density_outside_its_range_is_named(density):
     with pytest.raises(ConfigError, match=f"density is {density}"):
-        kept(10, density)
+        top_count(10, density)
 
 
 def test_magnitude_decides_and_order_ascends():
@@ -60,5 +60,5 @@ def test_non_finite_is_refused(bad):
 )
 def test_equals_a_stable_sort(values, density):
     order = np.argsort(-np.abs(values), kind="stable")
-    expected = np.sort(order[: kept(len(values), density)])
+    expected = np.sort(order[: top_count(len(values), density)])
     assert top_positions(values, density).tolist() == expected.tolist()

@@ -44,7 +44,7 @@ def test_a_layout_is_cut_along_ranks_and_rows():
     # Column 1 of B holds every third coordinate from the second on.
     flat = np.zeros(P, np.bool_)
     flat[120 + 1 : 120 + 90 : 3] = True
-    turned = SLICES.turn(flat)
+    turned = SLICES.reorder(flat)
     assert np.flatnonzero(turned).tolist() == list(range(150, 180))
     assert SLICES.flat(np.full(30, 4), np.arange(30)).tolist() == np.flatnonzero(flat).tolist()
 

@@ -14,7 +14,7 @@ from fedllm_app.core.plan import ClientPlan, Outside, RoundPlan
 from fedllm_app.core.support import Positions
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group
 from fedllm_app.server.methods.floss import FEEDBACK, dense, head, keeps
-from fedllm_app.wire.select import kept, largest, top_positions, without
+from fedllm_app.wire.select import largest, top_count, top_positions, without
 
 STEPPED, MASK = "stepped", "mask"
 
@@ -40,7 +40,7 @@ def adapter_lth(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSt
     candidates = without(P, state.get(MASK), whole)
     still = P - (0 if whole is None else whole.size)
     density = max(inputs.settings.decay**n, 1 / P)  # a power may be too small for a float
-    mask = largest(inputs.params, kept(still, density), candidates)
+    mask = largest(inputs.params, top_count(still, density), candidates)
     mask = mask if whole is None else np.union1d(mask, whole)
     return masked(inputs, mask, "zero"), counted(state) | {MASK: mask}
 
@@ -49,7 +49,7 @@ def fed_select(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSta
     """Train a fresh top `density` of abs(P) each round; the rest waits on the server as it is."""
     if not stepped(state):
         return dense(inputs, state)[0], counted(state)
-    return masked(inputs, positions(inputs), "keep"), counted(state)
+    return masked(inputs, positions(inputs), "leave"), counted(state)
 
 
 def masked(inputs: Inputs, mask: np.ndarray, outside: Outside) -> RoundPlan:

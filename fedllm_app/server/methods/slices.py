@@ -16,7 +16,7 @@ NO_A = Derived("tensors", {"without": ["*.lora_A.*", "*lora_embedding_A*"]})
 
 def ffa_lora(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     """Train and send B and the head; A stays as the seed drew it, on server and devices alike."""
-    plan = ClientPlan(down=NO_A, fill="keep", train=NO_A, up=NO_A)
+    plan = ClientPlan(down=NO_A, fill="initial", train=NO_A, up=NO_A)
     return one_group(plan, inputs.cohort, step=NO_A), state
 
 
