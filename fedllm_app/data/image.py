@@ -84,8 +84,7 @@ def prepare_images(
             "source_row": rows,
         }
         if "user" in features:
-            users = batch[settings.user_column]
-            made["user"] = [None if user is None else str(user) for user in users]
+            made["user"] = [u if u is None else str(u) for u in batch[settings.user_column]]
         return made
 
     raw.map(
