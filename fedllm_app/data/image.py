@@ -118,8 +118,7 @@ def pixels(images: Sequence[bytes], spec: ImageSpec) -> Tensor:
         from PIL import Image
     except ImportError as error:
         raise DataError(
-            "task.name='image-classification' decodes images with pillow, which is not installed; "
-            "pip install pillow"
+            "a task of images decodes them with pillow, which is not installed; pip install pillow"
         ) from error
     raw = np.empty((len(images), spec.side, spec.side, 3), np.uint8)
     for i, encoded in enumerate(images):
