@@ -133,11 +133,11 @@ def federated_data(
     folder, labels = _prepared(
         data, task, tokenizer, cache, source_of_train(data), source_of_test(data)
     )
-    train = Table.open(folder / "train.arrow")
+    train = _opened(folder / "train.arrow", task)
     has_test = (folder / "test.arrow").exists()
     held_out, kept = hold_out(train, data, not has_test)
     if data.evaluate_on == "test" and has_test:
-        measured = Table.open(folder / "test.arrow")
+        measured = _opened(folder / "test.arrow", task)
         evaluation = _measured(measured, np.arange(len(measured)), data, task)
     else:
         evaluation = _measured(train, held_out, data, task)
@@ -188,7 +188,7 @@ def node_data(
             "only cannot know the label set. Set data.labels to a count or to names"
         )
     folder, _ = _prepared(data, task, tokenizer, cache, source, None, known)
-    return _columns(Table.open(folder / "train.arrow"), task)
+    return _columns(_opened(folder / "train.arrow", task), task)
 
 
 def batches(
@@ -266,7 +266,7 @@ def _evaluation_only(data: DataSettings, task: Asked, tokenizer: Any, cache: Pat
     nothing = Table.empty()
     if data.test:
         folder, labels = _prepared(data, task, tokenizer, cache, None, source_of_test(data))
-        measured = Table.open(folder / "test.arrow")
+        measured = _opened(folder / "test.arrow", task)
         evaluation = _measured(measured, np.arange(len(measured)), data, task)
         return FederatedData(nothing, evaluation, labels, nobody)
     labels = fixed_labels(data) or []
@@ -276,6 +276,17 @@ def _evaluation_only(data: DataSettings, task: Asked, tokenizer: Any, cache: Pat
             "the label set. Set data.labels to a count or to names"
         )
     return FederatedData(nothing, nothing, labels, nobody)
+
+
+def _opened(file: Path, task: Asked) -> Table:
+    table = Table.open(file)
+    needed = {*task.kind.columns, "source_row"}
+    if lost := sorted(needed - set(table.column_names)):
+        raise DataError(
+            f"task.name is {task.name!r}, whose prepare wrote no column {lost[0]!r}; expected "
+            f"{', '.join(sorted(needed))}"
+        )
+    return table
 
 
 def _columns(dataset: Table, task: Asked) -> Table:

@@ -84,8 +84,7 @@ def prepare_images(
             "source_row": rows,
         }
         if "user" in features:
-            users = batch[settings.user_column]
-            made["user"] = [None if user is None else str(user) for user in users]
+            made["user"] = [u if u is None else str(u) for u in batch[settings.user_column]]
         return made
 
     raw.map(
@@ -119,8 +118,7 @@ def pixels(images: Sequence[bytes], spec: ImageSpec) -> Tensor:
         from PIL import Image
     except ImportError as error:
         raise DataError(
-            "task.name='image-classification' decodes images with pillow, which is not installed; "
-            "pip install pillow"
+            "a task of images decodes them with pillow, which is not installed; pip install pillow"
         ) from error
     raw = np.empty((len(images), spec.side, spec.side, 3), np.uint8)
     for i, encoded in enumerate(images):

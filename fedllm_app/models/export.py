@@ -23,7 +23,6 @@ from fedllm_app.models.backbone import DTYPES, auto_model, config_overrides, wit
 from fedllm_app.models.readme import readme_text
 from fedllm_app.models.targets import inside
 from fedllm_app.models.trainable import TrainableModel, base_fingerprint
-from fedllm_app.tasks import task_of
 
 ABOUT = "fedllm.json"
 
@@ -79,7 +78,6 @@ def save_adapter(
         "is_decoder": bool(getattr(config, "is_decoder", False)),
         "pad_token_id": getattr(config, "pad_token_id", None),
         "labels": list(labels),
-        "config": dict(task_of(task).config),
         "round": round,
         "metrics": dict(metrics or {}),
     }

@@ -60,7 +60,8 @@ def readme_text(
 
 def load_lines(folder: Path, about: Mapping[str, Any], train: str, tokenizer: bool) -> list[str]:
     """Return python lines that leave the result in `model`, and its tokenizer in `tokenizer`."""
-    auto = task_of(about["task"]).auto_model
+    kind = task_of(about["task"])
+    auto = kind.auto_model
     imports = f"from transformers import {auto}" + (", AutoTokenizer" if tokenizer else "")
     lines = ["import torch"]
     if train == "lora":
@@ -70,7 +71,7 @@ def load_lines(folder: Path, about: Mapping[str, Any], train: str, tokenizer: bo
             lines += [f"labels = {about['labels']!r}"]
             arguments += ["num_labels=len(labels)", "id2label=dict(enumerate(labels))"]
             arguments += ["ignore_mismatched_sizes=True"]  # another head than ours may be there
-        arguments += [f"{key}={value!r}" for key, value in about.get("config", {}).items()]
+        arguments += [f"{key}={value!r}" for key, value in kind.config.items()]
         if about["is_decoder"]:
             arguments += ["is_decoder=True"]
         if about["pad_token_id"] is not None:

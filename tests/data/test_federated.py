@@ -1,6 +1,7 @@
 """What a federation and a device see of their data, from the file to the batch."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -13,7 +14,7 @@ from fedllm_app.data.federated import batches, federated_data, node_data
 from fedllm_app.data.partition import PartitionSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.data.table import Table
-from fedllm_app.tasks import TaskSettings
+from fedllm_app.tasks import TASKS, TaskSettings
 
 TASK = TaskSettings(max_tokens=8)
 FOUR = PartitionSettings(clients=4)
@@ -178,3 +179,10 @@ def test_embedded_text_needs_no_file(run, tmp_path, monkeypatch):
     opened = run()
     assert opened.labels == ["ax", "by"]
     assert len(opened.evaluation) == 2
+
+
+def test_a_task_that_prepares_no_column_of_its_own_is_told(run, tmp_path, monkeypatch):
+    kind = replace(TASKS["next-token"], columns=("input_ids", "prompt"))
+    monkeypatch.setitem(TASKS, "next-token", kind)
+    with pytest.raises(DataError, match=r"'next-token', whose prepare wrote no column 'prompt'"):
+        run(TaskSettings(name="next-token"), train=write(tmp_path / "rows.jsonl"))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from transformers import BertConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.models.backbone import load_backbone, load_tokenizer
 from fedllm_app.models.image import image_spec
+from fedllm_app.models.readme import load_lines
 from fedllm_app.models.settings import ModelSettings
+from fedllm_app.tasks import TASKS
 
 LABELS = ["sky", "sea", "soil"]
 CLASSES = "sequence-classification"
@@ -200,3 +203,17 @@ def test_image_spec_follows_the_processor(source):
     (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
     spec = image_spec(folder)
     assert (spec.mean, spec.std, spec.side) == ((0.5,) * 3, (0.25,) * 3, 42)
+
+
+def test_a_task_without_labels_sets_keys_of_the_models_config(source, tmp_path, monkeypatch):
+    own = replace(TASKS[CLASSES], needs_labels=False, config={"num_labels": 1})
+    monkeypatch.setitem(TASKS, CLASSES, own)
+    folder = source("bert")
+    model = load_backbone(ModelSettings(source=folder), folder, CLASSES, [], tmp_path)
+    assert model.config.num_labels == 1
+    about = {"task": CLASSES, "base": folder, "dtype": "float32", "labels": [],
+             "is_decoder": False, "pad_token_id": None}  # fmt: skip
+    assert "    num_labels=1," in load_lines(tmp_path, about, "lora", False)
+    monkeypatch.setitem(TASKS, CLASSES, replace(own, auto_model="AutoModelForNothing"))
+    with pytest.raises(ConfigError, match=r"auto_model is 'AutoModelForNothing'"):
+        load_backbone(ModelSettings(source=folder), folder, CLASSES, [], tmp_path)
