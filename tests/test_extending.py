@@ -52,11 +52,7 @@ def written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("files", "keys"), list(examples()))
 def test_an_example_runs(files, keys, tiny, written, request):
     assert files
-<<<<<<< HEAD
-    assert all(sum(map(bool, text.split("\n"))) < 40 for text in files.values())
-=======
     assert all(sum(map(bool, text.splitlines())) < 40 for text in files.values())
->>>>>>> w-tasks2
     written(files)
     kind = TaskSettings(name=keys.get("task.name", TaskSettings().name)).kind
     own = tiny.keys("next-token" if kind.causal else "sequence-classification")
