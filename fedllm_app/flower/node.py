@@ -38,8 +38,12 @@ def _of(
 
 
 def allowed_modules(node_config: Mapping[str, Any]) -> list[str] | None:
-    """Return the modules that a run-config may name here; None in a simulation: all of them."""
-    if "client-id" not in node_config and "data-path" not in node_config:
+    """Return the modules that a run-config may name here; None in a simulation: all of them.
+
+    Only a node that Flower's simulation has made is one: whatever else asks is a device.
+    """
+    simulated = {"partition-id", "num-partitions"} <= node_config.keys()
+    if simulated and not {"client-id", "data-path", "allow-modules"} & node_config.keys():
         return None
     names = str(node_config.get("allow-modules", "")).split(",")
     return [name.strip() for name in names if name.strip()]

@@ -38,6 +38,11 @@ def test_a_device_imports_no_module_that_its_node_config_does_not_allow(trap, ke
     assert "trap" not in sys.modules
 
 
+def test_a_node_that_says_nothing_of_itself_is_taken_for_a_device(trap):
+    with pytest.raises(ConfigError, match="does not import 'trap'"):
+        node.holdings({"strategy.name": trap}, {})
+
+
 def test_what_is_allowed_is_imported(trap):
     with pytest.raises(ConfigError, match="RuntimeError: it was imported"):
         node.holdings(OWN | {"strategy.name": trap}, DEVICE | {"allow-modules": "other, trap"})
