@@ -62,7 +62,10 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
             header = json.loads(file.read(length))
             about = header.pop("__metadata__")
             if CHECKSUM not in about:
-                raise ValueError("an earlier version of fedllm wrote it, without a checksum")
+                raise CheckpointError(
+                    f"{path} was written by an earlier version of fedllm, or is not a file of "
+                    "fedllm: it has no checksum. Start a run with a new run.name"
+                )
             digest = hashlib.blake2b(about[WORDS].encode(), digest_size=16)
             tensors = {}
             for name, entry in header.items():

@@ -27,6 +27,8 @@ from fedllm_app.wire.slices import Origin
 log = logging.getLogger("fedllm")
 Weigh = Callable[[Asked, TrainMetrics], int]
 MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float holds
+UNKNOWN = "unknown"  # what the ledger calls a vector that nobody asked for
+MOST_NAMES = 200  # characters of a client's names that reach the log
 MOST_COSTS = 16  # names of costs that one job may report
 
 
@@ -117,7 +119,8 @@ class Intake:
         check_metrics(reply.metrics)
         if reply.vectors.keys() != asked.vectors.keys():
             raise WireError(
-                f"vectors {sorted(reply.vectors)} came; expected {sorted(asked.vectors)}"
+                f"vectors {str(sorted(reply.vectors))[:MOST_NAMES]} came; expected "
+                f"{sorted(asked.vectors)}"
             )
         updates = {
             name: decoded(expected, asked.origin, reply.vectors[name])
@@ -138,16 +141,15 @@ class Intake:
                 parts = (size.header, size.positions, size.values)
             except WireError:
                 parts = (0, 0, int(payload.size))
-            mean = self.means.get(name) or self.means[PARAMS]
             self.ledger.record(
                 self.round,
                 reply.client,
                 self._groups.get(reply.client, ""),
                 "up",
                 *parts,
-                dense_bytes=dense_bytes(mean.P) if name == PARAMS else 0,
+                dense_bytes=dense_bytes(self.means[PARAMS].P) if name == PARAMS else 0,
                 accepted=accepted,
-                vector=name,
+                vector=name if name in self.means else UNKNOWN,
             )
 
     def _drop(self, asked: Asked, reason: str, why: str) -> None:

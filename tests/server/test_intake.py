@@ -136,6 +136,9 @@ NUMBERS = {
     "steps beyond any clock": ({"steps": HUGE}, "malformed"),
     "negative steps": ({"steps": -1}, "malformed"),
     "negative examples": ({"examples": -1}, "malformed"),
+    "costs that are no numbers": ({"costs": {"energy-j": math.nan}}, "non-finite"),
+    "negative costs": ({"costs": {"energy-j": -1.0}}, "non-finite"),
+    "very many costs": ({"costs": dict.fromkeys(map(str, range(17)), 1.0)}, "malformed"),
 }
 
 
@@ -165,6 +168,20 @@ def test_losses_that_overflow_together_do_not_end_the_run(intake):
     for client in "ab":
         taken.take(reply(client=client, metrics=TrainMetrics(1.7e308, 1)))
     assert taken.train_loss() == math.inf
+
+
+def test_vectors_that_nobody_asked_for_are_dropped_and_cost_their_bytes(intake, said):
+    taken = intake()
+    odd = {"params": ONES, "x" * 10_000: ONES, "y": ONES[:3]}
+    taken.take(Reply(3, "a", odd, FINE))
+    assert taken.dropped == {"malformed": 1}
+    assert taken.means["params"].n == 0
+    assert taken.ledger.totals.up_bytes == 2 * ONES.size + 3
+    assert max(len(record.getMessage()) for record in said.records) < 500
+    taken.ledger.close()
+    lines = (taken.ledger._file.path).read_text()
+    assert "xxx" not in lines
+    assert lines.count('"vector":"unknown"') == 2
 
 
 def test_a_reply_counts_once_and_only_if_it_is_awaited(intake, said):
