@@ -202,6 +202,11 @@ class Parts:
         seen = c.client.steps * c.client.batch or c.client.epochs * examples
         return seen * (c.task.max_tokens if self.task.unit == "tokens" else 1)
 
+    def most_steps(self, examples: int) -> int:
+        """Return the most local steps that a job on so many examples can take."""
+        client = self.config.client
+        return client.steps or client.epochs * -(-examples // client.batch)
+
     def device(self, run_folder: Path) -> Device:
         """Return everything a job needs."""
         task = self.task

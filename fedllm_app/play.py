@@ -105,6 +105,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         min_replies=c.round.min_replies,
         weights=c.round.weights or method_of(c.strategy.name).weights,
         most_units=parts.most_units,
+        most_steps=parts.most_steps,
         schedule=partial(factor, c.server),
     )  # fmt: skip
 

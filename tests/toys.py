@@ -181,6 +181,7 @@ def toy_loop(
     base_client_bytes: int = 0,
     network: Network | None = None,
     pacing: Any = None,
+    most_steps: Callable[[int], int] = lambda examples: 1 << 48,
     **round_: Any,
 ) -> Loop:
     """Return the real loop over the toy layout; a folder with a checkpoint is continued."""
@@ -207,6 +208,7 @@ def toy_loop(
         evaluate=evaluate,
         recorder=Recorder(folder, state, rounds, checkpoint_every, base_client_bytes),
         min_replies=asked.min_replies,
+        most_steps=most_steps,
         weights=asked.weights or "uniform",
     )  # fmt: skip
 

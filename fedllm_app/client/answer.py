@@ -7,7 +7,7 @@ Shapes: P trainable parameters, K coordinates that the device holds or sends.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,12 +36,14 @@ class Received:
     origin : whose parameters travel.
     update : the decoded parameters.
     beside : further vectors by name, float32 of shape (P,), zero where nothing came.
+    sent : the positions that came, None where they are derived.
     """
 
     plan: ClientPlan
     origin: Origin
     update: Update
     beside: Mapping[str, np.ndarray]
+    sent: Where
 
 
 def answer(device: Device, request: Request) -> list[Reply]:
@@ -75,8 +77,8 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
             "foreign",
         )
     got = received(device, request)
-    plan, sent = got.plan, sent_positions(got)
-    draw = Draw(device.seed, request.round, request.group, job.client, sent)
+    plan = got.plan
+    draw = Draw(device.seed, request.round, request.group, job.client, got.sent)
     # A device of a lower rank holds what came and nothing else.
     start = got.update.values
     if not plan.rank:
@@ -126,17 +128,13 @@ def received(device: Device, request: Request) -> Received:
     base = base_of(plan, model.fingerprint, device.initial, derived)
     origin = origin_of(layout, base)
     update = decode(request.vectors[PARAMS], origin, derived=derived)
+    if explicit:  # a mask of every coordinate is written without positions
+        sent = np.arange(layout.size) if update.positions is None else update.positions
+        draw = replace(draw, sent=sent)
     beside = {}
     for name, vector in plan.beside_down.items():
         where = expand(vector.support, layout, draw)
         came = decode(request.vectors[name], origin, derived=where)
         beside[name] = np.zeros(layout.size, np.float32)
         put(beside[name], came.positions, came.values)
-    return Received(plan, origin, update, beside)
-
-
-def sent_positions(got: Received) -> Where:
-    """Return the positions that came; a mask of every coordinate is written without any."""
-    if isinstance(got.plan.down, Sent) and got.update.positions is None:
-        return np.arange(got.origin.P)
-    return got.update.positions
+    return Received(plan, origin, update, beside, draw.sent)

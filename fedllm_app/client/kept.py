@@ -19,6 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fedllm_app.core.errors import CheckpointError
 from fedllm_app.core.job import Job
 from fedllm_app.core.tensorfile import load_tensors, save_tensors
 
@@ -58,8 +59,12 @@ def load_kept(root: Path, job: Job, P: int) -> Kept:
     if not path.exists():
         log.warning("client %s: no state of job %d; it starts fresh", job.client, job.state_from)
         return Kept()
-    tensors, words = load_tensors(path)
-    by_coordinate = set(words["by-coordinate"])
+    try:
+        tensors, words = load_tensors(path)
+        by_coordinate = set(words["by-coordinate"])
+    except (CheckpointError, KeyError, TypeError) as error:
+        log.warning("client %s: its state cannot be read (%s); it starts fresh", job.client, error)
+        return Kept()
     parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "rule": {}, RESIDUAL: {}}
     for name, tensor in tensors.items():
         part, _, own = name.partition(".")

@@ -120,6 +120,7 @@ class ClientPlan:
     def rank(self) -> int:
         """The adapters' rank on a device that holds rank slices and nothing else; 0: the bank's."""
         same = self.down == self.train == self.up and self.fill == "zero"
+        same = same and not self.beside_down and not self.beside_up  # which are of all P
         if same and isinstance(self.down, Derived) and self.down.rule == RANK_SLICES:
             return int(self.down.args["rank"])
         return 0

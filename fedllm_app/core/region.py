@@ -140,7 +140,7 @@ def region_of(layout: ParamLayout, slices: list[Slice]) -> Region:
     for i, name in enumerate(layout.names):
         if name in by_tensor and layout.sizes[i]:
             pieces.append(_piece(layout.offsets[i], layout.shapes[i], by_tensor[name]))
-    return Region(tuple(pieces))
+    return Region(tuple(piece for piece in pieces if piece.ranges))
 
 
 def positions_of(where: Where, P: int) -> np.ndarray:
@@ -184,6 +184,7 @@ def same(a: Where, b: Where) -> bool:
 
 def _piece(start: int, shape: tuple[int, ...], several: list[tuple[slice, ...]]) -> Piece:
     """Return the piece of one tensor that several slices along one axis make together."""
+    several = [_trimmed(axes, shape) for axes in several]
     if any(not axes for axes in several):
         return Piece(start, 1, int(np.prod(shape)), 1, ((0, int(np.prod(shape))),))
     axis = len(several[0]) - 1
@@ -202,3 +203,17 @@ def _piece(start: int, shape: tuple[int, ...], several: list[tuple[slice, ...]])
 def _folded(flat_P: Vector, piece: Piece) -> Vector:
     part: Vector = flat_P[piece.start : piece.stop].reshape(piece.outer, piece.length, piece.inner)
     return part
+
+
+def _trimmed(axes: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the slices without full ones at the end; one axis at most may be cut, in one run."""
+    bounds = [axis.indices(size) for axis, size in zip(axes, shape, strict=False)]
+    full = [b == (0, size, 1) for b, size in zip(bounds, shape, strict=False)]
+    while full and full[-1]:
+        full.pop()
+    if not all(full[:-1]) or any(step != 1 for _, _, step in bounds) or len(axes) > len(shape):
+        raise ConfigError(
+            f"a rule slices a tensor of shape {list(shape)} by {axes}; expected one axis cut, "
+            "with steps of 1"
+        )
+    return axes[: len(full)]

@@ -7,7 +7,7 @@ Shapes: P trainable parameters.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class RunState:
     progress : examples of its own that each client has used in accepted jobs.
     pending : uploads that may still come after their round.
     totals : the ledger's totals.
-    evaluation : the latest evaluation, headline first.
+    evaluation, evaluated : the latest evaluation, headline first, and the round it is of.
     spent : seconds so far.
     finished : why the run ended, empty while it has not.
     """
@@ -61,8 +61,13 @@ class RunState:
     pending: tuple[Pending, ...] = ()
     totals: Mapping[str, int] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
+    evaluated: int = -1
     spent: Spent = field(default_factory=Spent)
     finished: str = ""
+
+    def with_evaluation(self, evaluation: Mapping[str, float]) -> "RunState":
+        """Return the state with an evaluation of its round; {} changes nothing."""
+        return replace(self, evaluation=evaluation, evaluated=self.round) if evaluation else self
 
     def to_json(self) -> dict[str, Any]:
         """Return what is not a tensor as JSON values."""

@@ -74,7 +74,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
                 begin, end = entry["data_offsets"]
                 if end - begin != data.nbytes or math.prod(entry["shape"]) != tensor.numel():
                     raise ValueError(f"tensor {name!r} has another length than its shape")
-                if file.readinto(data) != data.nbytes:
+                if data.nbytes and file.readinto(data) != data.nbytes:
                     raise ValueError("it ends too early")
                 digest.update(json.dumps([name, entry]).encode())
                 digest.update(data)
@@ -82,7 +82,9 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
             if file.read(1) or digest.hexdigest() != about[CHECKSUM]:
                 raise ValueError("its checksum does not match its content")
         return tensors, json.loads(about[WORDS])
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except (
+        AttributeError, OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError,
+    ) as error:  # fmt: skip
         raise CheckpointError(f"{path} is damaged or not a file of fedllm: {error}") from None
 
 

@@ -30,6 +30,7 @@ QUERY_TIMEOUT_S = 120.0
 ASK_AGAIN_S = 60.0
 LATE = 3.0  # round time-outs after which no answer is taken any more
 LONGEST_ID = 200
+MOST_EXAMPLES = 1 << 40
 
 
 class Grid(Protocol):
@@ -236,6 +237,10 @@ def check_device(holdings: Holdings) -> None:
     if len(holdings.counts) != 1:
         raise WireError(f"it names {len(holdings.counts)} clients; expected one, its own")
     (client,) = holdings.counts
+    if not 0 <= holdings.counts[client] < MOST_EXAMPLES:
+        raise WireError(
+            f"it says that it has {holdings.counts[client]:.3g} examples; expected 0 to 2^40"
+        )
     if holdings.profiles.keys() - {client}:
         raise WireError("it describes the devices of other clients; expected its own alone")
     if not client.isprintable() or len(client) > LONGEST_ID:

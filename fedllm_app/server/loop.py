@@ -24,7 +24,7 @@ from fedllm_app.run.clock import Clock
 from fedllm_app.run.record import Outcome, Recorder
 from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.asked import Asked, Key, asked_for
-from fedllm_app.server.intake import Intake
+from fedllm_app.server.intake import MOST_COUNT, Intake
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.methods.base import Means
 from fedllm_app.server.optimizer import ServerOptimizer
@@ -61,6 +61,7 @@ class OpenRound:
     intake: Intake
     clock: Clock
     bound: Cost
+    clients: Mapping[str, int]
 
     @property
     def t(self) -> int:
@@ -89,8 +90,8 @@ class Loop:
     evaluate : metrics of a flat vector, headline first, or None without test data.
     recorder : writes the run's folder.
     min_replies : accepted replies below which a round takes no step.
-    weights, most_units : how much a reply counts; the most units that training on so many examples
-        can see.
+    weights : how much a reply counts.
+    most_units, most_steps : the most units and steps that a job on so many examples can take.
     schedule : what the server's learning rate is multiplied by at a step.
     waiting : jobs that are open from earlier rounds, under a policy that waits on them.
     """
@@ -107,6 +108,7 @@ class Loop:
     min_replies: int = 1
     weights: WeightBy = "uniform"
     most_units: Callable[[int], int] = int
+    most_steps: Callable[[int], int] = lambda examples: MOST_COUNT
     schedule: Callable[[int], float] = lambda step: 1.0
     waiting: dict[Key, Asked] = field(default_factory=dict)
 
@@ -118,10 +120,8 @@ class Loop:
         ended = ""
         while not ended:
             ended = self.limits.ended(self.state) or self.play_round()
-        evaluated = self.state.round == 0 or self.limits.evaluation_due(self.state.round)
-        evaluation = {} if evaluated else self.evaluation()
-        latest = evaluation or self.state.evaluation
-        self.state = replace(self.state, finished=ended, evaluation=latest)
+        evaluation = {} if self.state.evaluated == self.state.round else self.evaluation()
+        self.state = replace(self.state.with_evaluation(evaluation), finished=ended)
         self.recorder.finish(self.state, evaluation, self.optimizer.tensors())
         log.info("ended after round %d: %s", self.state.round, ended)
         return ended
@@ -149,7 +149,7 @@ class Loop:
         clock = Clock()
         evaluation = self.evaluation()
         self.limits.closing_s = clock.seconds()
-        self.state = replace(self.state, evaluation=evaluation)
+        self.state = replace(self.state, evaluation=evaluation, evaluated=0)
         self.recorder.begin(next(iter(evaluation), ""), evaluation)
         self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())
 
@@ -179,7 +179,7 @@ class Loop:
         ]  # fmt: skip
         bound = self.limits.bound(self.state, asked)
         intake = self.intake(planned, [*self.waiting.values(), *asked], clients)
-        return OpenRound(planned, requests, intake, clock, bound)
+        return OpenRound(planned, requests, intake, clock, bound, clients)
 
     def intake(
         self, planned: Planned, asked: Sequence[Asked], clients: Mapping[str, int]
@@ -230,8 +230,7 @@ class Loop:
         simulated_s = self.limits.simulated_s(self.recorder.ledger.traffic(), opened.bound)
         spent = self.state.spent
         self.state = replace(
-            self.state,
-            evaluation=evaluation or self.state.evaluation,
+            self.state.with_evaluation(evaluation),
             pending=intake.outstanding(self.state.pending),
             spent=replace(spent, simulated_s=spent.simulated_s + (simulated_s or 0.0)),
         )
@@ -249,12 +248,14 @@ class Loop:
     def step(self, opened: OpenRound) -> tuple[float | None, RunState]:
         """Take the server's step; return the norm of the mean change and the state after it."""
         state, intake, planned = self.state, opened.intake, opened.planned
-        clock = state.clock + max((m.steps for m in intake.accepted.values()), default=0)
+        counts = opened.clients  # what a client says that it did is bounded by what it can do
+        took = [min(m.steps, self.most_steps(counts.get(c, 1))) for c, m in intake.accepted.items()]
+        clock = state.clock + max(took, default=0)
         if len(intake.accepted) < self.min_replies:
             log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
                         opened.t, len(intake.accepted), self.min_replies)  # fmt: skip
             return None, replace(state, round=opened.t, clock=clock)
-        means: Means = {name: mean.mean() for name, mean in intake.means.items()}
+        means: Means = {name: mean.mean() for name, mean in intake.means.items() if mean.n}
         method_state = planned.method_state
         if before_step := self.planner.method.before_step:
             means, method_state = before_step(planned.inputs, method_state, means)

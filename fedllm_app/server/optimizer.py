@@ -78,6 +78,7 @@ class ServerOptimizer:
         self._make: Make = (
             load("server.optimizer", name, callable, OPTIMIZERS) if own else (OPTIMIZERS[name])
         )
+        self._whole = own  # it may look at all that moves at once
         self._block = max(1, params_P.size) if own else BLOCK
         self._params = torch.from_numpy(params_P.astype(np.float32, copy=True))
         self._state: dict[str, Tensor] = {}
@@ -117,6 +118,9 @@ class ServerOptimizer:
 
     def _blocks(self, within: Where) -> Iterator[slice | Tensor | Region]:
         """Yield what may move in parts of at most a block, a region's by piece."""
+        if isinstance(within, Region) and self._whole:
+            yield within
+            return
         if isinstance(within, Region):
             for piece in within.pieces:
                 if piece.size == piece.stop - piece.start:

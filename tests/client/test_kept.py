@@ -116,6 +116,14 @@ def test_a_device_starts_afresh_where_its_model_has_changed(device, tmp_path):
     assert set(delta(device, Job(2, "a", state_from=1))) == {1}
 
 
+def test_a_damaged_file_is_said_and_left_out(device, tmp_path, caplog):
+    delta(device, Job(1, "a"))
+    (file,) = tmp_path.rglob("job-*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert set(delta(device, Job(2, "a", state_from=1))) == {1}
+    assert "its state cannot be read" in caplog.text
+
+
 def test_a_late_job_does_not_remove_what_a_newer_one_saved(tmp_path):
     for id_ in (3, 2):
         save_kept(tmp_path, Job(id_, "a", state_from=1), Kept(residual=torch.full((P,), id_)), P)

@@ -18,9 +18,9 @@ from fedllm_app.client.rules.base import LocalRule
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import Beside, ClientPlan
+from fedllm_app.core.plan import Beside, ClientPlan, RoundPlan
 from fedllm_app.core.settings import Settings
-from fedllm_app.core.support import Derived, Draw, expand
+from fedllm_app.core.support import Derived, Draw, Positions, expand
 from fedllm_app.server.methods.base import Method, one_group
 
 
@@ -176,3 +176,47 @@ def test_the_clock_of_the_run_rules_the_local_rate(tmp_path):
     loop = toy_loop(tmp_path, Scripted(device, {"a": 1}), rounds=2, clients=1, server={"lr": 1.0})
     loop.play()
     assert (PARAMS - loop.optimizer.params).tolist() == [2.5] * P
+
+
+def test_a_vector_beside_a_mask_travels_at_the_positions_of_the_mask(tmp_path):
+    # The download is the largest quarter; the control comes and goes at the same five positions.
+    mask = np.arange(15, 20)
+
+    def plan(inputs, state):
+        support = Positions(mask)
+        beside = {"control": Beside(support)}
+        client = ClientPlan(down=support, train=support, up=support, beside_down=beside,
+                            beside_up=beside)  # fmt: skip
+        control = state.get("control", np.ones(P, np.float32))
+        return one_group(client, inputs.cohort, step=support, vectors={"control": control}), {
+            "control": control
+        }
+
+    slopes = {"a": np.ones(P, np.float32)}
+    device = toy_device(slopes, tmp_path / "kept", rule="my_rules:Scaffold")
+    method = Method(plan, "", "", before_step=add_control)
+    loop = toy_loop(tmp_path, Scripted(device, {"a": 1}), method=method, clients=1,
+                    server={"lr": 1.0})  # fmt: skip
+    loop.play()
+    # The gradient of 1 and the control of 1: the mask moves by 2, the rest not at all.
+    assert (PARAMS - loop.optimizer.params).tolist() == [0.0] * 15 + [2.0] * 5
+    # own - c + (start - now) / lr is 0 - 1 + 2 there.
+    assert loop.state.method["control"].tolist() == [1.0] * 15 + [2.0] * 5
+
+
+def test_a_vector_that_nobody_sent_is_not_among_the_means(tmp_path):
+    seen = []
+
+    def plan(inputs, state):
+        groups = {"a": ClientPlan(), "b": ClientPlan(beside_up={"control": Beside()})}
+        return RoundPlan(groups, {c: c for c in inputs.cohort}, served="a"), state
+
+    def look(inputs, state, means):
+        seen.append(sorted(means))
+        return means, state
+
+    slopes = {c: np.ones(P, np.float32) for c in "ab"}
+    device = toy_device(slopes, tmp_path / "kept")
+    method = Method(plan, "", "", before_step=look)
+    toy_loop(tmp_path, Scripted(device, {"a": 1, "b": 1}), method=method, clients=2).play()
+    assert seen == [["params"]]

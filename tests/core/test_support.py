@@ -9,7 +9,7 @@ from toys import LAYOUT, PARAMS, P
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.region import Region, put, same, size_of, take
+from fedllm_app.core.region import Region, put, region_of, same, size_of, take
 from fedllm_app.core.support import All, Derived, Draw, Minus, Positions, Sent, Union, expand
 
 # Rank slices, heads and whole tensors of the toy layout; see toys.LAYOUT.
@@ -109,3 +109,29 @@ def test_the_same_set_is_known_as_such():
     assert not same(a, expand(ONE_RANK, LAYOUT, Draw(0)))
     assert same(np.array([1, 2]), np.array([1, 2]))
     assert not same(None, a)
+
+
+@pytest.mark.parametrize(
+    ("axes", "found"),
+    [
+        ((), range(6)),
+        ((slice(0, 1),), range(3)),
+        ((slice(0, 1), slice(None)), range(3)),
+        ((slice(None), slice(1, 2)), [1, 4]),
+        ((slice(0, 0),), []),
+        ((slice(-1, None),), [3, 4, 5]),
+    ],
+)
+def test_slices_of_a_tensor(axes, found):
+    layout = ParamLayout(("a",), ((2, 3),))
+    region = region_of(layout, [("a", axes)])
+    assert region.positions().tolist() == list(found)
+    assert region.take(np.arange(6, dtype=np.float32)).tolist() == list(found)
+
+
+@pytest.mark.parametrize(
+    "axes", [(slice(0, 1), slice(0, 1)), (slice(0, 2, 2),), (slice(0, 1),) * 3]
+)
+def test_slices_that_are_no_run_along_one_axis_are_refused(axes):
+    with pytest.raises(ConfigError, match="expected one axis cut"):
+        region_of(ParamLayout(("a",), ((2, 3),)), [("a", axes)])

@@ -8,9 +8,10 @@ from fake_grid import PAYLOAD, devices, fine, request
 from flwr.app import RecordDict
 from google.protobuf.message import DecodeError
 
+from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply
 from fedllm_app.flower.message import Holdings, pack_replies
-from fedllm_app.flower.transport import ASK_AGAIN_S
+from fedllm_app.flower.transport import ASK_AGAIN_S, check_device
 
 pytestmark = pytest.mark.usefixtures("identity")
 
@@ -209,3 +210,8 @@ def test_a_message_that_cannot_be_sent_fails_its_jobs_at_once():
     assert replies["ann"].reason == "error"
     assert "did not take the message" in replies["ann"].error
     assert replies["bob"].vectors
+
+
+def test_a_device_cannot_claim_more_examples_than_weights_can_hold():
+    with pytest.raises(WireError, match="expected 0 to 2"):
+        check_device(Holdings({"ann": 10**17}))

@@ -50,6 +50,12 @@ def test_there_and_back_bit_for_bit(tmp_path):
         assert tensors[name].dtype == tensor.dtype
 
 
+def test_an_empty_array_of_a_method_survives(tmp_path):
+    empty = replace(state(), method={"mask": np.zeros(0, np.int64)})
+    back, _ = load_state(save_state(tmp_path, empty, TENSORS))
+    assert back.method["mask"].size == 0
+
+
 def test_the_last_two_are_kept(tmp_path):
     for round_ in (8, 9, 10, 100):
         save_state(tmp_path, state(round_), TENSORS)

@@ -230,3 +230,20 @@ def test_changed_bytes_raise_nothing(tmp_path_factory, changes, length, plan, nu
     if taken.means["params"].n:
         assert plan.up == All()
         assert np.isfinite(taken.means["params"].mean()).all()
+
+
+def test_what_is_sent_whole_may_lie_outside_what_is_chosen_from(intake):
+    head = Derived("tensors", {"without": ["*lora*", "attention*"]})
+    adapters = Derived("tensors", {"without": ["head*", "attention*"]})
+    taken = intake(ClientPlan(up=TopK(0.5, adapters, head)))
+    # Half of the ten entries of the adapters, and the head: 10 and 11.
+    taken.take(reply(payload(np.ones(7), np.array([0, 1, 2, 3, 4, 10, 11]))))
+    assert not taken.dropped
+
+
+def test_a_job_that_never_left_says_nothing_of_what_may_still_come(intake):
+    taken = intake()
+    taken.take(Reply(3, "a", error="the device is still at an earlier job", reason="late"))
+    assert taken.outstanding([("a", 2, 144)]) == (("a", 2, 144),)
+    taken.take(reply(client="b"))
+    assert taken.outstanding([("b", 2, 144)]) == ()

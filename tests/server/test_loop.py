@@ -467,3 +467,21 @@ def test_one_derived_support_is_one_set_wherever_it_is_used(play):
     loop = play("abc", rounds=1, method=Method(plan, "", ""), server={"lr": 1.0})
     chosen = expand(mine, LAYOUT, Draw(0, 1)).positions().tolist()
     assert np.flatnonzero(loop.optimizer.params != PARAMS).tolist() == chosen
+
+
+def test_no_client_moves_the_clock_beyond_what_a_job_can_take(play):
+    def boasts(reply):
+        return patched(reply, metrics=replace(reply.metrics, steps=2**47))
+
+    loop = play("ab", rounds=1, edits={"b": boasts}, most_steps=lambda examples: 3)
+    assert loop.state.clock == 3
+
+
+def test_a_run_that_is_cut_short_is_evaluated_where_it_ends(play, tmp_path):
+    play("ab", rounds=3, evaluate_every=0, checkpoint_every=1)
+    # Round 3 was evaluated as the last; a run of 5 that is then cut to 4 ends in round 4.
+    for unwanted in sorted((tmp_path / "run" / "checkpoints").iterdir())[-1:]:
+        unwanted.unlink()
+    loop = play("ab", rounds=2, evaluate_every=1)
+    assert loop.state.round == loop.state.evaluated == 2
+    assert loop.rows[-1] == {"round": 2, "evaluation": dict(loop.state.evaluation)}

@@ -1,10 +1,15 @@
 """Our step is torch's on the same pseudo-gradients, and a restored one goes on to the same bits."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
 from toys import bits
 
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.region import region_of
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.settings import ServerSettings
 
@@ -143,3 +148,23 @@ def test_what_automatic_becomes(given, name, lr, decay):
     settings = ServerSettings(**given).resolved()
     assert (settings.optimizer, settings.lr, settings.weight_decay) == (name, lr, decay)
     assert settings.resolved() == settings
+
+
+def test_one_of_your_own_sees_all_that_moves_at_once(monkeypatch):
+    seen = []
+
+    def own(params, settings):
+        seen.append(params.numel())
+        return torch.optim.SGD([params], lr=settings.lr)
+
+    made = types.ModuleType("my_optimizer")
+    made.own = own
+    monkeypatch.setitem(sys.modules, "my_optimizer", made)
+    layout = ParamLayout(("a", "b", "c"), ((3,), (2,), (2,)))
+    region = region_of(layout, [("a", ()), ("c", ())])
+    optimizer = ServerOptimizer(
+        ServerSettings(optimizer="my_optimizer:own", lr=1.0).resolved(), np.zeros(7, np.float32)
+    )
+    optimizer.step(np.ones(7, np.float32), region)
+    assert seen == [5]
+    assert optimizer.params.tolist() == [-1, -1, -1, 0, 0, -1, -1]

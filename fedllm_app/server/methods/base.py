@@ -149,7 +149,8 @@ class Method:
     weights : what `round.weights` is when it is left automatic.
     own : the settings class of a method with keys of its own; `strategy.args` fills it.
     before_step : looks at the round's means, by name of the vector, before the server steps; it
-        returns the means to go on with and the method's state.
+        returns the means to go on with and the method's state. A vector that nobody sent is not
+        among them; "params" always is.
     """
 
     plan: PlanFunction
