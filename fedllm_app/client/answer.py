@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fedllm_app.client.kept import RESIDUAL, Kept, load_kept, save_kept
-from fedllm_app.client.rules import rule_of
+from fedllm_app.client.rules import rule_kind
 from fedllm_app.client.train import Device, train
 from fedllm_app.client.upload import Upload
 from fedllm_app.core.errors import WireError
@@ -84,8 +84,8 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     if not plan.rank:
         start = device_copy(plan, got.update.positions, start, device.initial)
     model.load(start, plan.rank)
-    rule = rule_of(device.settings)
-    keeps = device.settings.keep_optimizer or rule.keeps or plan.keeps
+    settings = device.settings
+    keeps = settings.keep_optimizer or rule_kind(settings).keeps or plan.keeps
     kept = load_kept(device.kept, job, start.size) if keeps else Kept()
     movable = None if plan.rank else expand(plan.train, layout, draw)
     trained = train(device, job, plan, movable, kept, got.beside)

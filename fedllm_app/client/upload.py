@@ -13,9 +13,10 @@ from fedllm_app.core.plan import Beside, ClientPlan, TopK
 from fedllm_app.core.region import Where, positions_of, put, take
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.support import Draw, expand
-from fedllm_app.wire.codec import WireSettings, decode, encode
+from fedllm_app.wire.codec import WireSettings, decode
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.slices import Origin
+from fedllm_app.wire.vector import encode_set
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ class Upload:
         value_type: str,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        return encode(
+        return encode_set(
             values,
-            positions_of(where, self.layout.size) if explicit else None,
+            where,
             self.origin,
+            explicit=explicit,
             value_type=value_type,
             block=self.wire.block,
-            derived=where is not None and not explicit,
             rng=rng,
         )

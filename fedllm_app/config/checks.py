@@ -97,7 +97,7 @@ def _of_extensions(c: "RunConfig") -> Iterator[str]:
         yield str(error)
     if ":" in c.server.optimizer:
         try:
-            load("server.optimizer", c.server.optimizer, callable, DEFAULT_LR)
+            load("server.optimizer", c.server.optimizer, callable, list(DEFAULT_LR))
         except ConfigError as error:
             yield str(error)
 

@@ -5,7 +5,7 @@ device imports only what its own node-config allows, and refuses before it impor
 """
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedllm_app.core.errors import ConfigError
@@ -19,20 +19,22 @@ def allow(modules: Iterable[str] | None) -> None:
     _allowed = None if modules is None else frozenset(modules)
 
 
-def load(key: str, value: str, kind: Any, known: Iterable[str]) -> Any:
-    """Return the object that "MODULE:NAME" names.
+def load(key: str, value: str, kind: Any, known: Iterable[str] | Mapping[str, Any]) -> Any:
+    """Return what a name stands for in a table, or the object that "MODULE:NAME" names.
 
     Parameters
     ----------
     key, value : the setting.
     kind : a type that the object must be of, or a function that says whether it will do.
-    known : the legal names beside MODULE:NAME.
+    known : a table of what the legal names beside MODULE:NAME stand for, or the names alone.
 
     Raises
     ------
     ConfigError
-        If it cannot be imported, is of another kind, or is not allowed here.
+        If there is none, it cannot be imported, is of another kind, or is not allowed here.
     """
+    if isinstance(known, Mapping) and value in known:
+        return known[value]
     module, colon, name = value.partition(":")
     legal = f"expected one of {', '.join(sorted(known))}, or MODULE:NAME of your own"
     if not (module and colon and name):

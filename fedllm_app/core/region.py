@@ -50,6 +50,11 @@ class Piece:
         """Entries that are meant."""
         return self.outer * self.inner * sum(stop - first for first, stop in self.ranges)
 
+    def views(self, flat_P: Vector) -> list[Vector]:
+        """Return views of a flat vector, one for each range, each of three axes."""
+        part = flat_P[self.start : self.stop].reshape(self.outer, self.length, self.inner)
+        return [part[:, first:stop] for first, stop in self.ranges]
+
     def positions(self, begin: int, end: int) -> np.ndarray:
         """Return the flat positions of the entries number `begin` to `end`, int64, ascending."""
         first, stop = np.array(self.ranges, dtype=np.int64).T * self.inner
@@ -79,17 +84,13 @@ class Region:
 
     def views(self, flat_P: Vector) -> list[Vector]:
         """Return views of a flat vector that together are the set, each of three axes."""
-        return [
-            _folded(flat_P, piece)[:, first:stop]
-            for piece in self.pieces
-            for first, stop in piece.ranges
-        ]
+        return [view for piece in self.pieces for view in piece.views(flat_P)]
 
     def take(self, flat_P: np.ndarray) -> np.ndarray:
         """Return the values of the set, shape (K,), in ascending order of coordinates."""
         parts = [np.zeros(0, flat_P.dtype)]
         for piece in self.pieces:
-            views = Region((piece,)).views(flat_P)
+            views = piece.views(flat_P)
             parts.append((views[0] if len(views) == 1 else np.concatenate(views, 1)).reshape(-1))
         return np.concatenate(parts)
 
@@ -106,9 +107,7 @@ class Region:
         for piece in self.pieces:
             values = values_K[at : at + piece.size].reshape(piece.outer, -1, piece.inner)
             at, column = at + piece.size, 0
-            for (first, stop), view in zip(
-                piece.ranges, Region((piece,)).views(flat_P), strict=True
-            ):
+            for (first, stop), view in zip(piece.ranges, piece.views(flat_P), strict=True):
                 yield view, values[:, column : column + stop - first]
                 column += stop - first
 
@@ -173,15 +172,6 @@ def put(flat_P: np.ndarray, where: Where, values_K: np.ndarray) -> None:
         flat_P[where] = values_K
 
 
-def same(a: Where, b: Where) -> bool:
-    """Say whether two sets are the same."""
-    if a is b:
-        return True
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return bool(np.array_equal(a, b))
-    return isinstance(a, Region) and isinstance(b, Region) and a == b
-
-
 def _piece(start: int, shape: tuple[int, ...], several: list[tuple[slice, ...]]) -> Piece:
     """Return the piece of one tensor that several slices along one axis make together."""
     several = [_trimmed(axes, shape) for axes in several]
@@ -198,11 +188,6 @@ def _piece(start: int, shape: tuple[int, ...], several: list[tuple[slice, ...]])
             ranges.append((first, stop))
     outer, inner = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
     return Piece(start, outer, length, inner, tuple(ranges))
-
-
-def _folded(flat_P: Vector, piece: Piece) -> Vector:
-    part: Vector = flat_P[piece.start : piece.stop].reshape(piece.outer, piece.length, piece.inner)
-    return part
 
 
 def _trimmed(axes: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -32,8 +32,6 @@ def rule_of(name: str) -> Rule:
     ConfigError
         If there is none, or a device does not allow its module.
     """
-    if name in RULES:
-        return RULES[name]
     rule: Rule = load("support rule", name, callable, RULES)
     return rule
 

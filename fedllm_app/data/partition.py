@@ -123,8 +123,6 @@ def law_of(name: str) -> Law:
     ConfigError
         If there is none.
     """
-    if name in LAWS:
-        return LAWS[name]
     law: Law = load("partition.name", name, callable, LAWS)
     return law
 

@@ -81,17 +81,24 @@ def asked_for(
     request: Request, plan: ClientPlan, layout: ParamLayout, seed: int, wire: WireSettings
 ) -> list[Asked]:
     """Return what each job of a request was asked for."""
-    found = []
+    found, origin = [], origin_of(layout, request.fingerprint)
+    down = sum(payload.size for payload in request.vectors.values())
     for job in request.jobs:
         draw = Draw(seed, request.round, request.group, job.client)
-        vectors = {PARAMS: expected(plan.up, layout, draw, wire.up_values, wire.block)}
-        for name, vector in plan.beside_up.items():
-            value_type = vector.value_type or wire.up_values
-            vectors[name] = expected(vector.support, layout, draw, value_type, wire.block)
-        down = sum(payload.size for payload in request.vectors.values())
-        origin = origin_of(layout, request.fingerprint)
+        vectors = expected_vectors(plan, layout, draw, wire)
         found.append(Asked(job, request.group, plan, request.round, origin, vectors, down))
     return found
+
+
+def expected_vectors(
+    plan: ClientPlan, layout: ParamLayout, draw: Draw, wire: WireSettings
+) -> dict[str, Expected]:
+    """Return what may come back by a plan, by name of the vector."""
+    vectors = {PARAMS: expected(plan.up, layout, draw, wire.up_values, wire.block)}
+    for name, vector in plan.beside_up.items():
+        value_type = vector.value_type or wire.up_values
+        vectors[name] = expected(vector.support, layout, draw, value_type, wire.block)
+    return vectors
 
 
 def expected(
@@ -100,7 +107,7 @@ def expected(
     """Return what one vector of a reply may hold by its plan."""
     P, always = layout.size, None
     if not isinstance(up, TopK):
-        within, count = expand(up, layout, draw), 0
+        within = expand(up, layout, draw)
         count = size_of(within, P)
     else:
         within = expand(up.within, layout, draw)

@@ -8,6 +8,7 @@ from fedllm_app.core.state import RunState
 from fedllm_app.devices.network import Network, Traffic
 from fedllm_app.run.budget import Cost, over_budget
 from fedllm_app.run.clock import Clock
+from fedllm_app.run.ledger import Totals
 from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.asked import Asked
 
@@ -56,7 +57,7 @@ class Limits:
         seconds = max(state.spent.slowest_s, self.closing_s)
         return Cost(up, down, seconds, self.network.round_seconds(traffic) if self.network else 0.0)
 
-    def over_budget(self, state: RunState, totals: Cost, bound: Cost) -> str:
+    def over_budget(self, state: RunState, totals: Totals, bound: Cost) -> str:
         """Return why the next round is not begun, or ""."""
         spent = Cost(
             totals.up_bytes, totals.down_bytes, self.seconds(state), state.spent.simulated_s

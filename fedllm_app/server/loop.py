@@ -133,7 +133,7 @@ class Loop:
         cohort = self.pacing.ask(self.state, clients, {client for _, client in self.waiting})
         # 2. Choose what each of them receives, trains and returns, and encode what goes down.
         opened = self.open_round(cohort, clients)
-        if why := self.limits.over_budget(self.state, self.traffic(), opened.bound):
+        if why := self.limits.over_budget(self.state, self.recorder.ledger.totals, opened.bound):
             return why
         # 3. Send it. Every device trains on its own data and sends back what the plan says.
         self.transport.submit(opened.requests, self.limits.timeout_s(self.state))
@@ -280,11 +280,6 @@ class Loop:
     def evaluation(self) -> dict[str, float]:
         """Return the metrics of the model that devices would receive next, or {}."""
         return self.evaluate(self.served()) if self.evaluate else {}
-
-    def traffic(self) -> Cost:
-        """Return the bytes that have travelled."""
-        totals = self.recorder.ledger.totals
-        return Cost(totals.up_bytes, totals.down_bytes, 0.0)
 
     def record_downloads(self, opened: OpenRound) -> None:
         """Put down every client's download; the clients of a group receive the same bytes."""

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.support import Draw
 from fedllm_app.core.units import format_bytes
-from fedllm_app.server.asked import expected
+from fedllm_app.server.asked import expected_vectors
 from fedllm_app.server.loop import Loop
 from fedllm_app.wire.codec import dense_bytes
 
@@ -42,12 +41,6 @@ def round_bytes(loop: Loop, clients: int) -> tuple[int, int]:
     plan = planned.plan.groups[group]
     vectors, _ = planner.downloads(planned, group, plan)
     draw = Draw(planner.seed, planned.inputs.job, group, "")
-    block, own = planner.wire.block, planner.wire.up_values
-    supports = {PARAMS: (plan.up, own)} | {
-        name: (vector.support, vector.value_type or own) for name, vector in plan.beside_up.items()
-    }
-    up = sum(
-        expected(support, planner.layout, draw, values, block).most_bytes
-        for support, values in supports.values()
-    )
-    return clients * sum(payload.size for payload in vectors.values()), clients * up
+    up = expected_vectors(plan, planner.layout, draw, planner.wire).values()
+    down_bytes = sum(payload.size for payload in vectors.values())
+    return clients * down_bytes, clients * sum(vector.most_bytes for vector in up)

@@ -74,12 +74,9 @@ class ServerOptimizer:
 
     def __init__(self, settings: ServerSettings, params_P: np.ndarray) -> None:
         self._settings, name = settings, settings.optimizer
-        own = name not in OPTIMIZERS
-        self._make: Make = (
-            load("server.optimizer", name, callable, OPTIMIZERS) if own else (OPTIMIZERS[name])
-        )
-        self._whole = own  # it may look at all that moves at once
-        self._block = max(1, params_P.size) if own else BLOCK
+        self._make: Make = load("server.optimizer", name, callable, OPTIMIZERS)
+        self._whole = name not in OPTIMIZERS  # it may look at all that moves at once
+        self._block = max(1, params_P.size) if self._whole else BLOCK
         self._params = torch.from_numpy(params_P.astype(np.float32, copy=True))
         self._state: dict[str, Tensor] = {}
 

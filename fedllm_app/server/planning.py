@@ -20,8 +20,9 @@ from fedllm_app.core.seeds import generator
 from fedllm_app.core.state import RunState
 from fedllm_app.core.support import Draw, Positions, expand
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, StrategySettings
-from fedllm_app.wire.codec import WireSettings, decode, encode
+from fedllm_app.wire.codec import WireSettings, decode
 from fedllm_app.wire.slices import origin_of
+from fedllm_app.wire.vector import encode_set
 
 log = logging.getLogger("fedllm")
 
@@ -163,12 +164,12 @@ class Planner:
         value_type: str,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        return encode(
+        return encode_set(
             take(values_P, where),
-            where if isinstance(where, np.ndarray) and explicit else None,
+            where,
             origin_of(self.layout, base),
+            explicit=explicit,
             value_type=value_type,
             block=self.wire.block,
-            derived=where is not None and not explicit,
             rng=rng,
         )

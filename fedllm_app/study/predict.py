@@ -263,6 +263,7 @@ class _Rounds:
         return self.predictor.payload(plan.down, K, None, self.layout, wire.down_values, wire.block)
 
     def up(self, t: int, group: str, client: str, plan: ClientPlan) -> Payload:
+        """Return the payload that a client sends in round `t` as one of a group."""
         wire, draw = self.c.wire, Draw(self.c.run.seed, t, group, client)
         up = expected(plan.up, self.layout, draw, wire.up_values, wire.block)
         within = None if up.within is None else as_positions(up.within, self.layout.size)

@@ -46,10 +46,8 @@ def task_of(name: str) -> TaskKind:
     ConfigError
         If there is none, or a device does not allow its module.
     """
-    if name in TASKS:
-        return TASKS[name]
-    own: TaskKind = load("task.name", name, TaskKind, TASKS)
-    return own
+    kind: TaskKind = load("task.name", name, TaskKind, TASKS)
+    return kind
 
 
 def falls(metric: str, task: str = "") -> bool:

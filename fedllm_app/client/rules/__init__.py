@@ -15,9 +15,7 @@ def rule_of(settings: ClientSettings) -> LocalRule:
     ConfigError
         If there is none of that name, or `client.rule-args` does not fit it.
     """
-    kind: type[LocalRule] = LocalRule
-    if settings.rule:
-        kind = load("client.rule", settings.rule, _is_rule, ['""'])
+    kind = rule_kind(settings)
     if kind.Keys is None:
         if settings.rule_args:
             raise ConfigError(
@@ -26,6 +24,14 @@ def rule_of(settings: ClientSettings) -> LocalRule:
             )
         return kind(None)
     return kind(parsed_args("client.rule-args", settings.rule_args, kind.Keys))
+
+
+def rule_kind(settings: ClientSettings) -> type[LocalRule]:
+    """Return the class of the rule of local training; ConfigError if there is none of that name."""
+    if not settings.rule:
+        return LocalRule
+    kind: type[LocalRule] = load("client.rule", settings.rule, _is_rule, ['""'])
+    return kind
 
 
 def _is_rule(found: object) -> bool:

@@ -27,7 +27,5 @@ def method_of(name: str) -> Method:
     ConfigError
         If there is none.
     """
-    if name in STRATEGIES:
-        return STRATEGIES[name]
-    own: Method = load("strategy.name", name, Method, STRATEGIES)
-    return own
+    method: Method = load("strategy.name", name, Method, STRATEGIES)
+    return method
