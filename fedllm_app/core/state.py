@@ -49,6 +49,7 @@ class RunState:
     evaluation, evaluated : the latest evaluation, headline first, and the round it is of.
     spent : seconds so far.
     finished : why the run ended, empty while it has not.
+    norms : of each vector, the norms that were accepted in the latest rounds, oldest round first.
     """
 
     round: int = 0
@@ -64,6 +65,7 @@ class RunState:
     evaluated: int = -1
     spent: Spent = field(default_factory=Spent)
     finished: str = ""
+    norms: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
     def with_evaluation(self, evaluation: Mapping[str, float]) -> "RunState":
         """Return the state with an evaluation of its round; {} changes nothing."""
@@ -84,5 +86,7 @@ class RunState:
             If the words are not a state's.
         """
         pending = tuple((str(c), int(j), int(most)) for c, j, most in words["pending"])
-        fixed = {"pending": pending, "spent": Spent(**words["spent"])}
+        found = dict(words.get("norms", {}))
+        norms = {n: tuple(tuple(map(float, one)) for one in rounds) for n, rounds in found.items()}
+        fixed = {"pending": pending, "spent": Spent(**words["spent"]), "norms": norms}
         return cls(**{**words, **fixed, "method": method, "saved": dict(words["accepted"])})

@@ -36,7 +36,8 @@ def write_report(run_folder: Path, x: str = "rounds") -> Path:
         If the folder is not that of a run.
     """
     run = read_run(run_folder)
-    shown = [tables.traffic_table(run), tables.evaluation_table(run), tables.dropped_table([run])]
+    shown = [tables.traffic_table(run), tables.evaluation_table(run)]
+    shown += [tables.dropped_table([run]), tables.guard_table(run)]
     text = _render(
         kind="fedllm run",
         title=run.name,
