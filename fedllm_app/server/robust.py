@@ -22,8 +22,8 @@ from typing import Literal
 import numpy as np
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.region import Region, Where
 from fedllm_app.server.aggregate import STEP, Aggregate, whole_steps
+from fedllm_app.wire.marks import Marks, Sent, mask_of
 from fedllm_app.wire.unpack import Values
 
 CELLS = 1 << 19  # of the table of n by B values that is in memory at a time
@@ -54,7 +54,7 @@ class Robust(Aggregate):
         self._kept: list[_Kept] = []
 
     def _take(
-        self, positions: Where, values_K: np.ndarray | Values, weight: int, scale: float
+        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float
     ) -> None:
         if weight * self.cohort > self.most_weight:
             raise ConfigError(
@@ -115,13 +115,7 @@ class _Kept:
         return count
 
 
-def _bitmap(positions: Where, P: int) -> np.ndarray | None:
+def _bitmap(positions: Sent, P: int) -> np.ndarray | None:
     if positions is None:
         return None
-    flat_P = np.zeros(P, dtype=np.bool_)
-    if isinstance(positions, Region):
-        for view in positions.views(flat_P):
-            view[...] = True
-    else:
-        flat_P[positions] = True
-    return np.packbits(flat_P, bitorder="little")
+    return positions.bits if isinstance(positions, Marks) else Marks.of(mask_of(positions, P)).bits

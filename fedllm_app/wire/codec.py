@@ -34,6 +34,7 @@ from fedllm_app.wire.header import (
     digest,
     read_header,
 )
+from fedllm_app.wire.marks import Marks, Sent
 from fedllm_app.wire.quantize import (
     ValueType,
     pack_marked,
@@ -95,11 +96,11 @@ class Coded:
 
     Attributes
     ----------
-    positions : as those of an `Update`.
+    positions : as those of an `Update`, or one bit for each coordinate.
     values : float32 array of shape (K,), or the same still coded; `blocks_of` reads either.
     """
 
-    positions: Where
+    positions: Sent
     values: np.ndarray | Values
 
 
@@ -218,8 +219,9 @@ def decode(
         If the payload is malformed, foreign, not finite, or not the support expected.
     """
     coded = _decode(payload, origin, expect, count, derived, value_type)
-    values = coded.values
-    return Update(coded.positions, values.whole() if isinstance(values, Values) else values)
+    values, where = coded.values, coded.positions
+    where = where.positions() if isinstance(where, Marks) else where
+    return Update(where, values.whole() if isinstance(values, Values) else values)
 
 
 def decode_blocks(

@@ -12,6 +12,7 @@ import numpy as np
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import levels
 from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.marks import Marks
 from fedllm_app.wire.quantize import BITS, NOT_SENT, WORD
 
 
@@ -116,8 +117,8 @@ def measure(blocks: Iterator[np.ndarray]) -> tuple[float, float]:
 
 def unpack_marked(
     data: np.ndarray, P: int, K: int, value_type: str, block: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (int64 positions, float32 values) of the K coordinates that were sent.
+) -> tuple[Marks, np.ndarray]:
+    """Return (positions, float32 values) of the K coordinates that were sent.
 
     Raises
     ------
@@ -125,18 +126,19 @@ def unpack_marked(
         If a value that was sent is not finite, or their number is not K.
     """
     section, found = _Section(data, P, value_type, block, marked=True), 0
-    positions, values = np.empty(K, dtype=np.int64), np.empty(K, dtype=np.float32)
+    bits, values = np.zeros(-(-P // 8), dtype=np.uint8), np.empty(K, dtype=np.float32)
     for part in section.parts():
         codes = section.codes(part)
-        at = np.flatnonzero(codes != NOT_SENT[value_type])
+        sent = codes != NOT_SENT[value_type]
+        at = np.flatnonzero(sent)
         if at.size > K - found:
             raise WireError(f"more values than K={K} are marked as sent")
-        positions[found : found + at.size] = at + part.start
+        bits[part.start // 8 : -(-part.stop // 8)] = np.packbits(sent, bitorder="little")
         values[found : found + at.size] = section.values(part, codes, at)
         found += at.size
     if found < K:
         raise WireError(f"{found} values are marked as sent; expected K={K}")
-    return positions, values
+    return Marks(bits), values
 
 
 class _Section:

@@ -121,7 +121,7 @@ def test_a_code_without_a_level_is_refused(value_type, code):
     # With all 2 L codes in use there is none; a marked section has one that means nothing.
     out = np.empty(value_bytes(3, value_type, 16, True), dtype=np.uint8)
     pack_marked(f32(1, 2), np.array([0, 2]), 3, value_type, 16, np.random.default_rng(0), out)
-    assert unpack_marked(out, 3, 2, value_type, 16)[0].tolist() == [0, 2]
+    assert unpack_marked(out, 3, 2, value_type, 16)[0].positions().tolist() == [0, 2]
     codes = np.array([1, code - 1, code], np.uint8)
     packed = levels.pack_codes(codes, levels.BITS[value_type])
     out[-packed.size :] = packed
