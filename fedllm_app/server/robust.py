@@ -3,8 +3,7 @@
 Both look at each coordinate by itself (arXiv 1803.01498): the trimmed mean leaves out the lowest
 and the highest replies, the median all but the middle. They need all replies at once. A reply is
 kept as the bytes that it came as, and P / 8 bytes that say which coordinates it has; a block of
-coordinates at a time is then decoded from all of them. What a reply marked as not sent inside its
-values takes 4 bytes for each coordinate that it sent.
+coordinates at a time is then decoded from all of them.
 
 Where a reply did not send a coordinate, it counts as a zero by "cohort". By "senders" it does not
 count at all: the lowest and highest are left out of those that sent. A coordinate that one client

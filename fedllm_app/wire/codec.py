@@ -43,7 +43,7 @@ from fedllm_app.wire.quantize import (
 )
 from fedllm_app.wire.sliced import decode_sliced, encode_sliced
 from fedllm_app.wire.slices import Origin, Slices
-from fedllm_app.wire.unpack import Values, unpack_marked
+from fedllm_app.wire.unpack import Marked, Values
 
 Expected = Literal["any", "all", "explicit", "derived"]
 
@@ -284,7 +284,8 @@ def _decode(
     section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
     data = payload[HEADER_BYTES + header.position_bytes :]
     if header.mode == MARKED:
-        return Coded(*unpack_marked(data, P, header.K, header.value_type, header.block))
+        marked = Marked(data, P, header.K, header.value_type, header.block)
+        return Coded(marked.marks, marked)
     values = Values(data, header.K, header.value_type, header.block)
     if header.mode == BITMAP:
         return Coded(where.decode_bitmap(section, P, header.K), values)
