@@ -31,7 +31,9 @@ from fedllm_app.models.backbone import (
     local_source,
 )
 from fedllm_app.models.image import image_spec
+from fedllm_app.models.positions import check_positions
 from fedllm_app.models.settings import BACKBONES
+from fedllm_app.models.suits import check_reads
 from fedllm_app.models.trainable import TrainableModel
 from fedllm_app.tasks.base import Task, TaskKind
 
@@ -172,18 +174,15 @@ class Parts:
             seed=c.run.seed,
             tokenizer=self.tokenizer,
         )
-        positions = getattr(backbone.config, "max_position_embeddings", None)
-        if not self.kind.images and positions and c.task.max_tokens > positions:
-            log.warning(
-                "task.max-tokens is %d, but model.source has %d positions: clients with longer "
-                "texts will fail and be dropped",
-                c.task.max_tokens,
-                positions,
-            )
+        if not self.kind.images:
+            check_positions(backbone, c.task.max_tokens)
         # Adapters and head are drawn on the CPU, so that every device draws the same.
         device = device_of(c.model)
         log.info("the model computes on: %s", device)
-        return wrap(backbone, c.model, c.lora, c.run.seed).to(device)
+        model = wrap(backbone, c.model, c.lora, c.run.seed)
+        if self.tokenizer is not None:
+            check_reads(model.backbone, self.tokenizer)
+        return model.to(device)
 
     @cached_property
     def initial(self) -> np.ndarray:

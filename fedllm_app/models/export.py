@@ -19,8 +19,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.files import fsync_tree
 from fedllm_app.data.image import ImageSpec
-from fedllm_app.models.backbone import DTYPES, auto_model, config_overrides, without_bars
+from fedllm_app.models.backbone import DTYPES, config_overrides, without_bars
 from fedllm_app.models.readme import readme_text
+from fedllm_app.models.suits import auto_model
 from fedllm_app.models.targets import inside
 from fedllm_app.models.trainable import TrainableModel, base_fingerprint
 

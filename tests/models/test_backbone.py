@@ -170,7 +170,7 @@ def test_what_cannot_be_loaded_is_named(source, tmp_path, monkeypatch):
         load("/no/such")
     with pytest.raises(ConfigError, match=r"'/no/such.gguf'.*no such file"):
         load("/no/such.gguf")
-    with pytest.raises(ConfigError, match=r"does not load for task.name 'next-token'"):
+    with pytest.raises(ConfigError, match=r"has no AutoModelForCausalLM of it for task.name"):
         load(source("vit"), "next-token")
 
 
