@@ -25,7 +25,7 @@ from fedllm_app.data.source import NODE, DataSettings, Source, source_of_test, s
 from fedllm_app.data.table import Rows, Table
 from fedllm_app.data.text import tokenizer_identity
 
-FORMAT = 2  # part of the cache key: raise it when the same input would be prepared differently
+FORMAT = 3  # part of the cache key: raise it when the same input would be prepared differently
 T = TypeVar("T")
 
 

@@ -96,8 +96,8 @@ def test_blocks_of_a_held_out_text_are_held_out_together(run, tmp_path):
     rows = "".join(json.dumps({"text": t}) + "\n" for t in texts)
     (tmp_path / "rows.jsonl").write_text(rows)
     made = run(TaskSettings(name="next-token", max_tokens=2), train=str(tmp_path / "rows.jsonl"))
-    assert len(made.evaluation) == 2 * 3  # two texts of three blocks
-    assert made.counts.sum() == 18 * 3
+    assert len(made.evaluation) == 2 * 4  # two texts of four blocks: six words and an end
+    assert made.counts.sum() == 18 * 4
     assert made.labels == []
 
 
