@@ -56,14 +56,15 @@ def run(
     ] = False,
 ) -> None:
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
-    from fedllm_app.config import RunConfig
+    from fedllm_app.config import RunConfig, check_listed
     from fedllm_app.core.settings import flatten
     from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs, run_flower
 
     recipe, overrides = recipe_and_pairs(settings)
     root = find_app()
     overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
-    RunConfig.parse(flatten(merged_config(recipe, overrides)))
+    RunConfig.parse(flat := flatten(merged_config(recipe, overrides)))
+    check_listed(root, flat)
     code = run_flower(
         root,
         recipe=recipe,
@@ -104,12 +105,17 @@ def report(
 def export(
     name: Annotated[str, typer.Argument(help="Name or folder of a run.")],
     merge: Annotated[Path, typer.Option(help="Empty folder for the merged model.")],
+    base: Annotated[
+        str,
+        typer.Option(help="The base where it has moved: its folder, hub name or .gguf file."),
+    ] = "",
     home: Home = HOME,
 ) -> None:
     """Write a run's adapter and its base as one model that loads with from_pretrained."""
     from fedllm_app.models.export import merge as merge_adapter
 
-    typer.echo(merge_adapter(run_folder(name, home) / "adapter", merge.resolve()))
+    adapter = run_folder(name, home) / "adapter"
+    typer.echo(merge_adapter(adapter, merge.resolve(), base, home.resolve() / "cache"))
 
 
 @app.command()
@@ -151,11 +157,21 @@ def run_folder(name: str, home: Path) -> Path:
     ConfigError
         If there is none; the message lists those there are.
     """
-    for folder in (Path(name), home / "runs" / name):
+    given = Path(name)
+    # A path may name the run, or something in it such as its report.html or adapter/.
+    for folder in (
+        given,
+        *([given.resolve().parent] if given.exists() else []),
+        home / "runs" / name,
+    ):
         if (folder / "config.toml").exists():
             return folder.resolve()
-    known = sorted(p.name for p in (home / "runs").glob("*") if (p / "config.toml").exists())
-    raise ConfigError(f"run {name!r} is neither a folder nor one of {known} in {home / 'runs'}")
+    runs = home / "runs"
+    known = sorted(p.name for p in runs.glob("*") if (p / "config.toml").exists())
+    raise ConfigError(
+        f"run {name!r} is neither a folder nor one of {known} in {runs}. A run of another run.home "
+        "is found by the path of its folder, RUN.HOME/runs/NAME, or with --home RUN.HOME"
+    )
 
 
 if __name__ == "__main__":
