@@ -88,6 +88,7 @@ def report(
     home: Home = HOME,
 ) -> None:
     """Write report.html of a run, or one page that compares several."""
+    from fedllm_app.config.unread import unread_keys
     from fedllm_app.report.page import print_summary, write_comparison, write_report
 
     folders = [run_folder(name, home) for name in runs]
@@ -96,7 +97,8 @@ def report(
     if len(folders) == 1 and out is None:
         page = write_report(folders[0], x)
     else:
-        page = write_comparison(folders, (out or Path("comparison.html")).resolve(), x)
+        target = (out or Path("comparison.html")).resolve()
+        page = write_comparison(folders, target, x, unread_keys)
     typer.echo(page)
 
 

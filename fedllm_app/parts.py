@@ -36,6 +36,7 @@ from fedllm_app.models.settings import BACKBONES
 from fedllm_app.models.suits import check_reads
 from fedllm_app.models.trainable import TrainableModel
 from fedllm_app.tasks.base import Task, TaskKind
+from fedllm_app.tasks.by_class import by_class
 
 log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
@@ -103,6 +104,7 @@ class Parts:
 
     def __init__(self, config: RunConfig, place: Place) -> None:
         self.config, self.place = config, place
+        self.classes: list[dict[str, Any]] = []  # of the latest evaluation
         self.cache = place.home / "cache"
         if config.client.threads:
             torch.set_num_threads(config.client.threads)
@@ -246,6 +248,7 @@ class Parts:
                 batches(self.data.evaluation, rows, EVALUATION_BATCH, None, self._collate),
                 self.tokenizer,
             )
+        self.classes = by_class(tally, self.labels)
         metrics = self.task.metrics(tally)
         first = self.kind.headline
         return {first: metrics[first]} | {k: v for k, v in metrics.items() if k != first}

@@ -20,6 +20,7 @@ from fedllm_app.core.units import format_bytes
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
+from fedllm_app.report.classes import write_classes
 from fedllm_app.report.page import write_report
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state, locked
 from fedllm_app.run.record import Recorder
@@ -142,6 +143,7 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
         round=loop.state.round,
         metrics=dict(loop.state.evaluation),
     )
+    write_classes(folder, loop.state.round, parts.classes)
     try:
         write_report(folder)
     except Exception as error:  # the run is whole without its page, whatever is wrong with that

@@ -17,7 +17,7 @@ TIME_COLOURS = {
     "plan": drawing.PURPLE,
     "encode": drawing.SKY,
     "step": drawing.VERMILION,
-    "checkpoint": "#8F7500",
+    "checkpoint": drawing.OLIVE,
     "other": drawing.GREY,
 }
 WORDS = {"up": "Upload", "down": "Download"}

@@ -2,7 +2,8 @@
 
 Text, axes and grid take the colour of the page around them (`currentColor`), text stays text, and
 nothing is loaded from anywhere. Series colours are those of Okabe and Ito, told apart by people
-with any colour vision; markers differ as well. Devices have no matplotlib: it is imported inside.
+with any colour vision; markers differ as well. On a dark page each is a lighter one of the same
+hue. Devices have no matplotlib: it is imported inside.
 """
 
 import html
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 # Matplotlib wants a number where the page wants `currentColor`: this one is put in its place.
 INK = "#010203"
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, GREY = "#E69F00", "#56B4E9", "#8C8C8C"
+ORANGE, SKY, GREY, OLIVE = "#E69F00", "#56B4E9", "#8C8C8C", "#8F7500"
+# What stands for a colour where the page is dark: at least 6 to 1 against it.
+ON_DARK = {
+    BLUE: "#4DA3F0", VERMILION: "#FF8A45", GREEN: "#2CCB9B", PURPLE: "#E9A3CB",
+    ORANGE: "#F7BE3B", SKY: "#A3DCFF", GREY: "#ABB2BA", OLIVE: "#CBB13A",
+}  # fmt: skip
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
@@ -78,6 +84,23 @@ class Series:
     dash: str
 
 
+def themed(colour: str) -> str:
+    """Return a colour as the page knows it: a variable of its style, with the colour itself."""
+    return f"var(--c{colour[1:].lower()}, {colour})"
+
+
+def palette_css() -> str:
+    """Return the colours as variables of a page, for light and for dark."""
+    light, dark = (
+        " ".join(f"--c{colour[1:].lower()}: {shown[colour]};" for colour in ON_DARK)
+        for shown in ({c: c for c in ON_DARK}, ON_DARK)
+    )
+    return (
+        f":root {{ {light} }}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+    )
+
+
 def series(labels: Sequence[str]) -> list[Series]:
     """Return a look for each label; after seven, colours come again with another dash."""
     return [
@@ -113,6 +136,8 @@ def to_svg(drawn: "Figure", description: str) -> str:
     drawn.savefig(out, format="svg", transparent=True, metadata=nothing)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    for colour in ON_DARK:
+        svg = re.sub(rf"(: ?){colour}\b", rf"\1{themed(colour)}", svg, flags=re.IGNORECASE)
     # Names such as axes_1 would be on the page once per figure; nothing refers to them.
     svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]+)?", "system-ui, sans-serif", svg)
