@@ -2,8 +2,7 @@
 
 Text, axes and grid take the colour of the page around them (`currentColor`), text stays text, and
 nothing is loaded from anywhere. Series colours are those of Okabe and Ito, told apart by people
-with any colour vision; markers differ as well. On a dark page each is a lighter one of the same
-hue. Devices have no matplotlib: it is imported inside.
+with any colour vision; markers differ as well. Devices have no matplotlib: it is imported inside.
 """
 
 import html
@@ -15,19 +14,24 @@ from io import StringIO
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from fedllm_app.report.palette import (
+    BLUE,
+    GREEN,
+    GREY,
+    ON_DARK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    themed,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Matplotlib wants a number where the page wants `currentColor`: this one is put in its place.
 INK = "#010203"
-BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, GREY, OLIVE = "#E69F00", "#56B4E9", "#8C8C8C", "#8F7500"
-# What stands for a colour where the page is dark: at least 6 to 1 against it.
-ON_DARK = {
-    BLUE: "#4DA3F0", VERMILION: "#FF8A45", GREEN: "#2CCB9B", PURPLE: "#E9A3CB",
-    ORANGE: "#F7BE3B", SKY: "#A3DCFF", GREY: "#ABB2BA", OLIVE: "#CBB13A",
-}  # fmt: skip
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
@@ -82,23 +86,6 @@ class Series:
     colour: str
     marker: str
     dash: str
-
-
-def themed(colour: str) -> str:
-    """Return a colour as the page knows it: a variable of its style, with the colour itself."""
-    return f"var(--c{colour[1:].lower()}, {colour})"
-
-
-def palette_css() -> str:
-    """Return the colours as variables of a page, for light and for dark."""
-    light, dark = (
-        " ".join(f"--c{colour[1:].lower()}: {shown[colour]};" for colour in ON_DARK)
-        for shown in ({c: c for c in ON_DARK}, ON_DARK)
-    )
-    return (
-        f":root {{ {light} }}\n"
-        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
-    )
 
 
 def series(labels: Sequence[str]) -> list[Series]:
@@ -274,7 +261,13 @@ def whole_rounds(axes: "Axes") -> None:
 
 def unit_axis(axes: "Axes", which: str, unit: str) -> None:
     """Label an axis in kB, MB or ms instead of powers of ten; thousands of seconds are no ks."""
-    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+    from matplotlib.ticker import (
+        EngFormatter,
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+    )
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     scaled = EngFormatter(unit=unit)
@@ -285,6 +278,11 @@ def unit_axis(axes: "Axes", which: str, unit: str) -> None:
     axis.set_major_formatter(FuncFormatter(plain) if unit == "s" else scaled)
     if axis.get_scale() == "linear":
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    else:  # within few powers of ten, matplotlib would name what lies between them in TeX
+        low, high = sorted(axis.get_view_interval())
+        wide = high > 50 * low
+        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def short(label: str) -> str:

@@ -30,50 +30,51 @@ class Level:
     why: str
 
 
-def level_of(runs: Sequence[Run]) -> Level | None:
-    """Return the value that runs are compared at; None where they share no metric.
+def levels_of(runs: Sequence[Run]) -> list[Level]:
+    """Return the values that runs are compared at, [] where they share no metric.
 
-    It is the first dense run's final accuracy less one point. Without one, or for another metric,
-    it is the weakest of the runs' best values, which all of them reach.
+    The first is the dense run's final accuracy less one point. Where not all runs reach it, there
+    is no dense run or the metric is another, it is the weakest of their best values.
     """
     metric = next((run.headline for run in runs if run.headline), "")
-    best = [run.best(metric) for run in runs]
-    values = [found[1] for found in best if found]
-    if len(runs) < 2 or len(values) < len(runs):
-        return None
+    best = [found[1] for run in runs if (found := run.best(metric))]
+    if len(runs) < 2 or len(best) < len(runs):
+        return []
+    levels = []
     dense = next((run for run in runs if run.dense), None)
     name, final = words(metric).lower(), dense.final(metric) if dense else None
     if dense is not None and final is not None and "accuracy" in metric:
-        return Level(
-            metric, final - POINT, dense, f"the final {name} of {dense.name} less one point"
-        )
-    weakest = max(values) if runs[0].falls(metric) else min(values)
-    return Level(metric, weakest, dense or runs[0], f"the best {name} that all of these runs reach")
+        why = f"the final {name} of {dense.name} less one point"
+        levels.append(Level(metric, final - POINT, dense, why))
+        if all(run.reached(metric, final - POINT) for run in runs):
+            return levels
+    weakest = max(best) if runs[0].falls(metric) else min(best)
+    why = f"the best {name} that all of these runs reach"
+    return [*levels, Level(metric, weakest, dense or runs[0], why)]
 
 
-def equal_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table | None:
-    """Return what each run had sent at the first evaluation that is as good as the level."""
-    level = level_of(runs)
-    if level is None:
-        return None
+def equal_tables(runs: Sequence[Run], looks: Sequence[Series]) -> list[Table]:
+    """Return what each run had sent at the first evaluation that is as good as each level."""
+    return [_table(runs, looks, level) for level in levels_of(runs)]
+
+
+def _table(runs: Sequence[Run], looks: Sequence[Series], level: Level) -> Table:
     base = level.run.reached(level.metric, level.value)
     rows = []
     for run, look in zip(runs, looks, strict=True):
         found = run.reached(level.metric, level.value)
-        if found is None or "up-bytes" not in found:
-            rows.append(
-                Row([Cell(look.label), Cell("not reached"), *[Cell(DASH)] * 3], look.colour)
-            )
-            continue
-        cells = [_against(found, base, keys) for keys in (UP, DOWN, (*UP, *DOWN))]
-        rows.append(Row([Cell(look.label), Cell(str(found["round"])), *cells], look.colour))
+        cells = [Cell("not reached"), *[Cell(DASH)] * 3]
+        if found is not None:
+            sums = [_against(found, base, keys) for keys in (UP, DOWN, (*UP, *DOWN))]
+            cells = [Cell(str(found["round"])), *sums]
+        rows.append(Row([Cell(look.label), *cells], look.colour))
+    name, value = words(level.metric).lower(), format_metric(level.value)
     note = (
-        f"Bytes so far at the first evaluation of {words(level.metric).lower()} at least as good "
-        f"as {format_metric(level.value)}: {level.why}. What is saved is held against "
-        f"{level.run.name} at its own first such evaluation."
+        f"Bytes so far at the first evaluation at least as good as {value}, {level.why}; saved "
+        f"and times less are against {level.run.name} at its own first such evaluation."
     )
     head = ["Run", "In round", "Upload", "Download", "Both"]
-    return Table("Bytes at equal accuracy", head, rows, note, look="runs", first=True)
+    return Table(f"Bytes at equal {name}: {value}", head, rows, note, look="runs", first=True)
 
 
 UP, DOWN = ("up-bytes",), ("down-bytes",)
@@ -82,8 +83,10 @@ UP, DOWN = ("up-bytes",), ("down-bytes",)
 def _against(found: Record, base: Record | None, keys: Sequence[str]) -> Cell:
     """Return bytes so far, and how many fewer than those of the run compared with."""
     sent = sum(int(found.get(key) or 0) for key in keys)
-    if base is None or base is found:
-        return Cell(format_bytes(sent))
+    if not sent or base is None or base is found:
+        return Cell(format_bytes(sent) if sent else DASH)
     other = sum(int(base.get(key) or 0) for key in keys)
-    saved = f"{format_bytes(abs(other - sent))} {'saved' if other >= sent else 'more'}"
-    return Cell(format_bytes(sent), f"{saved}, {format_times(other, sent)}")
+    if sent > other:
+        return Cell(format_bytes(sent), f"{format_bytes(sent - other)} more")
+    saved = f"{format_bytes(other - sent)} saved, {format_times(other, sent)} less"
+    return Cell(format_bytes(sent), saved)

@@ -11,8 +11,8 @@ from typing import Any
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.files import replacing
-from fedllm_app.report import drawing, tables
-from fedllm_app.report.equal import equal_table
+from fedllm_app.report import drawing, palette, tables
+from fedllm_app.report.equal import equal_tables
 from fedllm_app.report.plots import all_plots
 from fedllm_app.report.progress import progress
 from fedllm_app.report.run import Run, read_run
@@ -86,7 +86,6 @@ def write_comparison(
     for key in [k for k in shared if len({repr(run.settings.get(k)) for run in runs}) > 1]:
         shared.pop(key, None)
     shared.pop("run.name", None)
-    equal = equal_table(runs, looks)
     text = _render(
         kind="fedllm comparison",
         title=f"{len(runs)} runs" if len(runs) > 1 else runs[0].name,
@@ -96,7 +95,7 @@ def write_comparison(
         tiles=[],
         tables=[
             tables.runs_table(runs, looks),
-            *([equal] if equal else []),
+            *equal_tables(runs, looks),
             settings_table(runs, looks, unread),
             tables.dropped_table(runs),
         ],
@@ -144,13 +143,13 @@ def _render(**values: Any) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     table = environment.from_string(TABLE)
-    table.globals["themed"] = drawing.themed
+    table.globals["themed"] = palette.themed
 
     def show(shown: tables.Table) -> Markup:
         return Markup(table.render(table=shown))
 
     return environment.from_string(PAGE).render(
-        style=Markup(STYLE + drawing.palette_css()), show=show, **values
+        style=Markup(STYLE + palette.palette_css()), show=show, **values
     )
 
 

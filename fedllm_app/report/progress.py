@@ -35,7 +35,7 @@ def progress(run: Run) -> str:
         return f"{done}: stopped. Start the run again by its name, and it goes on from there."
     each = sum(run.mean_seconds().values())
     left = f", about {format_seconds(each * (run.asked - run.last_round))} left" if each else ""
-    return f"{done}{left}. The run is going on: `fedllm report` writes this page anew."
+    return f"{done}{left}. The run is going on; fedllm report writes this page anew."
 
 
 def _is_held(lock: Path) -> bool:
