@@ -280,7 +280,7 @@ def unit_axis(axes: "Axes", which: str, unit: str) -> None:
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     else:  # within few powers of ten, matplotlib would name what lies between them in TeX
         low, high = sorted(axis.get_view_interval())
-        wide = high > 50 * low
+        wide = high > 300 * low
         axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
         axis.set_minor_formatter(NullFormatter())
 

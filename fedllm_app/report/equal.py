@@ -34,7 +34,8 @@ def levels_of(runs: Sequence[Run]) -> list[Level]:
     """Return the values that runs are compared at, [] where they share no metric.
 
     The first is the dense run's final accuracy less one point. Where not all runs reach it, there
-    is no dense run or the metric is another, it is the weakest of their best values.
+    is no dense run or the metric is another, it is the weakest of their best values, if they all
+    had to learn for it.
     """
     metric = next((run.headline for run in runs if run.headline), "")
     best = [found[1] for run in runs if (found := run.best(metric))]
@@ -49,6 +50,8 @@ def levels_of(runs: Sequence[Run]) -> list[Level]:
         if all(run.reached(metric, final - POINT) for run in runs):
             return levels
     weakest = max(best) if runs[0].falls(metric) else min(best)
+    if any((run.reached(metric, weakest) or {}).get("round") == 0 for run in runs):
+        return levels  # as good as that they were before they learnt
     why = f"the best {name} that all of these runs reach"
     return [*levels, Level(metric, weakest, dense or runs[0], why)]
 

@@ -65,6 +65,8 @@ code, .settings td, .differ td { font-family: ui-monospace, "SF Mono", Menlo, Co
 summary { cursor: pointer; color: var(--accent); margin: 16px 0 12px; }
 footer { margin-top: 48px; padding-top: 14px; border-top: 1px solid var(--line);
   color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
+@media (max-width: 980px) { .tiles { grid-template-columns: repeat(3, 1fr); }
+  .tiles div:last-child:nth-child(3n+2) { grid-column: span 2; } }
 @media (max-width: 860px) { .tiles { grid-template-columns: 1fr 1fr; }
   .tiles div:last-child:nth-child(odd) { grid-column: span 2; } }
 @media (max-width: 600px) { main { padding: 24px 16px 48px; } h1 { font-size: 25px; }

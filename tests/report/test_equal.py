@@ -100,6 +100,9 @@ def test_where_one_falls_short_they_are_compared_at_its_best_too(made: Made) -> 
     assert table.title == "Bytes at equal loss: 2.5000"
     assert [row[1][0] for row in rows(table)] == ["1", "1"]
     assert equal_tables(runs[:1], looks(runs[:1])) == []
+    # A run that never learnt is no measure for the others.
+    runs += [made("z", (3.0, 3.5), 100, 100, "loss")]
+    assert equal_tables(runs, looks(runs)) == []
 
 
 def test_a_run_says_how_far_it_is(made: Made) -> None:
