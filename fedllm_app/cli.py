@@ -3,6 +3,7 @@
 fedllm run recipes/bench-s.toml strategy.name=dense
 """
 
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedllm_app.core.errors import ConfigError, FedllmError
+from fedllm_app.models.settings import BACKBONES
 from fedllm_app.study.command import plan
 
 app = typer.Typer(
@@ -63,8 +65,13 @@ def run(
     recipe, overrides = recipe_and_pairs(settings)
     root = find_app()
     overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
-    RunConfig.parse(flat := flatten(merged_config(recipe, overrides)))
+    config = RunConfig.parse(flat := flatten(merged_config(recipe, overrides)))
     check_listed(root, flat)
+    if config.model.source not in BACKBONES:
+        # In a process of its own: this one waits for the run, and is to stay small.
+        words = [sys.executable, "-m", "fedllm_app.cli", "check", *map(str, settings or [])]
+        if subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode:
+            raise typer.Exit(1)
     code = run_flower(
         root,
         recipe=recipe,
@@ -72,6 +79,27 @@ def run(
         federation=federation or root / "pyproject-federation.toml",
     )
     raise typer.Exit(code)
+
+
+@app.command()
+@user_errors
+def check(
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="A recipe (.toml), then any KEY=VALUE over it.")
+    ] = None,
+) -> None:
+    """Check settings and model in seconds; nothing is trained, and no weights are read."""
+    from fedllm_app.config import RunConfig
+    from fedllm_app.core.settings import flatten
+    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
+    from fedllm_app.parts import Parts, Place
+
+    recipe, overrides = recipe_and_pairs(settings)
+    find_app()  # modules of one's own are found there
+    config = RunConfig.parse(flatten(merged_config(recipe, overrides)))
+    if config.model.source not in BACKBONES:
+        Parts(config, Place.of(config)).check_model()
+    typer.echo("The settings and the model fit together.")
 
 
 @app.command()

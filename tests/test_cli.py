@@ -168,6 +168,21 @@ def test_export_takes_a_base_that_has_moved(runs, tiny, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_a_model_that_does_not_fit_is_refused_before_an_engine_starts(tiny, monkeypatch, capfd):
+    monkeypatch.setattr(
+        "fedllm_app.deploy.launch.run_flower", lambda *_, **__: pytest.fail("an engine was started")
+    )
+    words = [f"{key}={value}" for key, value in tiny.keys().items()]
+    assert call("run", *words, "task.max-tokens=33").exit_code == 1
+    shown = capfd.readouterr().err
+    assert "ConfigError: task.max-tokens is 33; expected at most 32" in " ".join(shown.split())
+    assert "Traceback" not in shown
+    assert "fit together" in call("check", *words).output
+    done = call("check", *words, "lora.rank=64")
+    assert done.exit_code == 1
+    assert "lora.rank is 64; expected at most 16" in " ".join(done.stderr.split())
+
+
 def test_a_key_that_pyproject_lacks_is_named(monkeypatch, tmp_path):
     lines = (ROOT / "pyproject.toml").read_text("utf-8").splitlines(keepends=True)
     kept = "".join(line for line in lines if "d-up =" not in line)
