@@ -79,10 +79,7 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     got = received(device, request)
     plan = got.plan
     draw = Draw(device.seed, request.round, request.group, job.client, got.sent)
-    # A device of a lower rank holds what came and nothing else.
-    start = got.update.values
-    if not plan.rank:
-        start = device_copy(plan, got.update.positions, start, device.initial)
+    start = device_copy(plan, got.update.positions, got.update.values, device.initial)
     model.load(start, plan.rank)
     settings = device.settings
     keeps = settings.keep_optimizer or rule_kind(settings).keeps or plan.keeps

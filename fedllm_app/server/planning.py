@@ -16,7 +16,6 @@ from fedllm_app.core.job import Job, Profile, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import PARAMS, ClientPlan, RoundPlan
 from fedllm_app.core.region import Where, take
-from fedllm_app.core.seeds import generator
 from fedllm_app.core.state import RunState
 from fedllm_app.core.support import Draw, Positions, expand
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, StrategySettings
@@ -80,7 +79,7 @@ class Planner:
             If the server's step is drawn by a group or a client: it belongs to all of them.
         """
         inputs = Inputs(
-            self.strategy, self.layout, state.round + 1, params_P, cohort, self.seed,
+            self.strategy, self.layout, state.round + 1, params_P, self.initial, cohort, self.seed,
             profiles or {}, self.method.own_settings(self.strategy),
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
@@ -114,20 +113,18 @@ class Planner:
         draw = Draw(self.seed, t, group)
         where = expand(plan.down, self.layout, draw)
         base = base_of(plan, self.fingerprint, self.initial, where)
-        vectors = {
-            PARAMS: self._encoded(
-                params_P, where, isinstance(plan.down, Positions), base, self.wire.down_values,
-                generator(self.seed, "down", t, group),
-            )
-        }  # fmt: skip
+        values = take(params_P, where)
+        if plan.down_as == "change":
+            values = values - take(self.initial, where)
+        explicit = isinstance(plan.down, Positions)
+        vectors = {PARAMS: self._encoded(values, where, explicit, base, self.wire.down_values)}
         for name, vector in plan.beside_down.items():
             if name not in planned.plan.vectors:
                 raise ConfigError(f"a plan sends the vector {name!r}, which has no values")
-            vectors[name] = self._encoded(
-                planned.plan.vectors[name], expand(vector.support, self.layout, draw), False, base,
-                vector.value_type or self.wire.down_values,
-                generator(self.seed, "down", t, group, name),
-            )  # fmt: skip
+            own = expand(vector.support, self.layout, draw)
+            values = take(planned.plan.vectors[name], own)
+            value_type = vector.value_type or self.wire.down_values
+            vectors[name] = self._encoded(values, own, False, base, value_type)
         return vectors, base
 
     def served(self, state: RunState, params_P: np.ndarray) -> np.ndarray:
@@ -157,19 +154,19 @@ class Planner:
 
     def _encoded(
         self,
-        values_P: np.ndarray,
+        values: np.ndarray,
         where: Where,
         explicit: bool,
         base: str,
         value_type: str,
-        rng: np.random.Generator,
     ) -> np.ndarray:
+        """Return a payload; it is rounded to the nearest, since nobody averages downloads."""
         return encode_set(
-            take(values_P, where),
+            values,
             where,
             origin_of(self.layout, base),
             explicit=explicit,
             value_type=value_type,
             block=self.wire.block,
-            rng=rng,
+            grid_bits=self.wire.grid_bits,
         )

@@ -247,7 +247,9 @@ class _Rounds:
     def plan(self, t: int, state: MethodState) -> tuple[RoundPlan, MethodState]:
         params = self.rank.start if t == 1 else self.rank.grown
         seed = self.c.run.seed
-        inputs = Inputs(self.c.strategy, self.layout, t, params, self.cohort(t), seed)
+        inputs = Inputs(
+            self.c.strategy, self.layout, t, params, self.rank.start, self.cohort(t), seed
+        )
         return method_of(self.c.strategy.name).plan(inputs, state)
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:

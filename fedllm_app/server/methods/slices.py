@@ -16,7 +16,7 @@ NO_A = Derived("tensors", {"without": ["*.lora_A.*", "*lora_embedding_A*"]})
 
 def ffa_lora(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     """Train and send B and the head; A stays as the seed drew it, on server and devices alike."""
-    plan = ClientPlan(down=NO_A, fill="initial", train=NO_A, up=NO_A)
+    plan = ClientPlan(NO_A, "initial", NO_A, NO_A, down_as=inputs.settings.down)
     return one_group(plan, inputs.cohort, step=NO_A), state
 
 
@@ -28,10 +28,10 @@ def hetlora(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]
     """
     ranks = inputs.settings.ranks
     names = [f"rank-{rank}" for rank in ranks]
-    groups = {}
+    groups, down_as = {}, inputs.settings.down
     for name, rank in zip(names, ranks, strict=True):
         slices = Derived(RANK_SLICES, {"rank": rank})
-        groups[name] = ClientPlan(down=slices, fill="zero", train=slices, up=slices)
+        groups[name] = ClientPlan(slices, "zero", slices, slices, down_as=down_as)
     return RoundPlan(
         groups=groups,
         group_of={client: names[tier_of(client, len(names))] for client in inputs.cohort},
