@@ -73,7 +73,8 @@ class ClientPlan:
     train : what local training may move.
     up : what it returns.
     work : how much it trains.
-    keeps : state that stays on the device from job to job: "residual", what an upload left out.
+    keeps : state that stays on the device from job to job: "residual", what an upload left out;
+        "download", what came down, where a later one may go on from it.
         The local optimizer's is kept by `client.keep-optimizer`.
     beside_down, beside_up : further vectors by name, each with its own support and value type. The
         server's values are in `RoundPlan.vectors`; a device's come from its local rule.

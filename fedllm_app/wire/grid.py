@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedllm_app.core.errors import WireError
+from fedllm_app.core.versions import Version
 from fedllm_app.wire import rans
 from fedllm_app.wire.bank import MOST, SYMBOLS, bank, best_models
 from fedllm_app.wire.levels import LARGEST_LEVEL
@@ -77,16 +78,17 @@ def on_grid(values_N: np.ndarray, bits: float, slices: Slices | None) -> Grid:
     return Grid(codes, np.float32(step), levels)
 
 
-def encode_grid(grid: Grid, slices: Slices | None, since: np.ndarray | None = None) -> np.ndarray:
+def encode_grid(grid: Grid, slices: Slices | None, since: Version | None = None) -> np.ndarray:
     """Return the section of values on a grid, uint8.
 
     Parameters
     ----------
     slices : as in `on_grid`.
-    since : codes that the receiver has, int32 of shape (N,): only what they lack is written.
+    since : what the receiver holds of the same coordinates; only the difference is written.
     """
     N = grid.codes.size
-    codes = _ordered(grid.codes if since is None else grid.codes - since, slices)
+    codes = grid.codes if since is None else grid.codes - regrid(since, grid.step)
+    codes = _ordered(codes, slices)
     starts = _starts(N, slices)
     head = np.zeros(1, HEAD)
     head["kind"] = FLAT if slices is None else BY_SLICE
@@ -106,7 +108,7 @@ def encode_grid(grid: Grid, slices: Slices | None, since: np.ndarray | None = No
 
 
 def decode_grid(
-    section: np.ndarray, N: int, slices: Slices | None, since: np.ndarray | None = None
+    section: np.ndarray, N: int, slices: Slices | None, since: Version | None = None
 ) -> Grid:
     """Return the values of a section, whose bytes may be hostile.
 
@@ -145,19 +147,20 @@ def decode_grid(
     if at != section.size:
         raise WireError(f"{section.size - at} bytes follow a grid; expected none")
     codes = codes if slices is None else slices.restore(codes)
-    codes = codes if since is None else codes + since
+    if since is not None:
+        codes = codes + regrid(since, step)
     most = max(int(codes.max(initial=0)), -int(codes.min(initial=0)))
     if most > MOST_CODE or most * float(step) > LARGEST_LEVEL:
         raise WireError(f"a multiple of a grid is {most} steps; expected less", "non-finite")
     return Grid(codes, step, levels)
 
 
-def regrid(grid: Grid, step: np.float32) -> np.ndarray:
-    """Return the codes of values on a grid of another step, int32: the nearest multiples."""
-    if grid.step == step or not step:
-        return grid.codes if step else np.zeros_like(grid.codes)
-    factor = np.float64(grid.step) / np.float64(step)
-    return np.clip(np.rint(grid.codes * factor), -MOST_CODE, MOST_CODE).astype(np.int32)
+def regrid(version: Version, step: np.float32) -> np.ndarray:
+    """Return the codes of a download on a grid of another step, int32: the nearest multiples."""
+    if not step:
+        return np.zeros_like(version.codes)
+    factor = np.float64(version.step) / np.float64(step)
+    return np.clip(np.rint(version.codes * factor), -MOST_CODE, MOST_CODE).astype(np.int32)
 
 
 def _check_head(kind: int, step: np.float32, levels: np.ndarray, slices: Slices | None) -> None:

@@ -6,6 +6,7 @@ Shapes: P flat trainable parameters, K coordinates sent.
 import numpy as np
 
 from fedllm_app.core.region import Where, positions_of
+from fedllm_app.core.versions import Version
 from fedllm_app.wire.checks import check_expected
 from fedllm_app.wire.grid import Grid, decode_grid, encode_grid, on_grid
 from fedllm_app.wire.header import (
@@ -30,15 +31,14 @@ def grid_of(values_K: np.ndarray, where: Where, origin: Origin, bits: float) -> 
 
 
 def encode_gridded(
-    grid: Grid, where: Where, origin: Origin, *, explicit: bool, since: np.ndarray | None = None
+    grid: Grid, where: Where, origin: Origin, *, explicit: bool, since: Version | None = None
 ) -> np.ndarray:
     """Return the payload of the values of a set, uint8.
 
     Parameters
     ----------
     where, explicit : as in `encode_set`.
-    since : codes of the same set that the receiver has, int32 of shape (K,): what they lack is
-        sent.
+    since : what the receiver holds of the same set; only the difference is sent.
     """
     positions = positions_of(where, origin.P) if explicit and where is not None else None
     derived = where is not None and not explicit
@@ -56,14 +56,14 @@ def encode_gridded(
 
 
 def decode_gridded(
-    payload: np.ndarray, origin: Origin, *, derived: Where = None, since: np.ndarray | None = None
+    payload: np.ndarray, origin: Origin, *, derived: Where = None, since: Version | None = None
 ) -> tuple[Where, Grid]:
     """Return the set and the grid of a payload; errors as those of `codec.decode`.
 
     Parameters
     ----------
     derived : as in `codec.decode`.
-    since : as the encoder had them.
+    since : as the encoder had it.
     """
     header = read_header(payload)
     check_origin(header, origin)
@@ -72,7 +72,7 @@ def decode_gridded(
 
 
 def read_gridded(
-    header: Header, payload: np.ndarray, origin: Origin, derived: Where, since: np.ndarray | None
+    header: Header, payload: np.ndarray, origin: Origin, derived: Where, since: Version | None
 ) -> tuple[Where, Grid]:
     """Return the set and the grid of a payload whose header is checked."""
     split = HEADER_BYTES + header.position_bytes

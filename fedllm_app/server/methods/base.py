@@ -23,6 +23,7 @@ from fedllm_app.core.settings import Settings, parsed_args
 
 MethodState = Mapping[str, np.ndarray]
 Share = Literal["", "cohort", "senders"]
+DOWN_KEYS = ("down", "down-history")  # of every method that sends what `Inputs.down` is
 
 
 class StrategySettings(Settings):
@@ -42,6 +43,13 @@ class StrategySettings(Settings):
         "values",
         description="What goes down: the 'values', or their 'change' from the start that both "
         "sides draw from the seed. What is not sent is zero, or at the start.",
+    )
+    down_history: int = Field(
+        0,
+        ge=0,
+        description="Rounds whose downloads the server remembers, 4 bytes for each parameter and "
+        "round. A client that comes back within them is sent what is new since. It needs "
+        "strategy.down 'change' and wire.down-values 'grid'. 0 remembers nothing.",
     )
     density: float = Field(
         0.25,

@@ -9,11 +9,18 @@ from fedllm_app.core.plan import ClientPlan, MeanOver, RoundPlan, TopK
 from fedllm_app.core.region import positions_of
 from fedllm_app.core.rules import HEAD
 from fedllm_app.core.support import All, Derived, Draw, Positions, Support, expand
-from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group, tier_of
+from fedllm_app.server.methods.base import (
+    DOWN_KEYS,
+    Inputs,
+    Method,
+    MethodState,
+    one_group,
+    tier_of,
+)
 from fedllm_app.wire.select import top_positions
 
 FEEDBACK = "error-feedback"
-SPARSE_KEYS = ("head", "mean", FEEDBACK)
+SPARSE_KEYS = ("head", "mean", FEEDBACK, *DOWN_KEYS)
 
 
 def dense(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
@@ -95,11 +102,13 @@ DENSE = Method(
     dense,
     "Reddi et al. 2021, arXiv 2003.00295 (FedOpt)",
     "Everything sent each way, the server optimizer steps on the mean.",
+    keys=DOWN_KEYS,
 )
 FEDAVG = Method(
     dense,
     "McMahan et al. 2017, arXiv 1602.05629",
     "Everything sent each way, the server takes the mean.",
+    keys=DOWN_KEYS,
     optimizer="sgd",
     weights="examples",
 )

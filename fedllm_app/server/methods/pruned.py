@@ -12,7 +12,7 @@ import numpy as np
 
 from fedllm_app.core.plan import ClientPlan, Outside, RoundPlan
 from fedllm_app.core.support import Positions
-from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group
+from fedllm_app.server.methods.base import DOWN_KEYS, Inputs, Method, MethodState, one_group
 from fedllm_app.server.methods.floss import FEEDBACK, dense, head, keeps
 from fedllm_app.wire.select import largest, top_count, top_positions, without
 
@@ -81,17 +81,17 @@ SPARSE_ADAPTER = Method(
     sparse_adapter,
     "He et al. 2022, arXiv 2210.04284; as in Raje 2024",
     "One dense round, then a fixed magnitude mask rules training and traffic.",
-    keys=("density", "head", FEEDBACK),
+    keys=("density", "head", FEEDBACK, *DOWN_KEYS),
 )
 ADAPTER_LTH = Method(
     adapter_lth,
     "Wu and Chen 2022, Algorithms 15(2), lottery tickets in adapters; as in Raje 2024",
     "One dense round, then a magnitude mask that shrinks each round.",
-    keys=("density", "decay", "head", FEEDBACK),
+    keys=("density", "decay", "head", FEEDBACK, *DOWN_KEYS),
 )
 FED_SELECT = Method(
     fed_select,
     "Charles et al. 2022, arXiv 2208.09432 (Federated Select); as in Raje 2024",
     "One dense round, then a fresh magnitude mask each round rules training and traffic.",
-    keys=("density", "head", FEEDBACK),
+    keys=("density", "head", FEEDBACK, *DOWN_KEYS),
 )

@@ -8,7 +8,14 @@ import numpy as np
 from fedllm_app.core.plan import ClientPlan, RoundPlan
 from fedllm_app.core.rules import RANK_SLICES
 from fedllm_app.core.support import Derived
-from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group, tier_of
+from fedllm_app.server.methods.base import (
+    DOWN_KEYS,
+    Inputs,
+    Method,
+    MethodState,
+    one_group,
+    tier_of,
+)
 from fedllm_app.server.methods.floss import mean_of
 
 NO_A = Derived("tensors", {"without": ["*.lora_A.*", "*lora_embedding_A*"]})
@@ -44,13 +51,14 @@ FFA_LORA = Method(
     ffa_lora,
     "Sun et al. 2024, arXiv 2403.12313",
     "A frozen as drawn; B and the head trained and sent.",
+    keys=DOWN_KEYS,
     needs_lora=True,
 )
 HETLORA = Method(
     hetlora,
     "Cho et al. 2024, arXiv 2401.06432; as in Raje 2024",
     "Each client holds the first ranks of the adapters, as many as its tier.",
-    keys=("tier-ranks", "mean"),
+    keys=("tier-ranks", "mean", *DOWN_KEYS),
     mean="senders",
     needs_lora=True,
 )
