@@ -20,6 +20,7 @@ from fedllm_app.core.region import Where
 from fedllm_app.core.settings import Settings
 from fedllm_app.wire import positions as where
 from fedllm_app.wire.checks import check_arguments, check_expected
+from fedllm_app.wire.grid import most_bytes
 from fedllm_app.wire.gridded import read_gridded
 from fedllm_app.wire.header import (
     GRID,
@@ -57,7 +58,7 @@ class WireSettings(Settings):
     )
     grid_bits: float = Field(
         1.5,
-        gt=0,
+        ge=0.1,
         le=16,
         description="Most bits for each value of type grid, on average. Small values become zero "
         "and cost a fraction of a bit.",
@@ -125,11 +126,16 @@ def dense_bytes(P: int) -> int:
     return HEADER_BYTES + value_bytes(P, "fp32", 256)
 
 
-def max_bytes(K: int, P: int, value_type: str, block: int, explicit: bool) -> int:
+def max_bytes(
+    K: int, P: int, value_type: str, block: int, explicit: bool, grid_bits: float = 0.0
+) -> int:
     """Return the length that no payload of K among P coordinates exceeds.
 
-    Without explicit positions (all, or derived) it is the exact length.
+    Without explicit positions (all, or derived) it is the exact length, but for a grid.
     """
+    if value_type == GRID:
+        positions = min(where.bitmap_bytes(P), where.max_rice_bytes(K, P)) if explicit else 0
+        return HEADER_BYTES + positions + most_bytes(K, grid_bits)
     values = value_bytes(K, value_type, block)
     if explicit:
         positions = min(where.bitmap_bytes(P), where.max_rice_bytes(K, P))
@@ -243,6 +249,14 @@ def decode_blocks(
     if isinstance(coded.values, Values):
         _ = coded.values.largest
     return coded
+
+
+def most_of(payload: np.ndarray, grid_bits: float) -> int:
+    """Return the length that a later payload of the same set may have: on a grid, it grows."""
+    header = read_header(payload)
+    if header.value_type != GRID:
+        return payload.size
+    return HEADER_BYTES + header.position_bytes + most_bytes(header.K, grid_bits)
 
 
 def size_of(payload: np.ndarray) -> PayloadSize:

@@ -21,6 +21,7 @@ from fedllm_app.core.errors import WireError
 from fedllm_app.core.versions import Version
 from fedllm_app.wire import rans
 from fedllm_app.wire.bank import MOST, SYMBOLS, bank, best_models
+from fedllm_app.wire.blocks import parts
 from fedllm_app.wire.levels import LARGEST_LEVEL
 from fedllm_app.wire.slices import Slices
 
@@ -31,6 +32,7 @@ HEAD = np.dtype([("kind", "<u4"), ("step", "<f4"), ("levels", "<f4", MOST)])
 FLAT, BY_SLICE = 0, 1
 FINEST = 16  # steps in the root mean square of the values: finer ones change nothing
 BEYOND_BITS = 32
+SPARE = 0.02
 ALLOWANCE = HEAD.itemsize + 64  # bytes of a section that do not grow with its values
 
 
@@ -52,10 +54,17 @@ class Grid:
     def values(self) -> np.ndarray:
         """Return float32 values of shape (N,)."""
         near = np.concatenate([-self.levels[::-1], [np.float32(0)], self.levels])
-        values_N: np.ndarray = near[np.clip(self.codes, -MOST, MOST) + MOST]
-        far = np.flatnonzero(np.abs(self.codes) > MOST)
-        values_N[far] = self.codes[far] * self.step
+        values_N = np.empty(self.codes.size, np.float32)
+        for part in parts(values_N.size):
+            codes = self.codes[part]
+            own = near[np.clip(codes, -MOST, MOST) + MOST]
+            values_N[part] = np.where(np.abs(codes) > MOST, codes * self.step, own)
         return values_N
+
+
+def most_bytes(N: int, bits: float) -> int:
+    """Return the length that no section of N values on a grid of so many bits exceeds."""
+    return int(N * bits / 8) + ALLOWANCE
 
 
 def on_grid(values_N: np.ndarray, bits: float, slices: Slices | None) -> Grid:
@@ -67,12 +76,13 @@ def on_grid(values_N: np.ndarray, bits: float, slices: Slices | None) -> Grid:
     bits : for each value, on average; `ALLOWANCE` bytes come on top.
     slices : how the values are cut, where they are a whole vector.
     """
-    step = _step_for(_ordered(values_N, slices), _starts(values_N.size, slices), bits)
-    codes = np.rint(values_N / step) if step else np.zeros(values_N.size)
-    codes = codes.astype(np.int32)
-    near = np.minimum(np.abs(codes), MOST + 1)
-    count = np.bincount(near, minlength=MOST + 2)[1:-1]
-    total = np.bincount(near, np.abs(values_N), MOST + 2)[1:-1]
+    step = _step_for(*_sample(values_N, slices), bits)
+    codes, count, total = np.zeros(values_N.size, np.int32), np.zeros(MOST), np.zeros(MOST)
+    for part in parts(values_N.size) if step else ():
+        codes[part] = np.rint(values_N[part] / step)
+        near = np.minimum(np.abs(codes[part]), MOST + 1)
+        count += np.bincount(near, minlength=MOST + 2)[1:-1]
+        total += np.bincount(near, np.abs(values_N[part]), MOST + 2)[1:-1]
     multiples = np.arange(1, MOST + 1) * np.float64(step)
     levels = np.where(count, total / np.maximum(count, 1), multiples).astype(np.float32)
     return Grid(codes, np.float32(step), levels)
@@ -171,19 +181,25 @@ def _check_head(kind: int, step: np.float32, levels: np.ndarray, slices: Slices 
         raise WireError("step or levels of a grid are not ascending and finite", "non-finite")
 
 
-def _step_for(values_N: np.ndarray, starts: np.ndarray, bits: float) -> float:
+def _sample(values_N: np.ndarray, slices: Slices | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return values in groups, and the edges of the groups: of very many groups some say enough."""
+    ordered_N = _ordered(values_N, slices)
+    edges = np.append(_starts(values_N.size, slices), values_N.size)
+    if values_N.size <= BLOCK:
+        return ordered_N, edges
+    chosen = np.arange(0, edges.size - 1, -(-values_N.size // BLOCK))
+    spans = [ordered_N[edges[g] : edges[g + 1]] for g in chosen]
+    return np.concatenate(spans), np.append(0, np.cumsum([span.size for span in spans]))
+
+
+def _step_for(values_N: np.ndarray, edges: np.ndarray, bits: float) -> float:
     """Return the step, a power of the root of 2; 0 where all values are zero."""
-    edges = np.append(starts, values_N.size)
-    if values_N.size > BLOCK:  # some of the groups say enough
-        chosen = np.arange(0, starts.size, -(-values_N.size // BLOCK))
-        spans = [values_N[edges[g] : edges[g + 1]] for g in chosen]
-        edges = np.append(0, np.cumsum([span.size for span in spans]))
-        values_N = np.concatenate(spans)
     size_N = np.abs(values_N).astype(np.float64)
     mean = float(np.dot(size_N, size_N)) / max(size_N.size, 1)
     if not mean:
         return float(size_N.max(initial=0))
-    budget = bits * size_N.size
+    # The states of rANS have a share of it, and what a sample leaves out.
+    budget = (bits - SPARE * bits) * size_N.size
     # Between the finest of use and one that leaves nothing but zeros.
     low = int(np.floor(np.log2(mean / FINEST**2)))
     high = max(low, int(np.ceil(2 * np.log2(size_N.max()))) + 3)
