@@ -48,11 +48,12 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     for key, keeps in (
         ("client.keep-optimizer", c.client.keep_optimizer),
         ("strategy.error-feedback", c.strategy.error_feedback),
+        ("strategy.down-history", c.strategy.down_history),
     ):
         if keeps and not c.run.name:
             yield (
-                f"{key} is True with run.name = ''; expected a name, by which a device finds what "
-                "it kept"
+                f"{key} is {keeps!r} with run.name = ''; expected a name, by which a device finds "
+                "what it kept"
             )
     if c.round.min_replies > c.round.clients:
         yield (
@@ -161,6 +162,11 @@ def _of_modules(c: "RunConfig", simulated: bool) -> Iterator[str]:
             yield str(error)
 
 
+READ_BY_SOME = (
+    "tier-densities", "tier-ranks", "head", "mean", "error-feedback", "down", "down-history",
+)  # fmt: skip
+
+
 def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
     """Yield what is wrong between a method and the keys that say how it works."""
     name, strategy, defaults = c.strategy.name, c.strategy, StrategySettings()
@@ -173,7 +179,7 @@ def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
             f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {name!r} is defined "
             f"with {method.optimizer!r}; leave it automatic, or choose strategy.name = 'dense'"
         )
-    for key in ("tier-densities", "tier-ranks", "head", "mean", "error-feedback"):
+    for key in READ_BY_SOME:
         value = getattr(strategy, key.replace("-", "_"))
         default = getattr(defaults, key.replace("-", "_"))
         if value != default and key not in method.keys:
@@ -182,6 +188,12 @@ def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
                 f"strategy.{key} is {value!r}, which strategy.name = {name!r} does not read; "
                 f"expected {default!r}, or one of {', '.join(readers)}"
             )
+    down, values = strategy.down, c.wire.down_values
+    if strategy.down_history and (down, values) != ("change", "grid"):
+        yield (
+            f"strategy.down-history is {strategy.down_history} with strategy.down = {down!r} and "
+            f"wire.down-values = {values!r}; expected 'change' and 'grid', or a history of 0"
+        )
     chosen = ("d-up" in method.keys and strategy.d_up < 1) or (
         "tier-densities" in method.keys and min(strategy.densities) < 1
     )

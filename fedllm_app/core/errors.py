@@ -35,7 +35,9 @@ class WireError(FedllmError):
     def __init__(
         self,
         message: str,
-        reason: Literal["error", "late", "malformed", "foreign", "non-finite"] = "malformed",
+        reason: Literal[
+            "error", "late", "malformed", "foreign", "non-finite", "forgotten"
+        ] = "malformed",
     ) -> None:
         super().__init__(message)
         self.reason = reason

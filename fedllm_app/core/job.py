@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 Profile = Mapping[str, float | str]  # what is known of a device, such as {"class": "phone"}
-Reason = Literal["error", "late", "malformed", "foreign", "non-finite"]
+Reason = Literal["error", "late", "malformed", "foreign", "non-finite", "forgotten"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Request:
     jobs : at least one.
     layout, fingerprint : names of the trainable layout and of the frozen base, hexadecimal.
     round : that the plan was made for.
+    held : the job whose download the parameters go on from, -1 where they need none.
     """
 
     group: str
@@ -56,6 +57,7 @@ class Request:
     layout: str
     fingerprint: str
     round: int = 0
+    held: int = -1
 
 
 @dataclass(frozen=True)

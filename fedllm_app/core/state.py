@@ -41,6 +41,7 @@ class RunState:
     clock : local steps asked of a client so far, for schedules.
     steps : steps that the server's optimizer took, for its schedule.
     method : the method's arrays.
+    downloads : what clients may hold of earlier rounds (core/versions.py).
     accepted : the last job of each client whose reply was accepted.
     saved : the same as of the newest checkpoint; not written, since a checkpoint is the newest.
     progress : examples of its own that each client has used in accepted jobs.
@@ -55,6 +56,7 @@ class RunState:
     clock: int = 0
     steps: int = 0
     method: Mapping[str, np.ndarray] = field(default_factory=dict)
+    downloads: Mapping[str, np.ndarray] = field(default_factory=dict)
     accepted: Mapping[str, int] = field(default_factory=dict)
     saved: Mapping[str, int] = field(default_factory=dict)
     progress: Mapping[str, int] = field(default_factory=dict)
@@ -71,11 +73,17 @@ class RunState:
 
     def to_json(self) -> dict[str, Any]:
         """Return what is not a tensor as JSON values."""
-        words = {n: v for n, v in vars(self).items() if n not in ("method", "saved", "spent")}
+        apart = ("method", "downloads", "saved", "spent")
+        words = {n: v for n, v in vars(self).items() if n not in apart}
         return words | {"spent": asdict(self.spent)}
 
     @classmethod
-    def from_json(cls, words: Mapping[str, Any], method: Mapping[str, np.ndarray]) -> "RunState":
+    def from_json(
+        cls,
+        words: Mapping[str, Any],
+        method: Mapping[str, np.ndarray],
+        downloads: Mapping[str, np.ndarray],
+    ) -> "RunState":
         """Return the state of a checkpoint.
 
         Raises
@@ -84,5 +92,6 @@ class RunState:
             If the words are not a state's.
         """
         pending = tuple((str(c), int(j), int(most)) for c, j, most in words["pending"])
-        fixed = {"pending": pending, "spent": Spent(**words["spent"])}
-        return cls(**{**words, **fixed, "method": method, "saved": dict(words["accepted"])})
+        fixed: dict[str, Any] = {"pending": pending, "spent": Spent(**words["spent"])}
+        fixed |= {"method": method, "downloads": downloads, "saved": dict(words["accepted"])}
+        return cls(**{**words, **fixed})

@@ -1,4 +1,4 @@
-"""Message, version 2: requests and replies as Flower's records, one uint8 Array each way.
+"""Message, version 3: requests and replies as Flower's records, one uint8 Array each way.
 
 A train message holds the jobs of one group and their vectors by name; its reply holds the vectors
 of each job and its metrics with their denominators. Vectors are packed end to end in the Array.
@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reason, Reply, Request, TrainMetrics
 
-VERSION = 2
+VERSION = 3
 MOST_ERROR = 500  # characters of a client's error that reach the log, on one line
 
 
@@ -74,6 +74,7 @@ def pack_request(request: Request) -> RecordDict:
         "layout": request.layout,
         "fingerprint": request.fingerprint,
         "round": request.round,
+        "held": request.held,
         "vectors": _lengths(request.vectors),
     }
     return _records(words, _packed([request.vectors]))
@@ -85,7 +86,7 @@ def unpack_request(content: RecordDict) -> Request:
     Raises
     ------
     WireError
-        If it is not one of version 2.
+        If it is not one of version 3.
     """
     packed = _payload(content)
     try:
@@ -100,6 +101,7 @@ def unpack_request(content: RecordDict) -> Request:
             layout=words["layout"],
             fingerprint=words["fingerprint"],
             round=words["round"],
+            held=words["held"],
         )
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a train message: {error!r}") from None

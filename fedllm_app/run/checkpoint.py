@@ -18,7 +18,7 @@ from fedllm_app.core.tensorfile import load_tensors, save_tensors
 
 CHECKPOINTS = 2  # the newest that stay
 VERSION = 2
-METHOD = "method."
+METHOD, DOWNLOADS = "method.", "downloads."
 
 
 def save_state(folder: Path, state: RunState, tensors: Mapping[str, Tensor]) -> Path:
@@ -29,8 +29,9 @@ def save_state(folder: Path, state: RunState, tensors: Mapping[str, Tensor]) -> 
     tensors : the parameters and the optimizer's.
     """
     path = folder / f"round-{state.round:08d}.safetensors"
-    method = {METHOD + name: torch.from_numpy(array) for name, array in state.method.items()}
-    save_tensors(path, {**tensors, **method}, {"version": VERSION, "state": state.to_json()})
+    arrays = {METHOD: state.method, DOWNLOADS: state.downloads}
+    own = {p + n: torch.from_numpy(a) for p, named in arrays.items() for n, a in named.items()}
+    save_tensors(path, {**tensors, **own}, {"version": VERSION, "state": state.to_json()})
     for old in sorted(folder.glob("round-*.safetensors"))[:-CHECKPOINTS]:
         old.unlink()
     return path
@@ -55,12 +56,15 @@ def load_state(path: Path) -> tuple[RunState, dict[str, Tensor]]:
             f"{path} was written by another version of fedllm (format {words.get('version')!r}; "
             f"expected {VERSION}); start a run with a new run.name"
         )
-    method = {n.removeprefix(METHOD): t.numpy() for n, t in tensors.items() if n.startswith(METHOD)}
+    method, downloads = (
+        {n.removeprefix(p): t.numpy() for n, t in tensors.items() if n.startswith(p)}
+        for p in (METHOD, DOWNLOADS)
+    )
     try:
-        state = RunState.from_json(words["state"], method)
+        state = RunState.from_json(words["state"], method, downloads)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of fedllm: {error!r}") from None
-    return state, {n: t for n, t in tensors.items() if not n.startswith(METHOD)}
+    return state, {n: t for n, t in tensors.items() if not n.startswith((METHOD, DOWNLOADS))}
 
 
 @contextmanager

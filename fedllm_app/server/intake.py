@@ -65,6 +65,7 @@ class Intake:
         self.jobs: dict[str, int] = {}  # of each accepted client, the job
         self.dropped: Counter[str] = Counter()
         self.late: list[Asked] = []
+        self.forgotten: set[str] = set()  # clients whose kept state is gone
         self._heard: dict[str, int] = {}
         self._groups = {job.job.client: job.group for job in self.open.values()}
 
@@ -108,6 +109,10 @@ class Intake:
         """
         owed = [late for late in earlier if late[1] > self._heard.get(late[0], -1)]
         return (*owed, *((a.job.client, a.job.id, a.most_bytes) for a in self.late))
+
+    def remembered(self, accepted: Mapping[str, int]) -> dict[str, int]:
+        """Return the last accepted jobs without those of clients that kept nothing of them."""
+        return {client: job for client, job in accepted.items() if client not in self.forgotten}
 
     def train_loss(self) -> float | None:
         """Return the mean training loss per unit over accepted replies."""
@@ -155,6 +160,8 @@ class Intake:
 
     def _drop(self, asked: Asked, reason: str, why: str) -> None:
         self.dropped[reason] += 1
+        if reason == "forgotten":
+            self.forgotten.add(asked.job.client)
         client, id_ = asked.job.client, asked.job.id
         log.warning("client %s, round %d: dropped (%s): %s", client, id_, reason, why)
 
