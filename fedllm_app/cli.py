@@ -58,12 +58,17 @@ def run(
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
     from fedllm_app.config import RunConfig
     from fedllm_app.core.settings import flatten
+    from fedllm_app.deploy.bundle import kept_back, unshipped_modules
     from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs, run_flower
 
     recipe, overrides = recipe_and_pairs(settings)
     root = find_app()
     overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
-    RunConfig.parse(flatten(merged_config(recipe, overrides)))
+    config = RunConfig.parse(flatten(merged_config(recipe, overrides)))
+    if problems := list(unshipped_modules(root, config.flat())):
+        raise ConfigError("\n".join(problems))
+    if said := kept_back(root):
+        typer.echo(said)
     code = run_flower(
         root,
         recipe=recipe,
