@@ -6,13 +6,8 @@ import datasets
 import pytest
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.data.source import (
-    DataSettings,
-    Source,
-    require_column,
-    source_of_test,
-    source_of_train,
-)
+from fedllm_app.data.places import source_of_test, source_of_train
+from fedllm_app.data.source import DataSettings, Source, require_column
 
 ROWS = {"text": ["one, two", 'three "quoted"\nline'], "label": [0, 1]}
 
