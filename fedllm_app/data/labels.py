@@ -159,8 +159,8 @@ def label_set(labels: Labels, raw: Raw, settings: DataSettings, source: Source) 
     said = f"data.label-column {column!r} of {source}"
     if len(values) < 2:
         raise DataError(
-            f"{said} holds the one label {(values or [None])[0]!r}; expected at least two, or the "
-            "whole set in data.labels"
+            f"{said} holds the one label {(values[0] if values else None)!r}; expected at least "
+            "two, or the whole set in data.labels"
         )
     if len(values) > MAX_LABELS:
         raise DataError(
@@ -229,7 +229,7 @@ def _text_of(
     if declared is not None and whole:
         if not 0 <= value < len(declared):
             raise ValueError(f"the data set declares {len(declared)} classes, from 0")
-        return declared[value]
+        return str(declared[value])
     return text
 
 

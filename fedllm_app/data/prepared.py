@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedllm_app.data.cache import build_once, digest
-from fedllm_app.data.labels import LabelSet, fixed_labels
+from fedllm_app.data.labels import LabelSet
 from fedllm_app.data.own import own_identity
 from fedllm_app.data.source import DataSettings, Source
 from fedllm_app.data.text import tokenizer_identity
@@ -20,7 +20,7 @@ READ = (
     "bad_rows", "delimiter", "encoding", "strip",
 )  # fmt: skip
 NOTES, NAMES = "notes.json", "labels.json"
-SHOWN = 6
+SHOWN = 24
 
 
 class Kind(Protocol):
@@ -188,8 +188,6 @@ def _read(
     raw = None if source is None else source.load(task.name, scratch / name, cache)
     if source is None or raw is None:
         return None
-    if known is None and task.kind.needs_labels and (fixed := fixed_labels(data)):
-        known = LabelSet.of(fixed)
     return usable(raw, source, data, task.kind, known, test=name == "test")
 
 

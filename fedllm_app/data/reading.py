@@ -157,7 +157,7 @@ class _File:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                self.bad(place, "no JSON", _plain(error))
+                self.bad(place, "torn JSON", _plain(error))
                 continue
             if isinstance(row, dict):
                 yield place, row

@@ -199,7 +199,7 @@ class Source:
             if is_own(self.place):
                 raw = self._call()
             elif files:
-                raw = read(files, str(self), self.settings, scratch)
+                raw = read(files, self.key, self.settings, scratch)
             else:
                 raw = from_hub(self.place, self.config, self.split, self.optional)
         except FedllmError:

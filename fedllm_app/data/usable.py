@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.dropped import Dropped
-from fedllm_app.data.labels import NONE, Labels, LabelSet, label_set, read_labels, unknown_label
+from fedllm_app.data.labels import (
+    NONE,
+    Labels,
+    LabelSet,
+    fixed_labels,
+    label_set,
+    read_labels,
+    unknown_label,
+)
 from fedllm_app.data.loading import Raw
 from fedllm_app.data.source import DataSettings, Source, require_column
 
@@ -66,7 +74,7 @@ def usable(
     source : named in error messages.
     settings : columns, and what to do with a row that cannot be used.
     kind : of the task.
-    labels : of the run; None reads them from these rows.
+    labels : of the run; None takes those of data.labels, or else of these rows.
     test : whether these are test examples.
 
     Raises
@@ -87,6 +95,8 @@ def usable(
     }
     found, numbers_N = None, np.zeros(0, np.int64)
     if kind.needs_labels:
+        if labels is None and (fixed := fixed_labels(settings)):
+            labels = LabelSet.of(fixed)
         found = read_labels(raw, settings, source, labels.values if labels else None)
         if test and all(text is None for text in found.texts):
             raise DataError(_hidden(source, settings))

@@ -124,7 +124,5 @@ def test_what_is_prepared_hangs_on_the_modules_source_and_on_the_settings(mine):
 
 
 def test_a_data_set_in_memory_is_prepared_like_any(mine, tokenizer, tmp_path):
-    assert isinstance(
-        source_of_train(DataSettings(train="rows_of_mine:rows")).load("", tmp_path, tmp_path),
-        datasets.Dataset,
-    )
+    raw = source_of_train(DataSettings(train="rows_of_mine:rows")).load("", tmp_path, tmp_path)
+    assert isinstance(raw.rows, datasets.Dataset)
