@@ -133,7 +133,7 @@ def prepared(
     kind = task.kind
     key = digest(
         FORMAT,
-        *_identity(data, task, train, test),
+        *identity_of(data, task, train, test),
         labels,
         "" if kind.images else tokenizer_identity(tokenizer),
     )
@@ -163,10 +163,10 @@ def prepared(
     return Prepared(folder, json.loads((folder / NAMES).read_text()), notes)
 
 
-def _identity(
+def identity_of(
     data: DataSettings, task: Asked, train: Source | None, test: Source | None
 ) -> list[Any]:
-    """Return what the usable rows depend on, as far as the tokenizer is not asked."""
+    """Return what the usable rows depend on; what is made of them hangs on the tokenizer too."""
     return [
         *([] if source is None else source.identity() for source in (train, test)),
         task.model_dump(),

@@ -1,0 +1,25 @@
+"""A failure of ours in Flower's log: its message, not the frames that it came through."""
+
+import logging
+
+from fedllm_app.core.errors import FedllmError
+
+
+class _Sentence(logging.Filter):
+    """Leaves of a record about an error of ours the error alone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if isinstance(error, FedllmError):
+            record.msg, record.args = f"{type(error).__name__}: {error}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+def in_one_sentence(verbose: bool) -> None:
+    """Let Flower log errors of ours as their message; `verbose` leaves its tracebacks."""
+    logger = logging.getLogger("flwr")
+    for old in [f for f in logger.filters if isinstance(f, _Sentence)]:
+        logger.removeFilter(old)
+    if not verbose:
+        logger.addFilter(_Sentence())
