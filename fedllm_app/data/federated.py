@@ -6,7 +6,7 @@ of change), the settings that matter, and the tokenizer's contents.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -185,14 +185,15 @@ def _evaluation_only(data: DataSettings, task: Asked, tokenizer: Any, cache: Pat
         made = prepared(data, task, tokenizer, cache, None, source_of_test(data))
         measured = _opened(made.folder / "test.arrow", task)
         evaluation = _measured(measured, np.arange(len(measured)), data, task)
-        return FederatedData(nothing, evaluation, made.labels, nobody, made.notes)
+        notes = replace(made.notes, classes=dict.fromkeys(made.labels))
+        return FederatedData(nothing, evaluation, made.labels, nobody, notes)
     labels = fixed_labels(data) or []
     if not labels and task.kind.needs_labels:
         raise DataError(
             "data.labels is '' and data.train is 'node' without data.test: the server cannot know "
             "the label set. Set data.labels to a count or to names"
         )
-    return FederatedData(nothing, nothing, labels, nobody)
+    return FederatedData(nothing, nothing, labels, nobody, Notes(dict.fromkeys(labels)))
 
 
 def _opened(file: Path, task: Asked) -> Table:

@@ -90,6 +90,9 @@ def unreadable(path: Path, said: str, error: Exception, encoding: str) -> DataEr
         )
     where = _first_undecodable(path, encoding)
     other = "utf-8" if codecs.lookup(encoding).name != "utf-8" else "latin-1"
+    with open_bytes(path) as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            other = "utf-16"
     return DataError(
         f"{said}: {where or path} is not {encoding} text ({first_line(error)}); set data.encoding "
         f"to that of the file, for example {other}, or save the file as utf-8"

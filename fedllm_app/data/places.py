@@ -34,14 +34,15 @@ def source_of_test(settings: DataSettings) -> Source | None:
     if settings.train in (*TEXTS, NODE):
         return None
     if is_own(settings.train):
-        return Source("data.train", settings.train, TEST, optional=True, settings=settings)
+        return Source("data.train", settings.train, TEST, "", True, settings, beside=True)
     # A split that is named must be there; the usual one may be missing.
     optional, path = settings.test_split == TEST, Path(settings.train)
     if path.is_file():
         # Only beside a file that is named like the split: any other neighbour may be unrelated.
         beside = path.with_name(settings.test_split + suffix_of(path))
         if stem_of(path) == settings.train_split and beside != path and beside.is_file():
-            return Source("data.train", str(beside), settings.test_split, settings=settings)
+            place, split = str(beside), settings.test_split
+            return Source("data.train", place, split, settings=settings, beside=True)
         if not optional:
             raise DataError(
                 f"data.test-split is {settings.test_split!r}, and beside data.train = "

@@ -72,25 +72,22 @@ class Notes:
 
     Attributes
     ----------
-    classes : number of training rows of each label, by name.
+    classes : number of training rows of each label, by name; None where devices hold them.
     dropped : what was left out of the training and of the test examples, in words, by "train" and
         "test".
     """
 
-    classes: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, int | None] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> dict[str, str]:
         """Return the lines that a run begins with, by name."""
         made = {}
         if self.classes:
-            most = sorted(self.classes.items(), key=lambda item: -item[1])
             shown = list(self.classes.items())[:SHOWN]
-            more = ""
-            if len(most) > SHOWN:
-                more = f", ...; the fewest {most[-1][1]:,} of {most[-1][0]!r}"
-            counts = ", ".join(f"{name!r} {count:,}" for name, count in shown)
-            made["classes"] = f"{len(most)} with their training rows: {counts}{more}"
+            counts = ", ".join(n if c is None else f"{n} {c:,}" for n, c in shown)
+            more = f", and {len(self.classes) - SHOWN:,} more" if len(self.classes) > SHOWN else ""
+            made["classes"] = f"{len(self.classes):,}: {counts}{more}"
         if self.dropped:
             made["left out"] = ". ".join(f"{name}: {said}" for name, said in self.dropped.items())
         return made

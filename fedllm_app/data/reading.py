@@ -135,6 +135,12 @@ class _File:
 
     def _header(self, cells: list[str]) -> list[str]:
         names = [name or f"Unnamed: {i}" for i, name in enumerate(cells)]
+        if len(names) == 1 and (other := next((c for c in ";\t|," if c in names[0]), "")):
+            word = "tab" if other == "\t" else other
+            raise DataError(
+                f"{self.said}: {self.path} has one column, {names[0]!r}; if it is several, set "
+                f'data.delimiter = "{word}"'
+            )
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(
                 f"{self.said}: {self.path} has two columns named {twice[0]!r}; expected one of "

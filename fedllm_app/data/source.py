@@ -122,7 +122,7 @@ class Source:
     config : configuration of a hub data set.
     optional : whether it may turn out not to exist.
     settings : what a function is handed, and how files of text are read.
-    beside : whether it is the test split of the place that the training examples come from.
+    beside : whether these are the test examples of the place that the training examples come from.
     """
 
     key: str
@@ -134,7 +134,9 @@ class Source:
     beside: bool = False
 
     def __str__(self) -> str:
-        return f"{self.key}={self.place!r}"
+        by_split = self.key == "data.test" and not suffix_of(Path(self.place))
+        named = f", test split {self.split!r}" if self.beside or by_split else ""
+        return f"{self.key}={self.place!r}{named}"
 
     def files(self) -> list[Path]:
         """Return the files to read, or nothing where the place is not a path.

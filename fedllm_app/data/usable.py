@@ -153,9 +153,12 @@ def _empty(
         return "", none
     cause = "no text" if key == "text_column" else "no image"
     column = raw.rows.select_columns([name]).with_format("arrow")[:].column(name)
+    types = pyarrow.types
+    if types.is_struct(column.type):  # an image is its bytes, or the path of its file
+        empty = [np.asarray(compute.is_null(part)) for part in column.flatten()]
+        return cause, np.logical_and.reduce(empty)
     missing = compute.is_null(column)
     if key == "text_column":
-        types = pyarrow.types
         if types.is_null(column.type):
             return cause, ~none
         if not (types.is_string(column.type) or types.is_large_string(column.type)):
@@ -207,7 +210,6 @@ def _refused(source: Source, dropped: Dropped, bad: int, rows: int) -> str:
 def _hidden(source: Source, settings: DataSettings) -> str:
     other = "data.test" if source.key == "data.test" else "data.test-split or data.test"
     return (
-        f"the test split {source.split!r} of {source} has hidden labels: data.label-column "
-        f"{settings.label_column!r} is empty or {NONE} in every row; expected a split with labels, "
-        f"which {other} names"
+        f"{source} has hidden labels: data.label-column {settings.label_column!r} is empty or "
+        f"{NONE} in every row; expected test examples with labels, which {other} names"
     )

@@ -140,6 +140,11 @@ def test_a_delimiter_may_be_any_character(tmp_path):
 BROKEN = {
     "latin-1": ("a.csv", b"text,label\nfine,x\nd\xe9j\xe0,x\n",
                 "data.train: line 3 (byte 19, 0xe9) of DIR/a.csv is not utf-8 text"),
+    "utf-16": ("a.csv", "text,label\na,x\n".encode("utf-16"),
+               "set data.encoding to that of the file, for example utf-16"),
+    "other delimiter": ("a.csv", "text;label\na;x\n",
+                        "DIR/a.csv has one column, 'text;label'; if it is several, set "
+                        'data.delimiter = ";"'),
     "ragged": ("a.csv", "text,label\na,x\na,b,x\n",
                "line 3 of DIR/a.csv has another number of cells (it has 3 and the header 2)"),
     "short": ("a.tsv", "text\tlabel\na\n", "line 2 of DIR/a.tsv has another number of cells"),
