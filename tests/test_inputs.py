@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import traceback
 
 import pytest
 
@@ -106,8 +107,14 @@ def test_flower_logs_an_error_of_ours_as_its_sentence(caplog, verbose, monkeypat
     monkeypatch.setattr(logger, "propagate", True)
     in_one_sentence(verbose)
     try:
-        raise DataError("no rows")
-    except DataError:
-        logger.error("%s raised an exception", "Simulation", exc_info=sys.exc_info())
+        try:
+            raise DataError("no rows")
+        except DataError as error:  # as Flower wraps what a ClientApp raises
+            raise RuntimeError("an app failed") from error
+    except RuntimeError:
+        logger.error("%s raised an exception", "ClientApp", exc_info=sys.exc_info())
+        logger.error(traceback.format_exc())
     assert ("Traceback" in caplog.text) == verbose
     assert verbose or caplog.messages == ["DataError: no rows"]
+    logger.error("Traceback of somebody else")
+    assert "somebody else" in caplog.text

@@ -4,13 +4,20 @@ import logging
 
 from fedllm_app.core.errors import FedllmError
 
+OURS = FedllmError.__module__  # stands in a traceback that is text already
+
 
 class _Sentence(logging.Filter):
     """Leaves of a record about an error of ours the error alone."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        said = str(record.msg)
+        if said.startswith("Traceback") and f"{OURS}." in said:
+            return False  # Flower has logged the error itself before
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if isinstance(error, FedllmError):
+        while error is not None and not isinstance(error, FedllmError):
+            error = error.__cause__ or error.__context__
+        if error is not None:
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
             record.exc_info = record.exc_text = None
         return True
