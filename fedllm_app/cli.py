@@ -5,10 +5,12 @@ fedllm run recipes/bench-s.toml strategy.name=dense
 
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -28,19 +30,34 @@ Home = Annotated[Path, typer.Option(help="Folder for runs and caches.")]
 HOME = Path.home() / ".fedllm"
 
 
-def user_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Show a failure that a user can act on as its message, and exit with 1."""
+def user_errors(command: Callable[P, None]) -> Callable[..., None]:
+    """Show a failure that a user can act on as its message, and exit with 1.
+
+    `--verbose`, which every command gets by this, shows where it arose, too.
+    """
+    parameters = list(signature(command).parameters.values())
+    has_its_own = any(parameter.name == "verbose" for parameter in parameters)
 
     @wraps(command)
-    def shown(*args: P.args, **kwargs: P.kwargs) -> None:
+    def shown(*args: Any, **kwargs: Any) -> None:
+        verbose = kwargs["verbose"] if has_its_own else kwargs.pop("verbose", False)
         try:
             command(*args, **kwargs)
         except FedllmError as error:
+            if verbose:
+                traceback.print_exception(error)
             Console(stderr=True).print(
-                f"{type(error).__name__}: {error}", style="red", markup=False
+                f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
             )
             raise typer.Exit(1) from None
 
+    if not has_its_own:
+        option = Annotated[bool, typer.Option("--verbose", help="Show where an error arose.")]
+        parameters.append(
+            Parameter("verbose", Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        )
+        shown.__annotations__ = {**command.__annotations__, "verbose": option}
+        shown.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return shown
 
 
@@ -54,12 +71,17 @@ def run(
         Path | None, typer.Option(help="Federation file with simulation settings.")
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Print the whole configuration first.")
+        bool,
+        typer.Option(
+            "--verbose", help="Print the whole configuration first, and where an error arose."
+        ),
     ] = False,
 ) -> None:
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
     from fedllm_app.config import RunConfig, check_listed
+    from fedllm_app.config.inputs import input_problems
     from fedllm_app.core.settings import flatten
+    from fedllm_app.deploy.bundle import kept_back, unshipped_modules
     from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs, run_flower
 
     recipe, overrides = recipe_and_pairs(settings)
@@ -67,11 +89,15 @@ def run(
     overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
     config = RunConfig.parse(flat := flatten(merged_config(recipe, overrides)))
     check_listed(root, flat)
+    if problems := [*unshipped_modules(root, config.flat()), *input_problems(config)]:
+        raise ConfigError("\n".join(problems))
     if config.model.source not in BACKBONES:
         # In a process of its own: this one waits for the run, and is to stay small.
         words = [sys.executable, "-m", "fedllm_app.cli", "check", *map(str, settings or [])]
         if subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode:
             raise typer.Exit(1)
+    if said := kept_back(root):
+        typer.echo(said)
     code = run_flower(
         root,
         recipe=recipe,
@@ -88,8 +114,9 @@ def check(
         list[str] | None, typer.Argument(help="A recipe (.toml), then any KEY=VALUE over it.")
     ] = None,
 ) -> None:
-    """Check settings and model in seconds; nothing is trained, and no weights are read."""
+    """Check settings, data and model in seconds; nothing is trained, and no weights are read."""
     from fedllm_app.config import RunConfig
+    from fedllm_app.config.inputs import input_problems
     from fedllm_app.core.settings import flatten
     from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
     from fedllm_app.parts import Parts, Place
@@ -97,9 +124,11 @@ def check(
     recipe, overrides = recipe_and_pairs(settings)
     find_app()  # modules of one's own are found there
     config = RunConfig.parse(flatten(merged_config(recipe, overrides)))
+    if problems := input_problems(config):
+        raise ConfigError("\n".join(problems))
     if config.model.source not in BACKBONES:
         Parts(config, Place.of(config)).check_model()
-    typer.echo("The settings and the model fit together.")
+    typer.echo("Settings, data and model fit together.")
 
 
 @app.command()

@@ -120,6 +120,7 @@ def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
         "run": f"{c.run.name}, seed {c.run.seed}, {c.run.rounds} rounds",
         "method": f"{c.strategy.name}: {method_of(c.strategy.name).about}",
         "task": f"{c.task.name}, data {c.data.train}, partition {c.partition.name}",
+        **parts.data.notes.lines(),
         "model": f"{c.model.source}, trains {c.model.train}, frozen base of {base}",
         "clients": f"{who}, {c.round.clients} a round",
         "devices": f"{c.client.optimizer}, learning rate {c.client.lr:g}, batch {c.client.batch}",

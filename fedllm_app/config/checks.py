@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.client.rules import rule_of
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.extend import load
 from fedllm_app.core.schedule import schedule_problems
 from fedllm_app.core.settings import kebab
+from fedllm_app.data.formats import SUFFIXES, is_encoding
+from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own, is_there
 from fedllm_app.data.partition import BY_LABEL, TO_CLIENTS, law_of
-from fedllm_app.data.source import TEXTS, dataset_function
+from fedllm_app.data.source import TEXTS, DataSettings, dataset_function
 from fedllm_app.devices.network import network_problems
 from fedllm_app.models.settings import BACKBONES
 from fedllm_app.server.methods import STRATEGIES, method_of
@@ -27,7 +29,7 @@ PATH_KEYS = (
     "run.home", "data.train", "data.test", "model.source", "model.tokenizer", "network.file",
 )  # fmt: skip
 LOCAL_KEYS = ("run.home", "network.file")  # always a path, never a hub name
-FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gguf")
+FILE_SUFFIXES = (*SUFFIXES, ".gguf")
 
 
 def cross_check(c: "RunConfig") -> Iterator[str]:
@@ -74,6 +76,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         yield str(error)
     else:
         yield from _of_task(c, kind, simulated)
+    yield from _of_data(c.data)
     yield from network_problems(c.network)
     yield from _of_extensions(c)
     if c.round.max_simulated_s and not c.network.on:
@@ -82,6 +85,31 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
             "network.preset, or network.down-mbps and network.up-mbps"
         )
     yield from _relative_paths(c)
+
+
+def _of_data(data: DataSettings) -> Iterator[str]:
+    """Yield what is wrong with how files are read and labels are named."""
+    if not is_encoding(data.encoding):
+        yield (
+            f"data.encoding is {data.encoding!r}, which Python does not know; expected for example "
+            "utf-8, latin-1 or cp1252"
+        )
+    if data.delimiter not in ("", "tab") and (
+        len(data.delimiter) > 1 or data.delimiter in '\r\n"\0'
+    ):
+        yield f'data.delimiter is {data.delimiter!r}; expected one character, such as ";", or "tab"'
+    try:
+        fixed = fixed_labels(data)
+    except DataError as error:
+        yield str(error)
+    else:
+        if data.label_numbers == "positions" and not fixed:
+            yield "data.label-numbers is 'positions' with data.labels = ''; expected names there"
+    if data.test_split == data.train_split and not data.test and not is_own(data.train):
+        yield (
+            f"data.test-split is {data.test_split!r}, which is data.train-split: the model would "
+            "be measured on what it is trained on; expected another split"
+        )
 
 
 def _of_extensions(c: "RunConfig") -> Iterator[str]:

@@ -82,5 +82,6 @@ NEXT_TOKEN = TaskKind(
     ),
     prepare=prepare_text,
     make=lambda pad_id, image: NextToken(pad_id),
+    reads=("text_column",),
     embedded=NAME,
 )
