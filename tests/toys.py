@@ -194,7 +194,7 @@ def toy_loop(
     run = RunSettings(rounds=rounds, seed=seed, checkpoint_every=checkpoint_every)
     asked = RoundSettings(**({"timeout_s": 20.0} | round_))
     return Loop(
-        state=replace(state, finished="") if state else RunState(),
+        state=state.resumed() if state else RunState(),
         resumed=state is not None,
         planner=Planner(
             STRATEGIES[method] if isinstance(method, str) else method,

@@ -97,7 +97,7 @@ class Planner:
             jobs = tuple(
                 Job(
                     t, c, state.clock, state.accepted.get(c, -1), state.saved.get(c, -1),
-                    state.progress.get(c, 0),
+                    state.earlier.get(c, -1), state.progress.get(c, 0),
                 )
                 for c in clients
             )  # fmt: skip
