@@ -26,7 +26,6 @@ from fedllm_app.core.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    EngineError,
     RunFailedError,
 )
 from fedllm_app.deploy.scratch import scratch_folder
@@ -38,7 +37,6 @@ from fedllm_app.run.note import DONE, VARIABLE, Note, make_note, read_note
 FEDERATION = "pyproject-federation.toml"
 LOOK_S = 0.5
 GRACE_S, DONE_S = 4.0, 60.0  # for Flower's own end after a failure, after a run that is whole
-ENGINE = EngineError.__name__
 # Ends after which the same command would not go on.
 FINAL = (DONE, *(e.__name__ for e in (ConfigError, DataError, CheckpointError, RunFailedError)))
 
@@ -228,7 +226,7 @@ def _ended(
             raise subprocess.TimeoutExpired(cli.args, timeout_s)
     watch.kill_orphans()
     if note.ended not in ("", DONE):
-        return f"{dead} died. {note.why}" if dead and note.ended == ENGINE else note.why
+        return note.why
     if dead and not note.ended and note.folder:
         return f"{dead} died"
     if cli.returncode:

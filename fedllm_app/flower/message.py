@@ -178,10 +178,13 @@ def engine_failure(message: Message) -> str:
     if not message.has_error() or message.error.code != ErrorCode.UNKNOWN:
         return ""
     lines = [line.strip() for line in (message.error.reason or "").splitlines()]
-    said = [line for line in lines if line.startswith("The actor is dead because")]
-    pid = next((line.removeprefix("pid:").strip() for line in lines if line[:4] == "pid:"), "")
-    worker = f"a worker of Ray's{f' (process {pid})' if pid else ''} ended: "
-    return worker + (said or [last_line(message.error.reason)])[0][:MOST_ERROR]
+    pid = next((line[4:].strip() for line in lines if line.startswith("pid:")), "unknown")
+    why = next((line for line in lines if line.startswith("The actor is dead because")), "")
+    if not why:
+        return f"Ray failed: {last_line(message.error.reason)}"
+    if "node has" in why:
+        return "Ray's raylet died."
+    return f"a worker of Ray's (process {pid}) died: {why.partition(' Some common')[0]}"
 
 
 def last_line(text: str | None) -> str:

@@ -225,8 +225,7 @@ class FlowerTransport:
             for message in pulled:
                 if why := engine_failure(message):
                     raise EngineError(
-                        f"{why} The round that was open is not spent: start the same run.name "
-                        "again, and the run goes on"
+                        f"{why} The open round is not spent: start the same run.name again to go on"
                     )
             return [(message.metadata.reply_to_message_id, message) for message in pulled]
         # One by one from devices: of those that come together one can spoil all. Flower builds a

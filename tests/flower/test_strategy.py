@@ -106,7 +106,7 @@ def test_a_dead_worker_ends_the_run_and_is_no_clients_failure():
     )
     transport.clients()
     transport.submit([request("a")], 9.0)
-    with pytest.raises(EngineError, match=r"\(process 16462\) ended: .* its worker process has"):
+    with pytest.raises(EngineError, match=r"\(process 16462\) died: .* its worker process has"):
         transport.poll()
 
 
