@@ -95,7 +95,7 @@ def _without_room(folder: Path) -> Iterator[None]:
         # safetensors and Arrow have errors of their own, with the system's words in them.
         if getattr(error, "errno", 0) not in FULL and os.strerror(errno.ENOSPC) not in str(error):
             raise
+        place = getattr(error, "filename", None) or folder
         raise EngineError(
-            f"the disk is full: {error}. The run lies in {folder}; make room, and start it with "
-            "the same run.name again"
+            f"the disk of {place} is full: make room, and start the same run.name again to go on"
         ) from error
