@@ -225,6 +225,8 @@ def _ended(
         if now >= deadline:
             raise subprocess.TimeoutExpired(cli.args, timeout_s)
     watch.kill_orphans()
+    if note.ended == DONE and cli.returncode is None:
+        return ""  # whole, whatever Flower still waits for
     if note.ended not in ("", DONE):
         return note.why
     if dead and not note.ended and note.folder:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.flower, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
 NOTICED_S = 10.0
 START_S = 200.0
-FEDERATION = "num-supernodes = 2\nclient-resources-num-cpus = 1\ninit-args-num-cpus = 2\n"
+FEDERATION = "num-supernodes = 1\nclient-resources-num-cpus = 1\ninit-args-num-cpus = 1\n"
 # Who is killed, and what the run then says has died.
 VICTIMS = {
     "flower-superlink": r"Flower's SuperLink \(process {pid}\) died",
