@@ -91,7 +91,7 @@ class Limits:
         counts = sorted(state.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
         replies = ", ".join(f"{count} {name}" for name, count in counts) or "none"
         return (
-            f"given up after round {state.round}: {state.idle} rounds in a row took no step "
+            f"given up: rounds {state.round - state.idle + 1} to {state.round} took no step "
             f"(round.give-up-after is {self.round.give_up_after}). Their replies: {replies}. "
             "The log names the cause of each drop"
         )

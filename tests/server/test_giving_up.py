@@ -31,13 +31,13 @@ def test_rounds_in_a_row_without_a_step_end_the_run_with_their_reasons(tmp_path)
     edits = {c: lost(range(3, 99)) for c in "ab"} | {"c": lost(range(3, 99), reason="error")}
     loop = loop_over(tmp_path, edits)
     why = loop.play()
-    assert why.startswith("given up after round 5: 3 rounds in a row took no step")
+    assert why.startswith("given up: rounds 3 to 5 took no step")
     assert "Their replies: 6 non-finite, 3 error" in why
     assert loop.limits.failed(loop.state) == why == loop.state.finished
     assert read_lines(tmp_path / "metrics.jsonl")[-1]["round"] == 5
     # Started again, it tries as many rounds again; with 0 it never gives up.
     again = loop_over(tmp_path, edits)
-    assert again.play().startswith("given up after round 8: 3 rounds")
+    assert again.play().startswith("given up: rounds 6 to 8 ")
     assert loop_over(tmp_path, edits, give_up_after=0).play() == "all 9 rounds"
 
 
@@ -47,7 +47,7 @@ def test_a_step_in_between_begins_the_count_anew_and_a_kill_does_not(tmp_path):
     killed.transport.die_in = 5
     with pytest.raises(KeyboardInterrupt):
         killed.play()
-    assert loop_over(tmp_path, edits).play().startswith("given up after round 6")
+    assert loop_over(tmp_path, edits).play().startswith("given up: rounds 4 to 6 ")
 
 
 def test_too_few_replies_are_told_from_dropped_ones(tmp_path):
