@@ -3,8 +3,8 @@
 That is the local optimizer's, a rule's own, the residual (what a sparse upload left out), and the
 download that a later one may go on from. The server names the client's last job that it accepted
 (`state_from`); a job whose reply was lost therefore starts from the state before it, not from its
-own. It also names the last one that its newest checkpoint holds (`saved`): a server that was killed
-goes back to that.
+own. It also names the last one that its newest checkpoint holds (`saved`) and the one before
+(`earlier`): a server that was killed goes back to the newest that is whole.
 
 State has kinds. By coordinate: one number for each parameter; of no use once their number has
 changed. Opaque: of any shape, such as a count of steps.
@@ -96,7 +96,7 @@ def save_kept(root: Path, job: Job, kept: Kept, P: int) -> None:
         tensors[RESIDUAL] = kept.residual
     by_coordinate = [name for name, tensor in tensors.items() if tensor.shape == (P,)]
     save_tensors(path, tensors, {"by-coordinate": by_coordinate})
-    needed = {_file(root, job.client, id_) for id_ in (job.state_from, job.saved)}
+    needed = {_file(root, job.client, id_) for id_ in (job.state_from, job.saved, job.earlier)}
     for old in path.parent.glob("job-*.safetensors"):
         # A late job must not remove what a newer one has saved.
         if old.name < path.name and old not in needed:

@@ -163,7 +163,8 @@ def _loads(c: "RunConfig", cache: Path) -> Callable[[Path], None]:
         """Look; the folder is left empty."""
         from transformers import AutoConfig
 
-        from fedllm_app.models.backbone import SOURCES, load_tokenizer, local_source
+        from fedllm_app.models.backbone import load_tokenizer, local_source
+        from fedllm_app.models.suits import SOURCES
 
         source = c.model.source
         if source.endswith(".gguf") and Path(source).is_file():

@@ -1,4 +1,4 @@
-"""The four ways a run can be refused, told apart so that each can be handled where it is known.
+"""The ways a run can be refused or fail, told apart so that each can be handled where it is known.
 
 Every message says what was wrong, the value got, what was expected, and which key to change.
 """
@@ -45,3 +45,11 @@ class WireError(FedllmError):
 
 class CheckpointError(FedllmError):
     """A saved state is damaged, in use, or belongs to another configuration."""
+
+
+class EngineError(FedllmError):
+    """A process that the run computes on has ended: the round that was open is not spent."""
+
+
+class RunFailedError(FedllmError):
+    """A run came to an end that is no result: it took no steps, or its loss is not finite."""

@@ -6,12 +6,14 @@ place, since a second copy of a large model has no room; everything else is repl
 Shapes: P trainable parameters.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+TOO_FEW = "accepted, fewer than round.min-replies"
 Pending = tuple[str, int, int]  # client, job, the most bytes that its upload has
 
 
@@ -44,11 +46,16 @@ class RunState:
     downloads : what clients may hold of earlier rounds (core/versions.py).
     accepted : the last job of each client whose reply was accepted.
     saved : the same as of the newest checkpoint; not written, since a checkpoint is the newest.
+    earlier : the same as of the checkpoint before it: where the newest is damaged, a run goes on
+        from that one.
     progress : examples of its own that each client has used in accepted jobs.
     pending : uploads that may still come after their round.
     totals : the ledger's totals.
     evaluation, evaluated : the latest evaluation, headline first, and the round it is of.
     spent : seconds so far.
+    idle, reasons : rounds in a row, up to this one, in which the server took no step, and what
+        became of their replies: counts by reason.
+    begun_on : digests of what the run trains and evaluates, by name (run/begun.py).
     finished : why the run ended, empty while it has not.
     """
 
@@ -59,13 +66,36 @@ class RunState:
     downloads: Mapping[str, np.ndarray] = field(default_factory=dict)
     accepted: Mapping[str, int] = field(default_factory=dict)
     saved: Mapping[str, int] = field(default_factory=dict)
+    earlier: Mapping[str, int] = field(default_factory=dict)
     progress: Mapping[str, int] = field(default_factory=dict)
     pending: tuple[Pending, ...] = ()
     totals: Mapping[str, int] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
     evaluated: int = -1
     spent: Spent = field(default_factory=Spent)
+    idle: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    begun_on: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
+
+    def resumed(self) -> "RunState":
+        """Return the state that a run goes on with; one that had given up may try again."""
+        state = replace(self, idle=0, reasons={}) if self.finished else self
+        return replace(state, finished="")
+
+    def without_step(self, clock: int, dropped: Mapping[str, int], accepted: int) -> "RunState":
+        """Return the state after a round in which the server took no step.
+
+        Parameters
+        ----------
+        clock : of the state after it.
+        dropped : the count of drops by reason.
+        accepted : replies that were accepted, too few for a step.
+        """
+        reasons = Counter(self.reasons) + Counter(dropped) + Counter({TOO_FEW: accepted})
+        return replace(
+            self, round=self.round + 1, clock=clock, idle=self.idle + 1, reasons=dict(reasons)
+        )
 
     def with_evaluation(self, evaluation: Mapping[str, float]) -> "RunState":
         """Return the state with an evaluation of its round; {} changes nothing."""

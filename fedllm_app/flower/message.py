@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.app import Message as Message  # for those who carry it
+from flwr.common.constant import ErrorCode
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -168,6 +169,24 @@ def read_replies(message: Message, jobs: Sequence[Job]) -> list[Reply]:
     except WireError as error:
         return [replace(r, error=str(error), reason=error.reason) for r in asked.values()]
     return list((asked | {(r.job, r.client): r for r in answers}).values())
+
+
+def engine_failure(message: Message) -> str:
+    """Return what of a simulation died, by an error that no app of ours raised; "" if none did.
+
+    Flower gives every error of Ray's as unknown. A dead worker or raylet is among them, and from
+    then on every message fails at once.
+    """
+    if not message.has_error() or message.error.code != ErrorCode.UNKNOWN:
+        return ""
+    lines = [line.strip() for line in (message.error.reason or "").splitlines()]
+    pid = next((line[4:].strip() for line in lines if line.startswith("pid:")), "unknown")
+    why = next((line for line in lines if line.startswith("The actor is dead because")), "")
+    if not why:
+        return f"Ray failed: {last_line(message.error.reason)}"
+    if "node has" in why:
+        return "Ray's raylet died."
+    return f"a worker of Ray's (process {pid}) died: {why.partition(' Some common')[0]}"
 
 
 def last_line(text: str | None) -> str:

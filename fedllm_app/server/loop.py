@@ -256,7 +256,7 @@ class Loop:
         if len(intake.accepted) < self.min_replies:
             log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
                         opened.t, len(intake.accepted), self.min_replies)  # fmt: skip
-            return None, replace(state, round=opened.t, clock=clock)
+            return None, state.without_step(clock, intake.dropped, len(intake.accepted))
         means: Means = {name: mean.mean() for name, mean in intake.means.items() if mean.n}
         method_state = planned.method_state
         if before_step := self.planner.method.before_step:
@@ -270,6 +270,8 @@ class Loop:
             round=opened.t,
             clock=clock,
             steps=state.steps + 1,
+            idle=0,
+            reasons={},
             method=method_state,
             downloads=opened.downloads,
             accepted={**state.accepted, **intake.jobs},

@@ -160,7 +160,7 @@ class Planner:
     def _job(self, state: RunState, t: int, client: str) -> Job:
         return Job(
             t, client, state.clock, state.accepted.get(client, -1), state.saved.get(client, -1),
-            state.progress.get(client, 0),
+            state.earlier.get(client, -1), state.progress.get(client, 0),
         )  # fmt: skip
 
     def log_untrained(self, planned: Planned) -> None:
