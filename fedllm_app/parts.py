@@ -64,19 +64,23 @@ class Place:
     def of(cls, config: RunConfig, node_config: Mapping[str, Any] | None = None) -> "Place":
         """Return the place of a server or simulated worker, or of a device by its node-config.
 
+        Parameters
+        ----------
+        node_config : a device's; None elsewhere.
+
         Raises
         ------
         ConfigError
-            If a device lacks its own data or id.
+            If a device lacks its own data or id, or the run asks for what is not its own.
         """
         own = str(Path.home() / ".fedllm")
-        if config.data.train != "node" or node_config is None:
-            if node_config and ("client-id" in node_config or "data-path" in node_config):
-                raise ConfigError(
-                    f"data.train is {config.data.train!r}; this device has data of its own, and "
-                    "opens no other: expected 'node'"
-                )
+        if node_config is None:
             return cls(Path(config.run.home or own))
+        if config.data.train != "node":
+            raise ConfigError(
+                f"data.train is {config.data.train!r}; this device has data of its own, and "
+                "opens no other: expected 'node'"
+            )
         keys = ("home", "data-path", "model-path", "tokenizer-path")
         home, data, model, tokenizer = (str(node_config.get(key, "")) for key in keys)
         client = str(node_config.get("client-id", node_config.get("partition-id", "")))
@@ -88,16 +92,22 @@ class Place:
                 'for example --node-config \'client-id="alice" data-path="/data/alice.jsonl"\''
             )
         asked = config.model
-        for theirs, path, key in (
-            (asked.source, model, "model-path"),
-            (asked.tokenizer, tokenizer, "tokenizer-path"),
+        for setting, theirs, path, key in (
+            ("model.source", asked.source, model, "model-path"),
+            ("model.tokenizer", asked.tokenizer, tokenizer, "tokenizer-path"),
         ):
-            if theirs and not path and (Path(theirs).is_absolute() or Path(theirs).exists()):
+            if theirs and not path and theirs not in named(node_config, "allow-models"):
                 raise ConfigError(
-                    f"{theirs!r} is a path of the server's; a device opens only paths of its own: "
-                    f"set {key} in its node-config"
+                    f"{setting} is {theirs!r}; this device opens and downloads only what its "
+                    f'node-config names: expected {key}, or allow-models="{theirs}" there'
                 )
         return cls(Path(home or own), data, model, tokenizer, client)
+
+
+def named(node_config: Mapping[str, Any], key: str) -> list[str]:
+    """Return the names that a key of a node-config lists, with commas between them."""
+    names = str(node_config.get(key, "")).split(",")
+    return [name.strip() for name in names if name.strip()]
 
 
 class Parts:

@@ -28,6 +28,7 @@ from fedllm_app.run.begun import check_same
 from fedllm_app.run.checkpoint import latest_checkpoint, locked, newest_whole, set_aside
 from fedllm_app.run.note import told
 from fedllm_app.run.record import Recorder
+from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop, Transport
 from fedllm_app.server.methods import method_of
@@ -148,6 +149,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         ),
         min_replies=c.round.min_replies,
         weights=c.round.weights or method_of(c.strategy.name).weights,
+        guard=Guard.of(c.round),
         most_units=parts.most_units,
         most_steps=parts.most_steps,
         schedule=partial(factor, c.server),

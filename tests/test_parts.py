@@ -13,21 +13,25 @@ ANN = {"client-id": "ann", "data-path": "/data/ann.jsonl"}
 @pytest.mark.parametrize("train", ["embedded", "/home/ann/private.jsonl"])
 def test_a_device_plays_no_client_of_a_simulation(train):
     config = RunConfig.parse({"data.train": train, "model.source": "/models/minilm"})
-    with pytest.raises(ConfigError, match="this device has data of its own"):
-        Place.of(config, ANN)
-    assert Place.of(config, {"partition-id": 0, "num-partitions": 2}).client == ""
+    for node in (ANN, {"partition-id": 0, "num-partitions": 2}, {}):
+        with pytest.raises(ConfigError, match="this device has data of its own"):
+            Place.of(config, node)
+    assert Place.of(config).client == ""
 
 
-def test_a_device_opens_no_path_of_the_servers(tmp_path, monkeypatch):
-    (tmp_path / "models" / "mine").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    for source in ("/models/minilm", "models/mine"):
-        keys = {"data.train": "node", "data.labels": "3", "model.source": source}
-        with pytest.raises(ConfigError, match="opens only paths of its own"):
-            Place.of(RunConfig.parse(keys), ANN)
-        assert Place.of(RunConfig.parse(keys), ANN | {"model-path": "/m"}).model == "/m"
-    keys["model.source"] = "org/model-of-a-hub"
-    assert Place.of(RunConfig.parse(keys), ANN).model == ""
+@pytest.mark.parametrize("source", ["/models/minilm", "models/mine", "org/model-of-a-hub"])
+def test_a_device_opens_and_downloads_no_model_but_its_own(source):
+    keys = {"data.train": "node", "data.labels": "3", "model.source": source}
+    with pytest.raises(ConfigError, match=f'expected model-path, or allow-models="{source}"'):
+        Place.of(RunConfig.parse(keys), ANN | {"allow-models": "org/model, other/one"})
+    allowed = ANN | {"allow-models": f"other/one, {source}"}
+    assert Place.of(RunConfig.parse(keys), allowed).model == ""
+    own = ANN | {"model-path": "/m"}
+    assert Place.of(RunConfig.parse(keys), own).model == "/m"
+    keys["model.tokenizer"] = "org/tokenizer"
+    with pytest.raises(ConfigError, match=r"model\.tokenizer is 'org/tokenizer'; this device"):
+        Place.of(RunConfig.parse(keys), own)
+    assert Place.of(RunConfig.parse(keys), own | {"tokenizer-path": "/t"}).tokenizer == "/t"
 
 
 def test_a_device_does_no_job_of_another_client(tiny, tmp_path):

@@ -28,6 +28,7 @@ from fedllm_app.devices.network import Network
 from fedllm_app.run.checkpoint import newest_whole, set_aside
 from fedllm_app.run.record import Recorder
 from fedllm_app.run.settings import RoundSettings, RunSettings
+from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES
@@ -211,6 +212,7 @@ def toy_loop(
         min_replies=asked.min_replies,
         most_steps=most_steps,
         weights=asked.weights or "uniform",
+        guard=Guard.of(asked),
     )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
             f"round.min-replies is {c.round.min_replies}; expected at most round.clients = "
             f"{c.round.clients}"
         )
+    yield from _of_aggregate(c, method)
     simulated = c.data.train != "node"
     dealt = simulated and c.partition.name in TO_CLIENTS
     if dealt and c.round.clients > c.partition.clients:
@@ -155,6 +156,35 @@ def _of_task(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
         )
     if not simulated and c.model.source in BACKBONES:
         yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
+
+
+def _of_aggregate(c: "RunConfig", method: Method) -> Iterator[str]:
+    """Yield why a trimmed mean or a median would leave nothing, or not be what it says."""
+    asked, name = c.round, f"round.aggregate is {c.round.aggregate!r}"
+    if asked.aggregate == "mean":
+        return
+    weights = asked.weights or method.weights
+    if weights != "uniform":
+        yield (
+            f"{name}, where all replies count alike, with round.weights = {weights!r}; set "
+            "round.weights to 'uniform', or round.aggregate to 'mean'"
+        )
+    trim = 0.5 if asked.aggregate == "median" else asked.trim
+    if asked.clients < 3 or (asked.aggregate == "trimmed-mean" and trim * asked.clients < 1 - 1e-9):
+        yield (
+            f"{name}, which leaves out nobody of round.clients = {asked.clients} with round.trim = "
+            f"{asked.trim:g}; expected more clients, a larger round.trim, or 'mean'"
+        )
+    mean, densities = c.strategy.mean or method.mean, [1.0]
+    if "d-up" in method.keys:
+        densities = [c.strategy.d_up]
+    elif "tier-densities" in method.keys:
+        densities = c.strategy.densities
+    if mean == "cohort" and min(densities) <= trim:
+        yield (
+            f"{name} of replies that send {min(densities):.3g} of the coordinates, and what is not "
+            "sent counts as a zero: next to nothing would be left. Set strategy.mean to 'senders'"
+        )
 
 
 def _embedded(c: "RunConfig") -> tuple[tuple[str, str, dict[str, str]], ...]:

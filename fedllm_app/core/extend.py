@@ -40,7 +40,8 @@ def load(key: str, value: str, kind: Any, known: Iterable[str] | Mapping[str, An
     if not (module and colon and name):
         raise ConfigError(f"{key} is {value!r}; {legal}")
     top = module.partition(".")[0]
-    if _allowed is not None and top != "fedllm_app" and not {module, top} & _allowed:
+    # Ours too: what a run may choose of it is in `known`, and the rest was made for other uses.
+    if _allowed is not None and not {module, top} & _allowed:
         raise ConfigError(
             f"{key} is {value!r}; this device does not import {module!r}. Its node-config may "
             f'allow it: allow-modules="{module}"'

@@ -57,6 +57,7 @@ class RunState:
         became of their replies: counts by reason.
     begun_on : digests of what the run trains and evaluates, by name (run/begun.py).
     finished : why the run ended, empty while it has not.
+    norms : of each vector, the norms that were accepted in the latest rounds, oldest round first.
     """
 
     round: int = 0
@@ -77,6 +78,7 @@ class RunState:
     reasons: Mapping[str, int] = field(default_factory=dict)
     begun_on: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
+    norms: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
     def resumed(self) -> "RunState":
         """Return the state that a run goes on with; one that had given up may try again."""
@@ -122,6 +124,8 @@ class RunState:
             If the words are not a state's.
         """
         pending = tuple((str(c), int(j), int(most)) for c, j, most in words["pending"])
+        found = dict(words.get("norms", {}))
+        norms = {n: tuple(tuple(map(float, one)) for one in rounds) for n, rounds in found.items()}
         fixed: dict[str, Any] = {"pending": pending, "spent": Spent(**words["spent"])}
         fixed |= {"method": method, "downloads": downloads, "saved": dict(words["accepted"])}
-        return cls(**{**words, **fixed})
+        return cls(**{**words, **fixed, "norms": norms})

@@ -4,6 +4,7 @@ Ray's workers live for a whole run, so the model and the data are built once per
 the trainable values change from client to client.
 """
 
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,9 @@ from fedllm_app.core.extend import allow
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.settings import Scalar
 from fedllm_app.flower.message import Holdings
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts, Place, named
+
+OWN_KEYS = {"client-id", "data-path", "allow-modules", "allow-models"}  # of a device alone
 
 
 @lru_cache(maxsize=1)
@@ -32,21 +35,23 @@ def _device(config: RunConfig, place: Place, run_folder: Path) -> Device:
 def _of(
     run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]
 ) -> tuple[RunConfig, Place]:
-    allow(allowed_modules(node_config))  # first: a run-config may name modules to import
+    simulated = in_simulation() and not OWN_KEYS & node_config.keys()
+    # First: a run-config may name modules to import.
+    allow(None if simulated else named(node_config, "allow-modules"))
     config = RunConfig.parse(run_config)
-    return config, Place.of(config, node_config)
+    return config, Place.of(config, None if simulated else node_config)
 
 
-def allowed_modules(node_config: Mapping[str, Any]) -> list[str] | None:
-    """Return the modules that a run-config may name here; None in a simulation: all of them.
+def in_simulation() -> bool:
+    """Say whether this process is a worker of Flower's simulation; whatever else asks is a device.
 
-    Only a node that Flower's simulation has made is one: whatever else asks is a device.
+    A node-config cannot say so: Flower's own examples give a SuperNode the keys of a simulated
+    node. A worker is an actor of Ray, and a SuperNode starts none.
     """
-    simulated = {"partition-id", "num-partitions"} <= node_config.keys()
-    if simulated and not {"client-id", "data-path", "allow-modules"} & node_config.keys():
-        return None
-    names = str(node_config.get("allow-modules", "")).split(",")
-    return [name.strip() for name in names if name.strip()]
+    ray = sys.modules.get("ray")  # a device has no Ray, or has not imported it
+    if ray is None or not ray.is_initialized():
+        return False
+    return ray.get_runtime_context().get_actor_id() is not None
 
 
 def holdings(run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]) -> Holdings:

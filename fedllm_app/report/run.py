@@ -110,6 +110,28 @@ class Run:
         return total
 
     @property
+    def clipped(self) -> Counter[str]:
+        """Clients whose update was above the bound of `round.clip`, with in how many rounds."""
+        found = (record.get("clipped-clients") or [] for record in self.metrics)
+        return Counter(str(client) for clients in found for client, _ in clients)
+
+    @property
+    def scales(self) -> bool:
+        """Whether `round.clip` scales an update down; else it drops the reply."""
+        return self.settings.get("round.clip-action") != "drop"
+
+    @property
+    def failing(self) -> dict[tuple[str, str], tuple[int, str]]:
+        """Of each client and reason of a drop that came twice or more: how often, and the last."""
+        seen: dict[tuple[str, str], tuple[int, str]] = {}
+        for record in self.metrics:
+            for client, reason, why in record.get("failed-clients") or []:
+                count, _ = seen.get((client, reason), (0, ""))
+                seen[client, reason] = count + 1, why
+        most = sorted(seen.items(), key=lambda item: (-item[1][0], item[0]))
+        return {key: found for key, found in most if found[0] > 1}
+
+    @property
     def versions(self) -> dict[str, str]:
         """Versions that the run noted; empty if it did not."""
         for record in [*self.timing, *self.metrics]:

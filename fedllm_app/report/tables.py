@@ -3,6 +3,7 @@
 A column is there if at least one run has something to put in it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,10 @@ def summary(run: Run, report: Path) -> list[tuple[str, str]]:
     if run.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in run.dropped.most_common())
         rows.append(("dropped replies", reasons))
+    if run.clipped:
+        counted = f"{run.clipped.total():,} by round.clip, of clients {_named(run.clipped)}"
+        rows.append(("scaled down" if run.scales else "too large", counted))
+    rows += [("fails again and again", line) for line in failing_lines(run)]
     return [*rows, ("report", str(report))]
 
 
@@ -190,11 +195,39 @@ def dropped_table(runs: Sequence[Run]) -> Table:
         for run, n in zip(runs, taken, strict=True)
     ]
     refused = sum((run.refused for run in runs), start=type(runs[0].refused)())
-    named = [f"{client} ({count})" for client, count in refused.most_common(NAMED_CLIENTS)]
-    more = f" and {len(refused) - len(named):,} more" if len(refused) > len(named) else ""
-    note = f"Arrived, were counted in bytes and dropped, by client: {', '.join(named)}{more}."
+    note = f"Arrived, were counted in bytes and dropped, by client: {_named(refused)}."
     head = ["Run", "Accepted", *(words(reason) for reason in reasons)]
-    return Table("Dropped replies", head, rows, note if named else "", look="runs fit")
+    return Table("Dropped replies", head, rows, note if refused else "", look="runs fit")
+
+
+def guard_table(run: Run) -> Table:
+    """Return what `round.clip` did, and the clients that failed twice or more for one reason."""
+    bounds = [float(r["clip-bound"]) for r in run.metrics if r.get("clip-bound") is not None]
+    shown = f"{bounds[0]:.3g} to {bounds[-1]:.3g}" if bounds else DASH
+    what = "scaled down" if run.scales else "dropped"
+    rows = [[f"Updates {what} by round.clip", f"{run.clipped.total():,}", _named(run.clipped)]]
+    rows += [["Bound of the norm, first and last round", shown, ""]]
+    rows += [["Fails again and again", "", line] for line in failing_lines(run)]
+    cells = [Row([Cell(text) for text in row]) for row in rows] if bounds or len(rows) > 2 else []
+    note = "" if cells else "round.clip is off, and no client failed twice for one reason."
+    return Table("Single clients", ["", "", "Clients"], cells, note, look="runs fit")
+
+
+def failing_lines(run: Run) -> list[str]:
+    """Return a line for each client and reason that came twice or more; for some, how many more."""
+    lines = [
+        f"client {client}: {count} times {reason}: {why}"
+        for (client, reason), (count, why) in run.failing.items()
+    ]
+    more = len(lines) - NAMED_CLIENTS
+    return lines[:NAMED_CLIENTS] + ([f"and {more:,} more"] if more > 0 else [])
+
+
+def _named(clients: Counter[str]) -> str:
+    """Return the clients with the largest counts, and how many more there are."""
+    named = [f"{client} ({count})" for client, count in clients.most_common(NAMED_CLIENTS)]
+    more = len(clients) - len(named)
+    return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
 
 
 def about(run: Run) -> str:

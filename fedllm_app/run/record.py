@@ -23,6 +23,7 @@ from fedllm_app.run.ledger import Ledger, Totals
 from fedllm_app.run.metrics import Board, JsonLines, read_lines, versions
 
 log = logging.getLogger("fedllm")
+MOST_WORDS = 200  # of why a reply was dropped, in characters
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Outcome:
     update_norm : of the mean change, None where the server took no step.
     evaluation : metrics where they are due, headline first.
     simulated_s : how long the round lasts over the links of `network`, None without a clock.
+    failed : of each client whose reply was dropped, the reason and why.
+    clipped : of each client that was above the bound of `round.clip`, how many times above it was.
+    bound : of the norm of an update, None without one.
     """
 
     accepted: Mapping[str, TrainMetrics] = field(default_factory=dict)
@@ -45,6 +49,9 @@ class Outcome:
     update_norm: float | None = None
     evaluation: Mapping[str, float] = field(default_factory=dict)
     simulated_s: float | None = None
+    failed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    clipped: Mapping[str, float] = field(default_factory=dict)
+    bound: float | None = None
 
 
 class Recorder:
@@ -106,6 +113,7 @@ class Recorder:
         }
         if outcome.simulated_s is not None:
             record["simulated-s"] = state.spent.simulated_s
+        record |= _of_clients(outcome)
         if outcome.evaluation:
             record["evaluation"] = dict(outcome.evaluation)
         self.metrics.append(record)
@@ -178,3 +186,16 @@ class Recorder:
             f"{seconds:.1f} s, about {duration(rest)} left" if left else f"{seconds:.1f} s"
         )
         log.info(", ".join(words))
+
+
+def _of_clients(outcome: Outcome) -> dict[str, object]:
+    """Return what a round's record says of single clients, as lists: they are no curves."""
+    words: dict[str, object] = {}
+    if outcome.bound is not None:
+        words |= {"clip-bound": outcome.bound, "clipped": len(outcome.clipped)}
+    if outcome.clipped:
+        words["clipped-clients"] = [[c, t] for c, t in sorted(outcome.clipped.items())]
+    if outcome.failed:
+        failed = sorted(outcome.failed.items())
+        words["failed-clients"] = [[c, reason, why[:MOST_WORDS]] for c, (reason, why) in failed]
+    return words

@@ -1,11 +1,14 @@
 """The settings of a run and of its rounds: namespaces `run` and `round`."""
 
+import math
 import re
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from fedllm_app.core.settings import Settings
+
+Aggregated = Literal["mean", "trimmed-mean", "median"]
 
 
 class RunSettings(Settings):
@@ -59,6 +62,31 @@ class RoundSettings(Settings):
         description="How much a reply counts in the mean: all alike, or by the client's examples "
         "or by the tokens of its training; automatic is as the method is defined.",
     )
+    clip: str = Field(
+        "auto",
+        description="Bound of the norm of one reply's update: 'auto', a number, or 'off'. 'auto' "
+        "is round.clip-factor times the median of the norms of the latest replies.",
+    )
+    clip_factor: float = Field(
+        4.0, ge=1, description="How far above the median norm the bound of round.clip = 'auto' is."
+    )
+    clip_action: Literal["clip", "drop"] = Field(
+        "clip",
+        description="A reply above the bound of round.clip is scaled down to it ('clip') or left "
+        "out ('drop').",
+    )
+    aggregate: Aggregated = Field(
+        "mean",
+        description="How the replies of a round are combined. 'trimmed-mean' and 'median' look at "
+        "each coordinate by itself, and keep all replies of a round in memory.",
+    )
+    trim: float = Field(
+        0.2,
+        ge=0,
+        lt=0.5,
+        description="Share of the replies that 'trimmed-mean' leaves out at either end. 0.2 of 10 "
+        "leaves out 2 and 2.",
+    )
     evaluate_every: int = Field(
         10,
         ge=0,
@@ -97,3 +125,17 @@ class RoundSettings(Settings):
         description="Budget of simulated network seconds (see network.*). The run stops "
         "before a round that could exceed it. 0 means no limit.",
     )
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _is_a_bound(cls, bound: object) -> object:
+        if isinstance(bound, int | float) and not isinstance(bound, bool):
+            bound = f"{bound:g}"
+        if isinstance(bound, str) and bound not in ("auto", "off"):
+            try:
+                norm = float(bound)
+            except ValueError:
+                norm = -1.0
+            if not 0 <= norm < math.inf:
+                raise ValueError("'auto', 'off', or a number of 0 (off) or more")
+        return bound

@@ -2,7 +2,8 @@
 
 Values are summed as whole numbers of 2^-44, so that the sum is exact: replies may come in any
 order, from any number of workers, and the bits are the same. Each may have a weight, a whole number
-too. Memory is one int64 per parameter, however many clients there are.
+too, and may be scaled down, which is done before it is a whole number. Memory is one int64 per
+parameter, however many clients there are.
 
 "Sent a zero" and "not sent" add the same to the sum and differ in the count of senders.
 
@@ -20,25 +21,24 @@ from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.core.region import Region, Where
 from fedllm_app.wire.blocks import parts
 from fedllm_app.wire.positions import check_ascending
-from fedllm_app.wire.unpack import Values, blocks_of, largest_of
+from fedllm_app.wire.unpack import Values, blocks_of, measured
 
 STEP_BITS = 44
 _STEPS = np.float32(2.0**STEP_BITS)
-_STEP = np.float32(2.0**-STEP_BITS)
+STEP = np.float32(2.0**-STEP_BITS)
 # A total of weights up to this is a whole number in int32 and in float32.
 MOST_WEIGHT = 1 << 24
 WEIGHTS = 1 << 10
 
 
-class Mean:
-    """A running sum of at most `cohort` replies.
+class Aggregate:
+    """What replies are combined by, `Mean` or one of `server/robust.py`.
 
     Parameters
     ----------
     P : trainable parameters.
     cohort : most replies that can come.
-    mean : "cohort" divides by the weights of the replies folded in; "senders" divides each
-        coordinate by the weights of the replies that sent it.
+    mean : who counts where a coordinate was not sent: "cohort", as a zero; "senders", not at all.
     most_weight : most that the weights of all replies can sum to, at most 2^24; None is `cohort`,
         for replies of weight 1. Magnitudes must stay below 2^19 / most_weight, so that not even the
         sum of all of them leaves int64: 524 at a sum of 1000, 0.5 at one of 2^20.
@@ -61,24 +61,25 @@ class Mean:
         mean: Literal["cohort", "senders"] = "cohort",
         most_weight: int | None = None,
     ) -> None:
-        self.P = P
+        self.P, self.by_senders = P, mean == "senders"
         self.n = self.weight = 0
         self.cohort = cohort
         self.most_weight = cohort if most_weight is None else most_weight
         if not 1 <= self.most_weight <= MOST_WEIGHT:
             raise ConfigError(f"weights sum to {self.most_weight}; expected 1 to {MOST_WEIGHT}")
         self.limit = 2.0 ** (63 - STEP_BITS) / self.most_weight
-        self._sum_P = np.zeros(P, dtype=np.int64)
-        self._senders_P = np.zeros(P, dtype=np.int32) if mean == "senders" else None
 
-    def fold(self, positions: Where, values_K: np.ndarray | Values, weight: int = 1) -> None:
-        """Add one reply; what is refused leaves the sum as it was.
+    def fold(
+        self, positions: Where, values_K: np.ndarray | Values, weight: int = 1, scale: float = 1.0
+    ) -> None:
+        """Add one reply; what is refused leaves the rest as it was.
 
         Parameters
         ----------
         positions : strictly ascending int64 array of shape (K,), a region, or None for all P.
         values_K : float32 array of shape (K,), or the same still coded.
         weight : how many times the reply counts, a whole number from 1.
+        scale : what every value is multiplied by, in float32, from 0 to 1.
 
         Raises
         ------
@@ -94,21 +95,12 @@ class Mean:
                 f"as all sum to at most {self.most_weight}"
             )
         self.check(positions, values_K)
-        for part, values in blocks_of(values_K):
-            # Scaling by a power of two is exact; only parts below one step are rounded (half to
-            # even).
-            scaled = values * _STEPS
-            steps = np.rint(scaled, out=scaled).astype(np.int64)
-            if weight != 1:
-                steps *= weight
-            self._add(self._at(positions, part), steps, weight)
+        self._take(positions, values_K, weight, scale)
         self.n += 1
         self.weight += weight
 
     def mean(self) -> np.ndarray:
         """Return the float32 mean of shape (P,), 0 where nobody sent.
-
-        The exact sum is rounded to float32 once, and its quotient once.
 
         Raises
         ------
@@ -117,16 +109,74 @@ class Mean:
         """
         if self.n == 0:
             raise WireError("no reply was accepted; a mean needs one. See round.min-replies")
-        mean_P = np.empty(self._sum_P.size, dtype=np.float32)
+        mean_P = np.empty(self.P, dtype=np.float32)
+        self._combine(mean_P)
+        return mean_P
+
+    def _take(
+        self, positions: Where, values_K: np.ndarray | Values, weight: int, scale: float
+    ) -> None:
+        raise NotImplementedError
+
+    def _combine(self, mean_P: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def check(self, positions: Where, values_K: np.ndarray | Values) -> None:
+        """Raise WireError where `fold` would for these positions and values."""
+        K = self.P if positions is None else positions.size
+        if values_K.dtype != np.float32 or values_K.shape != (K,):
+            raise WireError(
+                f"values are {values_K.dtype} of shape {values_K.shape}; "
+                f"expected float32 of shape {(K,)}"
+            )
+        largest, _ = measured(values_K)
+        if not isfinite(largest):
+            raise WireError("a value is NaN or infinite; expected finite values", "non-finite")
+        if largest >= self.limit:
+            raise WireError(
+                f"a value has magnitude {largest!r}; expected below {self.limit!r}, 2^19 / "
+                f"{self.most_weight}, the weight of the cohort. A lower client.lr may help"
+            )
+        if isinstance(positions, np.ndarray) and K:
+            if int(positions[0]) < 0 or int(positions[-1]) >= self.P:
+                raise WireError(f"positions leave 0..{self.P - 1}")
+            check_ascending(positions)
+
+
+class Mean(Aggregate):
+    """A running sum: one int64 per parameter, however many replies come."""
+
+    def __init__(
+        self,
+        P: int,
+        *,
+        cohort: int,
+        mean: Literal["cohort", "senders"] = "cohort",
+        most_weight: int | None = None,
+    ) -> None:
+        super().__init__(P, cohort=cohort, mean=mean, most_weight=most_weight)
+        self._sum_P = np.zeros(P, dtype=np.int64)
+        self._senders_P = np.zeros(P, dtype=np.int32) if self.by_senders else None
+
+    def _take(
+        self, positions: Where, values_K: np.ndarray | Values, weight: int, scale: float
+    ) -> None:
+        for part, values in blocks_of(values_K):
+            steps = whole_steps(values, scale)
+            if weight != 1:
+                steps *= weight
+            self._add(self._at(positions, part), steps, weight)
+
+    def _combine(self, mean_P: np.ndarray) -> None:
+        """Write the mean: the exact sum is rounded to float32 once, and its quotient once."""
         for part in parts(mean_P.size):
             mean = mean_P[part]
             mean[:] = self._sum_P[part]
-            mean *= _STEP
+            mean *= STEP
             if self._senders_P is None:
                 mean /= np.float32(self.weight)
             else:
                 mean /= np.maximum(self._senders_P[part], 1).astype(np.float32)
-        return mean_P
 
     def _at(self, positions: Where, part: slice) -> slice | np.ndarray:
         """Return where a block of a reply's values belongs among all P."""
@@ -142,30 +192,13 @@ class Mean:
         if self._senders_P is not None:
             self._senders_P[at] += np.int32(weight)
 
-    def check(self, positions: Where, values_K: np.ndarray | Values) -> None:
-        """Raise WireError where `fold` would for these positions and values."""
-        P = self._sum_P.size
-        K = P if positions is None else positions.size
-        if values_K.dtype != np.float32 or values_K.shape != (K,):
-            raise WireError(
-                f"values are {values_K.dtype} of shape {values_K.shape}; "
-                f"expected float32 of shape {(K,)}"
-            )
-        if isinstance(values_K, Values):
-            largest = values_K.largest
-        else:
-            largest = largest_of(values for _, values in blocks_of(values_K))
-        if not isfinite(largest):
-            raise WireError("a value is NaN or infinite; expected finite values", "non-finite")
-        if largest >= self.limit:
-            raise WireError(
-                f"a value has magnitude {largest!r}; expected below {self.limit!r}, 2^19 / "
-                f"{self.most_weight}, the weight of the cohort. A lower client.lr may help"
-            )
-        if isinstance(positions, np.ndarray) and K:
-            if int(positions[0]) < 0 or int(positions[-1]) >= P:
-                raise WireError(f"positions leave 0..{P - 1}")
-            check_ascending(positions)
+
+def whole_steps(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Return values as whole numbers of 2^-44, int64, each multiplied by `scale` before."""
+    # Scaling by a power of two is exact; only parts below one step are rounded (half to even).
+    scaled = (values * np.float32(scale) if scale != 1 else values) * _STEPS
+    steps: np.ndarray = np.rint(scaled, out=scaled).astype(np.int64)
+    return steps
 
 
 def whole_weights(counts: Mapping[str, int], most: int = WEIGHTS) -> dict[str, int]:

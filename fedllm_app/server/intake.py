@@ -10,6 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.region import positions_of
 from fedllm_app.core.state import Pending
 from fedllm_app.run.ledger import Ledger
-from fedllm_app.server.aggregate import Mean
+from fedllm_app.server.aggregate import Aggregate
 from fedllm_app.server.asked import Asked, Expected, Key
+from fedllm_app.server.clip import OFF, Bound, Clip
 from fedllm_app.wire.codec import Coded, decode_blocks, dense_bytes, size_of
 from fedllm_app.wire.slices import Origin
+from fedllm_app.wire.unpack import measured
 
 log = logging.getLogger("fedllm")
 Weigh = Callable[[Asked, TrainMetrics], int]
@@ -30,6 +33,16 @@ MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float hol
 UNKNOWN = "unknown"  # what the ledger calls a vector that nobody asked for
 MOST_NAMES = 200  # characters of a client's names that reach the log
 MOST_COSTS = 16  # names of costs that one job may report
+SHOWN = 5  # clients that one line of the log names
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A reply that is what was asked for, with the norm of each of its vectors."""
+
+    asked: Asked
+    reply: Reply
+    norms: Mapping[str, float]
 
 
 class Intake:
@@ -42,12 +55,14 @@ class Intake:
     means : the running sums, by name of the vector.
     weigh : the whole weight of a reply in the means; 0 drops it as late.
     ledger : counts the bytes of every reply that came, dropped ones too.
+    clip : the bounds of norms in this round; None bounds none.
 
     Attributes
     ----------
     open : jobs that no reply has come for.
-    accepted : metrics of each client whose update is in the mean.
+    accepted : metrics of each client whose update is in the mean, or waits for its bound.
     dropped : count of drops by reason.
+    failed : of each client whose reply was dropped, the reason and why.
     late : jobs whose upload may still come after they were given up.
     """
 
@@ -55,17 +70,20 @@ class Intake:
         self,
         round: int,
         asked: Iterable[Asked],
-        means: Mapping[str, Mean],
+        means: Mapping[str, Aggregate],
         weigh: Weigh,
         ledger: Ledger,
+        clip: Clip | None = None,
     ) -> None:
         self.round, self.means, self.weigh, self.ledger = round, means, weigh, ledger
+        self.clip = clip or Clip(Bound(OFF))
         self.open: dict[Key, Asked] = {job.key: job for job in asked}
         self.accepted: dict[str, TrainMetrics] = {}
         self.jobs: dict[str, int] = {}  # of each accepted client, the job
         self.dropped: Counter[str] = Counter()
+        self.failed: dict[str, tuple[str, str]] = {}
         self.late: list[Asked] = []
-        self.forgotten: set[str] = set()  # clients whose kept state is gone
+        self._waiting: list[Taken] = []
         self._heard: dict[str, int] = {}
         self._groups = {job.job.client: job.group for job in self.open.values()}
 
@@ -84,13 +102,30 @@ class Intake:
             self._drop(asked, reply.reason, reply.error)
             return
         try:
-            self._fold(asked, reply)
+            updates, weight = self._checked(asked, reply)
         except WireError as error:
             self._record(reply, accepted=False)
             self._drop(asked, error.reason, str(error))
             return
-        self._record(reply, accepted=True)
         self.accepted[reply.client], self.jobs[reply.client] = reply.metrics, reply.job
+        norms = {name: measured(update.values)[1] for name, update in updates.items()}
+        taken = Taken(asked, reply, norms)
+        if self.clip.waits(list(norms)):
+            self._waiting.append(taken)  # as its bytes: decoded it would take more
+        else:
+            self._fold(taken, updates, weight)
+
+    def close(self) -> None:
+        """Fold in what waited for the bound of this round: no further reply is in its mean."""
+        self.clip.close([taken.norms for taken in self._waiting])
+        for taken in self._waiting:
+            self._fold(taken, *self._checked(taken.asked, taken.reply))
+        self._waiting.clear()
+        if clipped := {c: t for c, t in sorted(self.clip.clipped.items()) if c in self.accepted}:
+            named = [f"client {c} ({t:.3g} times the bound)" for c, t in clipped.items()]
+            more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+            log.info("round %d, scaled down by round.clip: %s%s", self.round,
+                     ", ".join(named[:SHOWN]), more)  # fmt: skip
 
     def give_up(self) -> None:
         """Drop as late every job that is still open."""
@@ -112,7 +147,8 @@ class Intake:
 
     def remembered(self, accepted: Mapping[str, int]) -> dict[str, int]:
         """Return the last accepted jobs without those of clients that kept nothing of them."""
-        return {client: job for client, job in accepted.items() if client not in self.forgotten}
+        gone = {client for client, (reason, _) in self.failed.items() if reason == "forgotten"}
+        return {client: job for client, job in accepted.items() if client not in gone}
 
     def train_loss(self) -> float | None:
         """Return the mean training loss per unit over accepted replies."""
@@ -120,8 +156,8 @@ class Intake:
         units = sum(m.units for m in metrics)
         return sum(m.loss_sum for m in metrics) / units if units else None
 
-    def _fold(self, asked: Asked, reply: Reply) -> None:
-        """Fold all vectors of a reply in, or none of them."""
+    def _checked(self, asked: Asked, reply: Reply) -> tuple[dict[str, Coded], int]:
+        """Return the vectors of a reply and its weight, or raise WireError."""
         check_metrics(reply.metrics)
         if reply.vectors.keys() != asked.vectors.keys():
             raise WireError(
@@ -137,8 +173,22 @@ class Intake:
             raise WireError("it is too old for this round's step", "late")
         for name, update in updates.items():
             self.means[name].check(update.positions, update.values)
+        return updates, weight
+
+    def _fold(self, taken: Taken, updates: Mapping[str, Coded], weight: int) -> None:
+        """Fold all vectors of a reply in, scaled down where they are too large, or none of them."""
+        reply, client = taken.reply, taken.reply.client
+        scales = self.clip.scales(client, taken.norms)
+        drop = self.clip.bound.drop and client in self.clip.clipped
+        self._record(reply, accepted=not drop)
+        if drop:
+            del self.accepted[client], self.jobs[client]
+            times = self.clip.clipped[client]
+            why = f"the norm of its update is {times:.3g} times the bound of round.clip"
+            self._drop(taken.asked, "too-large", why)
+            return
         for name, update in updates.items():
-            self.means[name].fold(update.positions, update.values, weight)
+            self.means[name].fold(update.positions, update.values, weight, scales[name])
 
     def _record(self, reply: Reply, accepted: bool) -> None:
         for name, payload in reply.vectors.items():
@@ -159,10 +209,9 @@ class Intake:
             )
 
     def _drop(self, asked: Asked, reason: str, why: str) -> None:
-        self.dropped[reason] += 1
-        if reason == "forgotten":
-            self.forgotten.add(asked.job.client)
         client, id_ = asked.job.client, asked.job.id
+        self.dropped[reason] += 1
+        self.failed[client] = reason, why
         log.warning("client %s, round %d: dropped (%s): %s", client, id_, reason, why)
 
 

@@ -22,8 +22,9 @@ from fedllm_app.core.state import RunState
 from fedllm_app.run.budget import Cost
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.record import Outcome, Recorder
-from fedllm_app.server.aggregate import Mean
 from fedllm_app.server.asked import Asked, Key, asked_for
+from fedllm_app.server.clip import Clip
+from fedllm_app.server.guard import Guard
 from fedllm_app.server.intake import MOST_COUNT, Intake
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.methods.base import Means
@@ -69,11 +70,6 @@ class OpenRound:
         """The round."""
         return self.planned.inputs.job
 
-    @property
-    def mean(self) -> Mean:
-        """The running sum of the parameters' changes."""
-        return self.intake.means[PARAMS]
-
 
 @dataclass(kw_only=True)
 class Loop:
@@ -93,6 +89,7 @@ class Loop:
     min_replies : accepted replies below which a round takes no step.
     weights : how much a reply counts.
     most_units, most_steps : the most units and steps that a job on so many examples can take.
+    guard : how replies are bounded and combined.
     schedule : what the server's learning rate is multiplied by at a step.
     waiting : jobs that are open from earlier rounds, under a policy that waits on them.
     """
@@ -108,6 +105,7 @@ class Loop:
     recorder: Recorder
     min_replies: int = 1
     weights: WeightBy = "uniform"
+    guard: Guard = field(default_factory=Guard)
     most_units: Callable[[int], int] = int
     most_steps: Callable[[int], int] = lambda examples: MOST_COUNT
     schedule: Callable[[int], float] = lambda step: 1.0
@@ -189,21 +187,15 @@ class Loop:
         counts = {job.job.client: clients.get(job.job.client, 1) for job in asked}
         weights = Weights(self.weights, counts, self.most_units)
         pacing, state = self.pacing, self.state
-        names = {PARAMS} | {name for job in asked for name in job.vectors}
         most, P = weights.total * pacing.fresh, self.planner.layout.size
-        means = {
-            name: Mean(
-                P, cohort=len(asked), most_weight=most,
-                mean=planned.plan.mean if name == PARAMS else "cohort",
-            )
-            for name in names
-        }  # fmt: skip
+        means = self.guard.means(P, asked, planned.plan.mean, most)
         return Intake(
             state.round + 1,
             asked,
             means,
             lambda job, metrics: weights.of(job, metrics) * pacing.weight(state, job),
             self.recorder.ledger,
+            Clip(self.guard.bound, state.norms),
         )
 
     def collect(self, opened: OpenRound) -> None:
@@ -220,6 +212,7 @@ class Loop:
             self.waiting = dict(intake.open)
         else:
             intake.give_up()
+        intake.close()
 
     def close_round(self, opened: OpenRound) -> None:
         """Step on what has come, evaluate where due, and write the round down."""
@@ -233,10 +226,14 @@ class Loop:
         self.state = replace(
             self.state.with_evaluation(evaluation),
             pending=intake.outstanding(self.state.pending),
+            norms=intake.clip.norms(),
             spent=replace(spent, simulated_s=spent.simulated_s + (simulated_s or 0.0)),
         )
         loss = intake.train_loss()
-        outcome = Outcome(intake.accepted, intake.dropped, loss, norm, evaluation, simulated_s)
+        outcome = Outcome(
+            intake.accepted, intake.dropped, loss, norm, evaluation, simulated_s,
+            intake.failed, intake.clip.clipped, intake.clip.limit(PARAMS),
+        )  # fmt: skip
         self.recorder.end_round(self.state, outcome)
         if self.recorder.checkpoint_due(opened.t):
             self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())

@@ -45,9 +45,23 @@ class Values:
             yield part, self._section.values(part, self._section.codes(part), None)
 
     @cached_property
+    def measured(self) -> tuple[float, float]:
+        """Return the largest magnitude and the Euclidean norm; see `measure`."""
+        return measure(values for _, values in self.blocks())
+
+    @property
     def largest(self) -> float:
         """Return the largest magnitude; whoever has it knows that `blocks` will refuse nothing."""
-        return largest_of(values for _, values in self.blocks())
+        return self.measured[0]
+
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """Return the values number `start` to `stop`, float32, which were checked before."""
+        section = self._section
+        whole = max(section.block, 8)  # a scale is of a block, a byte of up to 8 codes
+        begin, end = start - start % whole, min(-(-stop // whole) * whole, section.N)
+        part = slice(begin, end)
+        values: np.ndarray = section.values(part, section.codes(part), None)
+        return values[start - begin : stop - begin]
 
     def whole(self) -> np.ndarray:
         """Return all values, float32 of shape (N,); fp32 may be a view of the bytes."""
@@ -68,6 +82,13 @@ def blocks_of(values: np.ndarray | Values) -> Iterator[tuple[slice, np.ndarray]]
     return ((part, values[part]) for part in parts(values.size))
 
 
+def measured(values: np.ndarray | Values) -> tuple[float, float]:
+    """Return the largest magnitude and the Euclidean norm of values."""
+    if isinstance(values, Values):
+        return values.measured
+    return measure(block for _, block in blocks_of(values))
+
+
 def largest_of(blocks: Iterator[np.ndarray]) -> float:
     """Return the largest magnitude, 0 of none; NaN if there is one."""
     largest = 0.0
@@ -79,6 +100,18 @@ def largest_of(blocks: Iterator[np.ndarray]) -> float:
         if isnan(own):
             break
     return largest
+
+
+def measure(blocks: Iterator[np.ndarray]) -> tuple[float, float]:
+    """Return the largest magnitude and the Euclidean norm; NaN if there is one."""
+    largest = squares = 0.0
+    for block in blocks:
+        own = largest_of(iter([block])) if block.size else 0.0
+        largest = own if not own <= largest else largest
+        if isnan(own):
+            break
+        squares += float(np.square(block, dtype=np.float64).sum())
+    return largest, squares**0.5
 
 
 def unpack_marked(

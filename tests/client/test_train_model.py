@@ -149,7 +149,9 @@ def test_one_backbone_per_process_whatever_the_number_of_clients(tiny, monkeypat
 
 def test_the_client_app_builds_once_and_swaps_values_only(tiny, monkeypatch):
     import client_app
+    from fedllm_app.flower import node
 
+    monkeypatch.setattr(node, "in_simulation", lambda: True)
     built = []
     load = parts_module.load_backbone
     monkeypatch.setattr(

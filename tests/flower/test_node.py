@@ -38,9 +38,17 @@ def test_a_device_imports_no_module_that_its_node_config_does_not_allow(trap, ke
     assert "trap" not in sys.modules
 
 
-def test_a_node_that_says_nothing_of_itself_is_taken_for_a_device(trap):
+@pytest.mark.parametrize("config", [{}, {"partition-id": 0, "num-partitions": 2}])
+def test_a_node_that_is_no_worker_of_a_simulation_is_a_device(trap, config):
     with pytest.raises(ConfigError, match="does not import 'trap'"):
-        node.holdings({"strategy.name": trap}, {})
+        node.holdings({"strategy.name": trap}, config)
+    with pytest.raises(ConfigError, match="this device has data of its own"):
+        node.holdings({"model.source": "some/model"}, config)
+
+
+def test_nothing_of_ours_is_loaded_by_name_either():
+    with pytest.raises(ConfigError, match=r"does not import 'fedllm_app\.core\.files'"):
+        node.holdings(OWN | {"server.optimizer": "fedllm_app.core.files:replacing"}, DEVICE)
 
 
 def test_what_is_allowed_is_imported(trap):
@@ -48,7 +56,8 @@ def test_what_is_allowed_is_imported(trap):
         node.holdings(OWN | {"strategy.name": trap}, DEVICE | {"allow-modules": "other, trap"})
 
 
-def test_a_simulation_imports_what_it_is_told(trap):
+def test_a_simulation_imports_what_it_is_told(trap, monkeypatch):
+    monkeypatch.setattr(node, "in_simulation", lambda: True)  # tests/parity plays a real one
     with pytest.raises(ConfigError, match="RuntimeError: it was imported"):
         node.holdings({"strategy.name": trap}, {"partition-id": 0, "num-partitions": 2})
 

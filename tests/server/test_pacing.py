@@ -48,7 +48,7 @@ class Slow(Scripted):
 def played(tmp_path, rounds, method="dense", **how):
     transport = Slow(toy_device(SLOPES, tmp_path / "kept"), dict.fromkeys(SLOPES, 1))
     loop = toy_loop(tmp_path, transport, method=method, rounds=rounds, server={"lr": 1.0},
-                    pacing=FirstK(2), evaluate=None, **how)  # fmt: skip
+                    pacing=FirstK(2), evaluate=None, clip="off", **how)  # fmt: skip
     loop.play()
     return loop
 
