@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedllm_app.client.settings import ClientSettings
-from fedllm_app.config.checks import cross_check, unused_keys
+from fedllm_app.config.checks import cross_check
+from fedllm_app.config.of_method import unused_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings

@@ -6,7 +6,7 @@ A key that is not told of here counts as read.
 from collections.abc import Iterator, Mapping
 
 from fedllm_app.config import RunConfig
-from fedllm_app.config.checks import read_keys
+from fedllm_app.config.of_method import read_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, kebab
 from fedllm_app.data.partition import BY_LABEL, TO_CLIENTS
