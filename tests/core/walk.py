@@ -48,6 +48,7 @@ class Walk:
                 )
                 seen.updates[client] = self.decoded(opened, job, reply)
                 opened.intake.take(reply)
+        opened.intake.close()
         assert not opened.intake.dropped
         self.loop.close_round(opened)
         seen.plan, seen.params, seen.momentum = opened.planned.plan, self.params, self.momentum
