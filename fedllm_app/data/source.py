@@ -207,7 +207,8 @@ class Source:
         except FedllmError:
             raise
         except Exception as error:  # each reader has its own exceptions
-            raise DataError(f"{self} cannot be read: {cause_of(error)}") from error
+            hub = "" if files or is_own(self.place) else "; expected a data set of the hub"
+            raise DataError(f"{self} cannot be read: {cause_of(error)}{hub}") from error
         if raw is not None and len(raw.rows) == 0:
             said = f" that can be read: {raw.dropped}" if raw.dropped.total else ""
             raise DataError(f"{self} holds no rows{said}")

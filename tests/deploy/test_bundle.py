@@ -72,6 +72,22 @@ def test_a_module_that_does_not_travel_is_refused_by_its_key(checkout):
     assert '"/my_package/**/*.py" in fab-include' in found
 
 
+def test_without_the_list_all_of_it_would_travel(checkout):
+    file = checkout / "pyproject.toml"
+    text = file.read_text("utf-8")
+    (checkout / "data" / "large.jsonl").rename(checkout / "large.bin")
+    (checkout / ".gitignore").write_text("")
+    file.write_text("\n".join(x for x in text.splitlines() if not x.startswith("fab-include")))
+    bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(checkout)))
+    assert {"data/private.jsonl", "notes.md", "mine.json"} <= set(bundle.namelist())
+    assert kept_back(checkout) == ""
+    (checkout / "large.bin").rename(checkout / "data" / "large.jsonl")
+    with pytest.raises(ValueError, match="FAB size exceeds"):
+        build_fab_from_disk(checkout)
+    file.write_text(text)
+    assert build_fab_from_disk(checkout)
+
+
 def test_the_list_has_no_line_that_ships_data():
     table = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     include = table["tool"]["flwr"]["app"]["fab-include"]
