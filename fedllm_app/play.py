@@ -12,7 +12,7 @@ from time import strftime
 from fedllm_app.client.answer import answer
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
-from fedllm_app.core.errors import CheckpointError, RunFailedError
+from fedllm_app.core.errors import CheckpointError, RunFailedError, check_room
 from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Profile, Reply, Request
 from fedllm_app.core.schedule import factor
@@ -238,7 +238,9 @@ class LocalTransport:
     def poll(self) -> list[Reply]:
         """Do all requests and return their replies: none is late because another took long."""
         waiting, self._waiting = self._waiting, []
-        return [reply for request in waiting for reply in answer(self._device, request)]
+        replies = [reply for request in waiting for reply in answer(self._device, request)]
+        check_room(reply.error for reply in replies)
+        return replies
 
 
 def run_local(

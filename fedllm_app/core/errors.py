@@ -3,7 +3,12 @@
 Every message says what was wrong, the value got, what was expected, and which key to change.
 """
 
+import errno
+import os
+from collections.abc import Iterable
 from typing import Literal
+
+FULL = os.strerror(errno.ENOSPC)
 
 
 class FedllmError(Exception):
@@ -53,3 +58,15 @@ class EngineError(FedllmError):
 
 class RunFailedError(FedllmError):
     """A run came to an end that is no result: it took no steps, or its loss is not finite."""
+
+
+def check_room(errors: Iterable[str]) -> None:
+    """Raise EngineError if one of these errors of simulated devices is that the disk is full.
+
+    They share it with the server, so the next round would fail like this one.
+    """
+    for text in errors:
+        if FULL in text:
+            raise EngineError(
+                f"the disk is full ({text}): make room, and start the same run.name again to go on"
+            )

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import httpx
 
-from fedllm_app.core.errors import EngineError, WireError
+from fedllm_app.core.errors import EngineError, WireError, check_room
 from fedllm_app.core.job import Job, Profile, Reply, Request
 from fedllm_app.flower.message import (
     Holdings,
@@ -123,7 +123,7 @@ class FlowerTransport:
         Raises
         ------
         EngineError
-            If a process that the simulation needs has died.
+            If a process that the simulation needs has died, or its disk is full.
         """
         replies = []
         for asked, message in self._pull(list(self._open)):
@@ -133,6 +133,8 @@ class FlowerTransport:
                 replies += [Reply(j.id, j.client, error=why, reason="malformed") for j in jobs]
             else:
                 replies += read_replies(message, jobs)
+        if not self._devices:
+            check_room(reply.error for reply in replies)
         return replies
 
     def assign(self, requests: Sequence[Request]) -> Iterable[tuple[int, Request]]:

@@ -138,19 +138,20 @@ def locked(folder: Path) -> Iterator[None]:
     CheckpointError
         If another process holds it.
     """
-    while True:
+    path, held = folder / "lock", False
+    while not held:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as file:
+        with path.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise CheckpointError(
                     f"{folder} is in use by another run; choose another run.name or wait"
                 ) from None
-            if not _is_still(file.fileno(), folder / "lock"):
-                continue  # the one who held it has removed the folder
-            yield
-            return
+            # A run that was refused has removed its folder, and the lock that was free with it.
+            held = _is_still(file.fileno(), path)
+            if held:
+                yield
 
 
 def _is_still(handle: int, path: Path) -> bool:

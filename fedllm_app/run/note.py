@@ -13,12 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedllm_app.core.errors import EngineError, FedllmError
+from fedllm_app.core.errors import FULL, EngineError, FedllmError
 
 VARIABLE = "FEDLLM_NOTE"
 SIZE, LONGEST = 4096, 2000  # bytes of the file, characters of a reason
 DONE = "done"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,8 @@ def _without_room(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # safetensors and Arrow have errors of their own, with the system's words in them.
-        if getattr(error, "errno", 0) not in FULL and os.strerror(errno.ENOSPC) not in str(error):
+        full = getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or FULL in str(error)
+        if not full or isinstance(error, FedllmError):
             raise
         place = getattr(error, "filename", None) or folder
         raise EngineError(

@@ -110,6 +110,19 @@ def test_a_dead_worker_ends_the_run_and_is_no_clients_failure():
         transport.poll()
 
 
+def test_a_full_disk_of_a_simulation_is_no_clients_failure():
+    why = "OSError: [Errno 28] No space left on device: '/runs/a/clients'"
+
+    def full(message):
+        return reply_to(message, pack_replies([Reply(1, "a", error=why)]))
+
+    transport, _ = simulation({"a": 2}, (11,), full)
+    transport.clients()
+    transport.submit([request("a")], 9.0)
+    with pytest.raises(EngineError, match=r"the disk is full .*/runs/a/clients.*: make room"):
+        transport.poll()
+
+
 def test_a_strategy_driven_by_hand_is_refused(tmp_path):
     strategy = FedSparse(
         lambda transport: toy_loop(tmp_path, transport), 1, False, lambda loop: "tree"
