@@ -123,11 +123,12 @@ class Run:
     @property
     def failing(self) -> dict[tuple[str, str], tuple[int, str]]:
         """Of each client and reason of a drop that came twice or more: how often, and the last."""
+        words = {record["round"]: record.get("failures") or {} for record in self.timing}
         seen: dict[tuple[str, str], tuple[int, str]] = {}
         for record in self.metrics:
-            for client, reason, why in record.get("failed-clients") or []:
+            for client, reason in record.get("failed-clients") or []:
                 count, _ = seen.get((client, reason), (0, ""))
-                seen[client, reason] = count + 1, why
+                seen[client, reason] = count + 1, words.get(record["round"], {}).get(client, "")
         most = sorted(seen.items(), key=lambda item: (-item[1][0], item[0]))
         return {key: found for key, found in most if found[0] > 1}
 

@@ -216,7 +216,7 @@ def guard_table(run: Run) -> Table:
 def failing_lines(run: Run) -> list[str]:
     """Return a line for each client and reason that came twice or more; for some, how many more."""
     lines = [
-        f"client {client}: {count} times {reason}: {why}"
+        f"client {client}: {count} times {reason}" + (f": {why}" if why else "")
         for (client, reason), (count, why) in run.failing.items()
     ]
     more = len(lines) - NAMED_CLIENTS

@@ -130,6 +130,7 @@ class Recorder:
                 "parts": clock.parts,
                 "client-train-s": sum(m.train_s for m in outcome.accepted.values()),
             }
+            | ({"failures": _why(outcome)} if outcome.failed else {})
         )
         self._log(state, outcome, seconds)
 
@@ -196,6 +197,10 @@ def _of_clients(outcome: Outcome) -> dict[str, object]:
     if outcome.clipped:
         words["clipped-clients"] = [[c, t] for c, t in sorted(outcome.clipped.items())]
     if outcome.failed:
-        failed = sorted(outcome.failed.items())
-        words["failed-clients"] = [[c, reason, why[:MOST_WORDS]] for c, (reason, why) in failed]
+        words["failed-clients"] = [[c, reason] for c, (reason, _) in sorted(outcome.failed.items())]
     return words
+
+
+def _why(outcome: Outcome) -> dict[str, str]:
+    """Return what each client's failure said: words of another machine, outside the promise."""
+    return {client: why[:MOST_WORDS] for client, (_, why) in outcome.failed.items()}

@@ -122,8 +122,17 @@ def wait_until_listening(guard: subprocess.Popen[bytes], port: int, log: Path) -
 
 
 @contextlib.contextmanager
-def federation(folder: Path, nodes: Sequence[Mapping[str, str]]) -> Iterator[Federation]:
-    """Start a SuperLink and one SuperNode per node-config; kill all of them at the end."""
+def federation(
+    folder: Path,
+    nodes: Sequence[Mapping[str, str]],
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[Federation]:
+    """Start a SuperLink and one SuperNode per node-config; kill all of them at the end.
+
+    Parameters
+    ----------
+    environments : further variables of "superlink", "supernode-0", ...
+    """
     certificates = make_certificates(folder)
     with contextlib.ExitStack() as stack:
 
@@ -133,7 +142,8 @@ def federation(folder: Path, nodes: Sequence[Mapping[str, str]]) -> Iterator[Fed
             command = [str(SCRIPTS / arguments[0]), *arguments[1:]]
             command += ["--host", "127.0.0.1", "--port", str(port)]
             log = home / "process.log"
-            return stack.enter_context(guarded(command, flower_environment(home), log))
+            env = flower_environment(home) | dict((environments or {}).get(name, {}))
+            return stack.enter_context(guarded(command, env, log))
 
         ports = [free_port() for _ in range(len(nodes) + 1)]
         guards = [

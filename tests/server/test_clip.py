@@ -107,9 +107,7 @@ def test_what_is_dropped_is_counted_and_named_and_its_bytes_are_not_accepted(pla
     assert [r["dropped"] for r in records(loop)] == [{"too-large": 1}] * 3
     assert [r["clients"] for r in records(loop)] == [5] * 3
     assert "client e, round 3: dropped (too-large): the norm of its update is" in said.text
-    client, reason, why = records(loop)[0]["failed-clients"][0]
-    assert (client, reason) == ("e", "too-large")
-    assert "times the bound of round.clip" in why
+    assert records(loop)[0]["failed-clients"] == [["e", "too-large"]]
     assert "e" not in loop.state.accepted
 
 
