@@ -7,6 +7,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedllm_app.flower.message import pack_holdings, pack_replies, reply_to, unpack_request
+from fedllm_app.flower.telling import in_one_sentence
 from fedllm_app.flower.waking import import_node
 
 app = ClientApp()
@@ -24,6 +25,7 @@ def query(message: Message, context: Context) -> Message:
     """Say which clients this node plays."""
     from fedllm_app.flower.node import holdings
 
+    in_one_sentence(bool(context.run_config.get("run.verbose")))
     return reply_to(message, pack_holdings(holdings(context.run_config, context.node_config)))
 
 
@@ -32,6 +34,7 @@ def train(message: Message, context: Context) -> Message:
     """Do the jobs of a message."""
     from fedllm_app.flower.node import train
 
+    in_one_sentence(bool(context.run_config.get("run.verbose")))
     request = unpack_request(message.content)
     replies = train(request, context.run_config, context.node_config, context.run_id)
     return reply_to(message, pack_replies(replies))

@@ -13,6 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedllm_app.config import RunConfig
+from fedllm_app.flower.telling import in_one_sentence
 from fedllm_app.flower.waking import without_gc
 
 app = ServerApp()
@@ -39,6 +40,7 @@ def main(grid: Grid, context: Context) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [logging.StreamHandler(sys.stdout)]
+    in_one_sentence(bool(context.run_config.get("run.verbose")))
     config = RunConfig.parse(context.run_config)
     devices = config.data.train == "node"
     if not devices:

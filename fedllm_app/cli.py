@@ -3,17 +3,21 @@
 fedllm run recipes/bench-s.toml strategy.name=dense
 """
 
+import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from fedllm_app.core.errors import ConfigError, FedllmError
+from fedllm_app.models.settings import BACKBONES
 from fedllm_app.study.command import plan
 
 app = typer.Typer(
@@ -26,19 +30,34 @@ Home = Annotated[Path, typer.Option(help="Folder for runs and caches.")]
 HOME = Path.home() / ".fedllm"
 
 
-def user_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Show a failure that a user can act on as its message, and exit with 1."""
+def user_errors(command: Callable[P, None]) -> Callable[..., None]:
+    """Show a failure that a user can act on as its message, and exit with 1.
+
+    `--verbose`, which every command gets by this, shows where it arose, too.
+    """
+    parameters = list(signature(command).parameters.values())
+    has_its_own = any(parameter.name == "verbose" for parameter in parameters)
 
     @wraps(command)
-    def shown(*args: P.args, **kwargs: P.kwargs) -> None:
+    def shown(*args: Any, **kwargs: Any) -> None:
+        verbose = kwargs["verbose"] if has_its_own else kwargs.pop("verbose", False)
         try:
             command(*args, **kwargs)
         except FedllmError as error:
+            if verbose:
+                traceback.print_exception(error)
             Console(stderr=True).print(
-                f"{type(error).__name__}: {error}", style="red", markup=False
+                f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
             )
             raise typer.Exit(1) from None
 
+    if not has_its_own:
+        option = Annotated[bool, typer.Option("--verbose", help="Show where an error arose.")]
+        parameters.append(
+            Parameter("verbose", Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        )
+        shown.__annotations__ = {**command.__annotations__, "verbose": option}
+        shown.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return shown
 
 
@@ -52,18 +71,33 @@ def run(
         Path | None, typer.Option(help="Federation file with simulation settings.")
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Print the whole configuration first.")
+        bool,
+        typer.Option(
+            "--verbose", help="Print the whole configuration first, and where an error arose."
+        ),
     ] = False,
 ) -> None:
     """Run a federation with `flwr run` on a SuperLink of its own, stopped at the end."""
-    from fedllm_app.config import RunConfig
+    from fedllm_app.config import RunConfig, check_listed
+    from fedllm_app.config.inputs import input_problems
     from fedllm_app.core.settings import flatten
+    from fedllm_app.deploy.bundle import kept_back, unshipped_modules
     from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs, run_flower
 
     recipe, overrides = recipe_and_pairs(settings)
     root = find_app()
     overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
-    RunConfig.parse(flatten(merged_config(recipe, overrides)))
+    config = RunConfig.parse(flat := flatten(merged_config(recipe, overrides)))
+    check_listed(root, flat)
+    if problems := [*unshipped_modules(root, config.flat()), *input_problems(config)]:
+        raise ConfigError("\n".join(problems))
+    if config.model.source not in BACKBONES:
+        # In a process of its own: this one waits for the run, and is to stay small.
+        words = [sys.executable, "-m", "fedllm_app.cli", "check", *map(str, settings or [])]
+        if subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode:
+            raise typer.Exit(1)
+    if said := kept_back(root):
+        typer.echo(said)
     code = run_flower(
         root,
         recipe=recipe,
@@ -71,6 +105,30 @@ def run(
         federation=federation or root / "pyproject-federation.toml",
     )
     raise typer.Exit(code)
+
+
+@app.command()
+@user_errors
+def check(
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="A recipe (.toml), then any KEY=VALUE over it.")
+    ] = None,
+) -> None:
+    """Check settings, data and model in seconds; nothing is trained, and no weights are read."""
+    from fedllm_app.config import RunConfig
+    from fedllm_app.config.inputs import input_problems
+    from fedllm_app.core.settings import flatten
+    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
+    from fedllm_app.parts import Parts, Place
+
+    recipe, overrides = recipe_and_pairs(settings)
+    find_app()  # modules of one's own are found there
+    config = RunConfig.parse(flatten(merged_config(recipe, overrides)))
+    if problems := input_problems(config):
+        raise ConfigError("\n".join(problems))
+    if config.model.source not in BACKBONES:
+        Parts(config, Place.of(config)).check_model()
+    typer.echo("Settings, data and model fit together.")
 
 
 @app.command()
@@ -87,6 +145,7 @@ def report(
     home: Home = HOME,
 ) -> None:
     """Write report.html of a run, or one page that compares several."""
+    from fedllm_app.config.unread import unread_keys
     from fedllm_app.report.page import print_summary, write_comparison, write_report
 
     folders = [run_folder(name, home) for name in runs]
@@ -95,7 +154,8 @@ def report(
     if len(folders) == 1 and out is None:
         page = write_report(folders[0], x)
     else:
-        page = write_comparison(folders, (out or Path("comparison.html")).resolve(), x)
+        target = (out or Path("comparison.html")).resolve()
+        page = write_comparison(folders, target, x, unread_keys)
     typer.echo(page)
 
 
@@ -104,12 +164,17 @@ def report(
 def export(
     name: Annotated[str, typer.Argument(help="Name or folder of a run.")],
     merge: Annotated[Path, typer.Option(help="Empty folder for the merged model.")],
+    base: Annotated[
+        str,
+        typer.Option(help="The base where it has moved: its folder, hub name or .gguf file."),
+    ] = "",
     home: Home = HOME,
 ) -> None:
     """Write a run's adapter and its base as one model that loads with from_pretrained."""
     from fedllm_app.models.export import merge as merge_adapter
 
-    typer.echo(merge_adapter(run_folder(name, home) / "adapter", merge.resolve()))
+    adapter = run_folder(name, home) / "adapter"
+    typer.echo(merge_adapter(adapter, merge.resolve(), base, home.resolve() / "cache"))
 
 
 @app.command()
@@ -151,11 +216,21 @@ def run_folder(name: str, home: Path) -> Path:
     ConfigError
         If there is none; the message lists those there are.
     """
-    for folder in (Path(name), home / "runs" / name):
+    given = Path(name)
+    # A path may name the run, or something in it such as its report.html or adapter/.
+    for folder in (
+        given,
+        *([given.resolve().parent] if given.exists() else []),
+        home / "runs" / name,
+    ):
         if (folder / "config.toml").exists():
             return folder.resolve()
-    known = sorted(p.name for p in (home / "runs").glob("*") if (p / "config.toml").exists())
-    raise ConfigError(f"run {name!r} is neither a folder nor one of {known} in {home / 'runs'}")
+    runs = home / "runs"
+    known = sorted(p.name for p in runs.glob("*") if (p / "config.toml").exists())
+    raise ConfigError(
+        f"run {name!r} is neither a folder nor one of {known} in {runs}. A run of another run.home "
+        "is found by the path of its folder, RUN.HOME/runs/NAME, or with --home RUN.HOME"
+    )
 
 
 if __name__ == "__main__":

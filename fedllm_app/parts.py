@@ -31,9 +31,13 @@ from fedllm_app.models.backbone import (
     local_source,
 )
 from fedllm_app.models.image import image_spec
+from fedllm_app.models.positions import check_positions
+from fedllm_app.models.preflight import check_model
 from fedllm_app.models.settings import BACKBONES
+from fedllm_app.models.suits import check_reads
 from fedllm_app.models.trainable import TrainableModel
 from fedllm_app.tasks.base import Task, TaskKind
+from fedllm_app.tasks.by_class import by_class
 
 log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
@@ -111,6 +115,7 @@ class Parts:
 
     def __init__(self, config: RunConfig, place: Place) -> None:
         self.config, self.place = config, place
+        self.classes: list[dict[str, Any]] = []  # of the latest evaluation
         self.cache = place.home / "cache"
         if config.client.threads:
             torch.set_num_threads(config.client.threads)
@@ -169,6 +174,26 @@ class Parts:
         c = self.config
         return node_data(self.place.data, c.data, c.task, self.tokenizer, self.cache, self.labels)
 
+    def check_model(self) -> None:
+        """Refuse in seconds a model that cannot be trained as asked; reads no weights and no data.
+
+        Raises
+        ------
+        ConfigError
+            See `models/preflight.py`.
+        """
+        c = self.config
+        check_model(
+            c.model, c.lora, self.source, c.task.name, self._labels_or_two(), c.task.max_tokens,
+            self.cache, self.tokenizer,
+        )  # fmt: skip
+
+    def _labels_or_two(self) -> list[str]:
+        """Return the labels that the settings name; two of any name where the data tell."""
+        if not self.kind.needs_labels:
+            return []
+        return fixed_labels(self.config.data) or ["0", "1"]
+
     @cached_property
     def model(self) -> TrainableModel:
         """The one backbone of this process with its trainable tensors."""
@@ -182,18 +207,15 @@ class Parts:
             seed=c.run.seed,
             tokenizer=self.tokenizer,
         )
-        positions = getattr(backbone.config, "max_position_embeddings", None)
-        if not self.kind.images and positions and c.task.max_tokens > positions:
-            log.warning(
-                "task.max-tokens is %d, but model.source has %d positions: clients with longer "
-                "texts will fail and be dropped",
-                c.task.max_tokens,
-                positions,
-            )
+        if not self.kind.images:
+            check_positions(backbone, c.task.max_tokens)
         # Adapters and head are drawn on the CPU, so that every device draws the same.
         device = device_of(c.model)
         log.info("the model computes on: %s", device)
-        return wrap(backbone, c.model, c.lora, c.run.seed).to(device)
+        model = wrap(backbone, c.model, c.lora, c.run.seed)
+        if self.tokenizer is not None:
+            check_reads(model.backbone, self.tokenizer)
+        return model.to(device)
 
     @cached_property
     def initial(self) -> np.ndarray:
@@ -257,6 +279,7 @@ class Parts:
                 batches(self.data.evaluation, rows, EVALUATION_BATCH, None, self._collate),
                 self.tokenizer,
             )
+        self.classes = by_class(tally, self.labels)
         metrics = self.task.metrics(tally)
         first = self.kind.headline
         return {first: metrics[first]} | {k: v for k, v in metrics.items() if k != first}

@@ -1,9 +1,10 @@
 """A run from its folder to its result: opened under a lock, played by the loop, written down."""
 
+import hashlib
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import strftime
@@ -11,17 +12,21 @@ from time import strftime
 from fedllm_app.client.answer import answer
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
-from fedllm_app.core.errors import CheckpointError
+from fedllm_app.core.errors import CheckpointError, RunFailedError, check_room
 from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Profile, Reply, Request
 from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.core.units import format_bytes
+from fedllm_app.data.digests import data_digests
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts, Place
+from fedllm_app.report.classes import write_classes
 from fedllm_app.report.page import write_report
-from fedllm_app.run.checkpoint import latest_checkpoint, load_state, locked
+from fedllm_app.run.begun import check_same
+from fedllm_app.run.checkpoint import latest_checkpoint, locked, newest_whole, set_aside
+from fedllm_app.run.note import told
 from fedllm_app.run.record import Recorder
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
@@ -34,7 +39,10 @@ from fedllm_app.server.planning import Planner
 
 log = logging.getLogger("fedllm")
 
-CHANGEABLE = ("run.rounds", "run.checkpoint-every", "run.verbose", "round.evaluate-every")
+CHANGEABLE = (
+    "run.rounds", "run.checkpoint-every", "run.verbose", "round.evaluate-every",
+    "round.give-up-after",
+)  # fmt: skip
 # Where it is automatic it hangs on run.rounds: it stays what it became when the run began.
 AT_FIRST = ("strategy.decay",)
 
@@ -42,6 +50,8 @@ AT_FIRST = ("strategy.decay",)
 @contextmanager
 def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
     """Yield the resolved configuration and the run's folder, held under a lock.
+
+    A run that ends before its first checkpoint leaves no folder, if none was there before.
 
     Raises
     ------
@@ -53,7 +63,8 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
     asked, config = config.flat(), config.resolved()
     config = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     folder = Place.of(config).home / "runs" / name
-    with locked(folder):
+    before_us = folder.exists()
+    with locked(folder), _no_empty_folder(folder, before_us):
         file = folder / "config.toml"
         # One without a checkpoint begins anew, and what kept it from beginning may be mended.
         if file.exists() and latest_checkpoint(folder / "checkpoints"):
@@ -73,23 +84,56 @@ def opened_run(config: RunConfig) -> Iterator[tuple[RunConfig, Path]]:
                 )
         with replacing(file) as written:
             written.write(config.toml().encode())
-        yield config, folder
+        with told(folder, name):
+            yield config, folder
+
+
+@contextmanager
+def _no_empty_folder(folder: Path, before_us: bool) -> Iterator[None]:
+    """Remove a run's folder after an error, unless there is something to go on from."""
+    try:
+        yield
+    except BaseException:
+        if not before_us and latest_checkpoint(folder / "checkpoints") is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def begun_on(parts: Parts) -> dict[str, str]:
+    """Return digests of what a run trains and evaluates; see run/begun.py."""
+    model = parts.model
+    initial = hashlib.blake2b(parts.initial.tobytes(), digest_size=16).hexdigest()
+    return {
+        "base": model.fingerprint,
+        "layout": model.layout.hash,
+        "initial": initial,
+        **data_digests(parts.data),
+    }
 
 
 def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
-    """Return the loop of a run over a transport, restored from its checkpoint if it has one."""
+    """Return the loop of a run over a transport, restored from its checkpoint if it has one.
+
+    Raises
+    ------
+    CheckpointError
+        If model or data are not those that the run began with, or no checkpoint is whole.
+    """
     c = parts.config
     network = network_of(c.network, c.run.seed)  # first: its file may be refused
     if network and c.data.train != "node":
         network.warn_of_strangers(parts.counts())
     model = parts.model
     optimizer = ServerOptimizer(c.server, parts.initial)
-    checkpoint, state = latest_checkpoint(folder / "checkpoints"), None
-    if checkpoint is not None:
-        state, tensors = load_state(checkpoint)
-        optimizer.restore(tensors)
+    state, begun, restored = None, begun_on(parts), newest_whole(folder / "checkpoints")
+    if restored is not None:
+        state = restored.state.resumed()
+        check_same(c.run.name, state.round, state.begun_on, begun, _where(c))
+        set_aside(restored)
+        optimizer.restore(restored.tensors)
+        log.info("run %s goes on after round %d, from %s", c.run.name, state.round, restored.path)
     return Loop(
-        state=replace(state, finished="") if state else RunState(),
+        state=state or RunState(begun_on=begun),
         resumed=state is not None,
         planner=Planner(
             method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
@@ -112,6 +156,12 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
     )  # fmt: skip
 
 
+def _where(c: RunConfig) -> str:
+    """Return where a run's model and data come from, in words."""
+    test = f", data.test {c.data.test}" if c.data.test else ""
+    return f"model.source {c.model.source}, data.train {c.data.train}{test}"
+
+
 def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
     """Return the ten lines that a run begins with."""
     c = parts.config
@@ -121,6 +171,7 @@ def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
         "run": f"{c.run.name}, seed {c.run.seed}, {c.run.rounds} rounds",
         "method": f"{c.strategy.name}: {method_of(c.strategy.name).about}",
         "task": f"{c.task.name}, data {c.data.train}, partition {c.partition.name}",
+        **parts.data.notes.lines(),
         "model": f"{c.model.source}, trains {c.model.train}, frozen base of {base}",
         "clients": f"{who}, {c.round.clients} a round",
         "devices": f"{c.client.optimizer}, learning rate {c.client.lr:g}, batch {c.client.batch}",
@@ -131,23 +182,34 @@ def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
 
 
 def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
-    """Write the model that was evaluated, and the report."""
-    parts.model.load(loop.served())
-    save_adapter(
-        parts.model,
-        folder,
-        task=parts.config.task.name,
-        source=parts.source,
-        labels=parts.labels,
-        tokenizer=parts.tokenizer,
-        image=parts.image,
-        round=loop.state.round,
-        metrics=dict(loop.state.evaluation),
-    )
+    """Write the model that was evaluated, and the report.
+
+    Raises
+    ------
+    RunFailedError
+        At the end, if the run ended without a result. A model whose loss is no number is not saved.
+    """
+    limits, state = loop.limits, loop.state
+    if not limits.not_finite(state):
+        parts.model.load(loop.served())
+        save_adapter(
+            parts.model,
+            folder,
+            task=parts.config.task.name,
+            source=parts.source,
+            labels=parts.labels,
+            tokenizer=parts.tokenizer,
+            image=parts.image,
+            round=state.round,
+            metrics=dict(state.evaluation),
+        )
+        write_classes(folder, state.round, parts.classes)
     try:
         write_report(folder)
     except Exception as error:  # the run is whole without its page, whatever is wrong with that
         log.warning("no report.html: %s", error)
+    if why := limits.failed(state):
+        raise RunFailedError(why)
 
 
 class LocalTransport:
@@ -176,7 +238,9 @@ class LocalTransport:
     def poll(self) -> list[Reply]:
         """Do all requests and return their replies: none is late because another took long."""
         waiting, self._waiting = self._waiting, []
-        return [reply for request in waiting for reply in answer(self._device, request)]
+        replies = [reply for request in waiting for reply in answer(self._device, request)]
+        check_room(reply.error for reply in replies)
+        return replies
 
 
 def run_local(

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.methods import STRATEGIES
 
 TEXT = "the sun moon"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,59 @@ def test_export_leaves_a_folder_that_is_in_use_alone(runs, tiny, tmp_path):
 def test_an_unknown_run_lists_the_known(runs, tiny):
     with pytest.raises(ConfigError, match="cli-dense"):
         run_folder("nothing", tiny.home)
+
+
+def test_a_run_of_another_home_is_found_by_its_path_or_the_way_is_said(runs, tiny, tmp_path):
+    done = call("report", "cli-floss", "--home", tmp_path)
+    assert done.exit_code == 1
+    shown = " ".join(done.stderr.split())
+    assert "found by the path of its folder, RUN.HOME/runs/NAME, or with --home RUN.HOME" in shown
+    for path in (runs[0], runs[0] / "adapter", runs[0] / "metrics.jsonl"):
+        assert run_folder(str(path), tmp_path) == runs[0]
+
+
+def test_export_takes_a_base_that_has_moved(runs, tiny, tmp_path):
+    import shutil
+
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    about = json.loads((run / "adapter" / "fedllm.json").read_text())
+    about["base"] = str(tmp_path / "gone")
+    (run / "adapter" / "fedllm.json").write_text(json.dumps(about))
+    done = call("export", run, "--merge", tmp_path / "out", "--home", tiny.home)
+    assert done.exit_code == 1
+    assert f"'{tmp_path / 'gone'}', is not there anymore" in " ".join(done.stderr.split())
+    done = call("export", run, "--merge", tmp_path / "out", "--base", tiny.root / "bert",
+                "--home", tiny.home)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_model_that_does_not_fit_is_refused_before_an_engine_starts(tiny, monkeypatch, capfd):
+    monkeypatch.setattr(
+        "fedllm_app.deploy.launch.run_flower", lambda *_, **__: pytest.fail("an engine was started")
+    )
+    words = [f"{key}={value}" for key, value in tiny.keys().items()]
+    assert call("run", *words, "task.max-tokens=33").exit_code == 1
+    shown = capfd.readouterr().err
+    assert "ConfigError: task.max-tokens is 33; expected at most 32" in " ".join(shown.split())
+    assert "Traceback" not in shown
+    assert "fit together" in call("check", *words).output
+    done = call("check", *words, "lora.rank=64")
+    assert done.exit_code == 1
+    assert "lora.rank is 64; expected at most 16" in " ".join(done.stderr.split())
+
+
+def test_a_key_that_pyproject_lacks_is_named(monkeypatch, tmp_path):
+    lines = (ROOT / "pyproject.toml").read_text("utf-8").splitlines(keepends=True)
+    kept = "".join(line for line in lines if "d-up =" not in line)
+    (tmp_path / "pyproject.toml").write_text(kept)
+    (tmp_path / "server_app.py").touch()
+    monkeypatch.chdir(tmp_path)
+    done = call("run", "strategy.d-up=0.5")
+    assert done.exit_code == 1
+    shown = " ".join(done.stderr.split())
+    assert "lacks strategy.d-up = 0.25 in [tool.flwr.app.config]" in shown, shown
+    assert "fedllm keys --toml" in shown
 
 
 def test_run_hands_recipe_and_overrides_to_flower(monkeypatch, tmp_path):

@@ -264,6 +264,36 @@ AT_ODDS = {
         "data.train is 'rows.jsonl'; expected an absolute path",
         {"data.train": "/rows.jsonl"},
     ),
+    "a relative packed file": (
+        {"data.train": "rows.tsv.gz"},
+        "data.train is 'rows.tsv.gz'; expected an absolute path",
+        {"data.train": "/rows.tsv.gz"},
+    ),
+    "an encoding that is none": (
+        {"data.encoding": "utf-9"},
+        "data.encoding is 'utf-9', which Python does not know",
+        {"data.encoding": "latin-1"},
+    ),
+    "a delimiter of two characters": (
+        {"data.delimiter": "||"},
+        "data.delimiter is '||'; expected one character",
+        {"data.delimiter": "tab"},
+    ),
+    "places without names": (
+        {"data.label-numbers": "positions"},
+        "data.label-numbers is 'positions' with data.labels = ''",
+        {"data.labels": "no,yes"},
+    ),
+    "a label twice": (
+        {"data.labels": "a,a"},
+        "data.labels is 'a,a'; expected a count, or two or more different names",
+        {"data.labels": "a,b"},
+    ),
+    "one split for both": (
+        {"data.train": "/rows", "data.test-split": "train"},
+        "data.test-split is 'train', which is data.train-split",
+        {"data.test": "/other"},
+    ),
     "a relative folder": (
         {"data.test": "./rows"},
         "data.test is './rows'; expected an absolute path",

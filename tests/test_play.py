@@ -1,13 +1,17 @@
 """A run from its folder to its result: what is refused, before anything loads, and what goes on."""
 
+import os
+import shutil
 import tomllib
 
 import pytest
 import tomli_w
+from safetensors.torch import load_file, save_file
 
 from fedllm_app.config import RunConfig
-from fedllm_app.core.errors import CheckpointError, ConfigError
+from fedllm_app.core.errors import CheckpointError, ConfigError, DataError, RunFailedError
 from fedllm_app.play import run_local
+from fedllm_app.run.checkpoint import newest_whole
 from fedllm_app.run.metrics import read_lines
 
 TWO_ROUNDS = {
@@ -91,6 +95,66 @@ def test_a_run_that_never_began_does_not_hold_its_name(tiny):
     assert read_lines(folder / "metrics.jsonl")[-1]["round"] == 2
     with pytest.raises(CheckpointError, match=r"another configuration: lora\.rank"):
         run_local(RunConfig.parse(keys | {"lora.rank": 3}))
+
+
+def test_a_run_goes_on_with_what_it_began_on_and_with_nothing_else(tiny, tmp_path, said):
+    shutil.copytree(tiny.root / "bert", tmp_path / "bert")
+    shutil.copytree(tiny.root / "text", tmp_path / "text")
+    train, test = (tmp_path / "text" / f"{split}.jsonl" for split in ("train", "test"))
+    keys = tiny.keys() | TWO_ROUNDS | {
+        "run.home": str(tmp_path / "home"), "run.name": "same", "data.train": str(train),
+        "model.source": str(tmp_path / "bert"), "partition.name": "natural",
+    }  # fmt: skip
+    folder = run_local(RunConfig.parse(keys))
+
+    def refused(rounds=3):
+        with pytest.raises(CheckpointError, match="'same' cannot go on after round 2") as error:
+            run_local(RunConfig.parse(keys | {"run.rounds": rounds}))
+        assert len(read_lines(folder / "metrics.jsonl")) == 3
+        return str(error.value)
+
+    # Prepared anew from the same rows, the data are the same.
+    rows = train.read_text()
+    os.utime(train, (1, 1))
+    said.clear()
+    run_local(RunConfig.parse(keys))
+    assert f"run same goes on after round 2, from {folder / 'checkpoints'}" in said.text
+
+    train.write_text(rows.replace("sun", "moon", 1))
+    assert "the training rows (data.train) changed" in refused()
+    lines = rows.splitlines(keepends=True)
+    train.write_text("".join(lines).replace("user-0", "user-9", 1))
+    why = refused()
+    assert "who owns which row" in why and "training rows" not in why
+    train.write_text(rows)
+    measured = test.read_text()
+    test.write_text("".join(reversed(measured.splitlines(keepends=True)[:-1])))
+    assert "the rows that are evaluated (data.test" in refused()
+    test.write_text(measured)
+    weights = tmp_path / "bert" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["embeddings.word_embeddings.weight"][3, 3] += 1e-3
+    save_file(tensors, weights, {"format": "pt"})
+    why = refused()
+    assert "the frozen weights (model.source) changed" in why and str(tmp_path / "bert") in why
+
+
+def test_a_run_that_was_refused_leaves_no_folder(tiny, tmp_path):
+    keys = tiny.keys() | TWO_ROUNDS | {"run.home": str(tmp_path), "run.name": "refused"}
+    with pytest.raises(DataError):
+        run_local(RunConfig.parse(keys | {"data.label-column": "colour"}))
+    assert not (tmp_path / "runs" / "refused").exists()
+
+
+def test_a_run_that_gives_up_is_a_failure_and_says_so_in_its_folder(tiny, tmp_path):
+    keys = tiny.keys() | TWO_ROUNDS | {"run.home": str(tmp_path), "run.name": "far"}
+    # So large a step that no device's values stay finite.
+    keys |= {"client.lr": 1e30, "run.rounds": 9, "round.give-up-after": 2}
+    with pytest.raises(RunFailedError, match=r"rounds 1 to 2 took no step .* 12 malformed"):
+        run_local(RunConfig.parse(keys))
+    folder = tmp_path / "runs" / "far"
+    assert (folder / "report.html").exists()
+    assert "given up" in newest_whole(folder / "checkpoints").state.finished
 
 
 def test_a_page_that_cannot_be_drawn_fails_no_run(tiny, monkeypatch, said):

@@ -25,7 +25,7 @@ from fedllm_app.core.region import positions_of
 from fedllm_app.core.state import RunState
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.devices.network import Network
-from fedllm_app.run.checkpoint import latest_checkpoint, load_state
+from fedllm_app.run.checkpoint import newest_whole, set_aside
 from fedllm_app.run.record import Recorder
 from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.guard import Guard
@@ -188,14 +188,15 @@ def toy_loop(
     """Return the real loop over the toy layout; a folder with a checkpoint is continued."""
     settings = ServerSettings(**({"optimizer": "sgd"} | dict(server or {}))).resolved()
     optimizer = ServerOptimizer(settings, params)
-    checkpoint, state = latest_checkpoint(folder / "checkpoints"), None
-    if checkpoint is not None:
-        state, tensors = load_state(checkpoint)
-        optimizer.restore(tensors)
+    restored, state = newest_whole(folder / "checkpoints"), None
+    if restored is not None:
+        set_aside(restored)
+        state = restored.state.resumed()
+        optimizer.restore(restored.tensors)
     run = RunSettings(rounds=rounds, seed=seed, checkpoint_every=checkpoint_every)
     asked = RoundSettings(**({"timeout_s": 20.0} | round_))
     return Loop(
-        state=replace(state, finished="") if state else RunState(),
+        state=state or RunState(),
         resumed=state is not None,
         planner=Planner(
             STRATEGIES[method] if isinstance(method, str) else method,

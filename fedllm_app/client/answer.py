@@ -19,10 +19,13 @@ from fedllm_app.client.upload import Upload
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.holding import base_of, device_copy
 from fedllm_app.core.job import Job, Reply, Request
+from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import PARAMS, ClientPlan
-from fedllm_app.core.region import Where, put
+from fedllm_app.core.region import Where, put, size_of
 from fedllm_app.core.support import Draw, Sent, expand
+from fedllm_app.core.versions import DOWNLOAD, Version
 from fedllm_app.wire.codec import Update, decode
+from fedllm_app.wire.gridded import decode_gridded
 from fedllm_app.wire.slices import Origin, origin_of
 
 
@@ -32,18 +35,18 @@ class Received:
 
     Attributes
     ----------
-    plan : that its jobs follow.
     origin : whose parameters travel.
     update : the decoded parameters.
     beside : further vectors by name, float32 of shape (P,), zero where nothing came.
     sent : the positions that came, None where they are derived.
+    download : what a later download may go on from, to be kept; empty where none does.
     """
 
-    plan: ClientPlan
     origin: Origin
     update: Update
     beside: Mapping[str, np.ndarray]
     sent: Where
+    download: Mapping[str, torch.Tensor]
 
 
 def answer(device: Device, request: Request) -> list[Reply]:
@@ -76,17 +79,14 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
             "parameters: model, lora and data.labels must be the run's",
             "foreign",
         )
-    got = received(device, request)
-    plan = got.plan
-    draw = Draw(device.seed, request.round, request.group, job.client, got.sent)
-    # A device of a lower rank holds what came and nothing else.
-    start = got.update.values
-    if not plan.rank:
-        start = device_copy(plan, got.update.positions, start, device.initial)
-    model.load(start, plan.rank)
+    plan = ClientPlan.from_json(request.plan)
     settings = device.settings
     keeps = settings.keep_optimizer or rule_kind(settings).keeps or plan.keeps
-    kept = load_kept(device.kept, job, start.size) if keeps else Kept()
+    kept = load_kept(device.kept, job, held_size(device, request, plan)) if keeps else Kept()
+    got = received(device, request, plan, kept)
+    draw = Draw(device.seed, request.round, request.group, job.client, got.sent)
+    start = device_copy(plan, got.update.positions, got.update.values, device.initial)
+    model.load(start, plan.rank)
     movable = None if plan.rank else expand(plan.train, layout, draw)
     trained = train(device, job, plan, movable, kept, got.beside)
     delta = start - model.flat.cpu().numpy()
@@ -105,20 +105,21 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     if RESIDUAL in plan.keeps:
         left = torch.from_numpy(upload.left_out(plan, delta, payload, where))
     if keeps:
-        save_kept(device.kept, job, Kept(trained.optimizer, trained.rule, left), start.size)
+        state = Kept(trained.optimizer, trained.rule, left, got.download)
+        save_kept(device.kept, job, state, start.size)
     return Reply(job.id, job.client, vectors, trained.metrics)
 
 
-def received(device: Device, request: Request) -> Received:
-    """Return a request's plan and its decoded vectors.
+def received(device: Device, request: Request, plan: ClientPlan, kept: Kept) -> Received:
+    """Return a request's decoded vectors.
 
     Raises
     ------
     WireError
-        If a vector is malformed, missing, or of another layout or base.
+        If a vector is malformed, missing, or of another layout or base, or goes on from a download
+        that this device does not hold.
     """
     model, layout = device.model, device.model.layout
-    plan = ClientPlan.from_json(request.plan)
     missing = {PARAMS, *plan.beside_down} ^ request.vectors.keys()
     if missing:
         raise WireError(f"the plan and the request differ in the vectors {sorted(missing)}")
@@ -126,8 +127,11 @@ def received(device: Device, request: Request) -> Received:
     explicit = isinstance(plan.down, Sent)
     derived = None if explicit else expand(plan.down, layout, draw)
     base = base_of(plan, model.fingerprint, device.initial, derived)
-    origin = origin_of(layout, base)
-    update = decode(request.vectors[PARAMS], origin, derived=derived)
+    origin, download = origin_of(layout, base), dict[str, torch.Tensor]()
+    if DOWNLOAD in plan.keeps:
+        update, download = downloaded(request, layout, base, kept)
+    else:
+        update = decode(request.vectors[PARAMS], origin, derived=derived)
     if explicit:  # a mask of every coordinate is written without positions
         sent = np.arange(layout.size) if update.positions is None else update.positions
         draw = replace(draw, sent=sent)
@@ -137,4 +141,38 @@ def received(device: Device, request: Request) -> Received:
         came = decode(request.vectors[name], origin, derived=where)
         beside[name] = np.zeros(layout.size, np.float32)
         put(beside[name], came.positions, came.values)
-    return Received(plan, origin, update, beside, draw.sent)
+    return Received(origin, update, beside, draw.sent, download)
+
+
+def downloaded(
+    request: Request, layout: ParamLayout, base: str, kept: Kept
+) -> tuple[Update, dict[str, torch.Tensor]]:
+    """Return parameters that may go on from an earlier download, and what to keep of them.
+
+    Raises
+    ------
+    WireError
+        If the device does not hold that download any more ("forgotten"), or as `decode`.
+    """
+    since = None
+    if request.held >= 0:
+        if not kept.download:
+            raise WireError(
+                f"this device no longer holds the download of job {request.held}; the server sends "
+                "the next one whole",
+                "forgotten",
+            )
+        since = Version.of({name: tensor.numpy() for name, tensor in kept.download.items()})
+        base = since.base(base)
+    where, grid = decode_gridded(request.vectors[PARAMS], origin_of(layout, base), since=since)
+    arrays = Version(grid.codes, grid.step).arrays()
+    download = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Update(where, grid.values()), download
+
+
+def held_size(device: Device, request: Request, plan: ClientPlan) -> int:
+    """Return how many coordinates a device holds under a plan."""
+    if not plan.rank:
+        return device.model.layout.size
+    draw = Draw(device.seed, request.round, request.group)
+    return size_of(expand(plan.down, device.model.layout, draw), device.model.layout.size)

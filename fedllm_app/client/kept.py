@@ -1,9 +1,10 @@
 """State that stays on the device from job to job, saved under (client, job).
 
-That is the local optimizer's, a rule's own, and the residual: what a sparse upload left out. The
-server names the client's last job that it accepted (`state_from`); a job whose reply was lost
-therefore starts from the state before it, not from its own. It also names the last one that its
-newest checkpoint holds (`saved`): a server that was killed goes back to that.
+That is the local optimizer's, a rule's own, the residual (what a sparse upload left out), and the
+download that a later one may go on from. The server names the client's last job that it accepted
+(`state_from`); a job whose reply was lost therefore starts from the state before it, not from its
+own. It also names the last one that its newest checkpoint holds (`saved`) and the one before
+(`earlier`): a server that was killed goes back to the newest that is whole.
 
 State has kinds. By coordinate: one number for each parameter; of no use once their number has
 changed. Opaque: of any shape, such as a count of steps.
@@ -22,6 +23,7 @@ from torch import Tensor
 from fedllm_app.core.errors import CheckpointError
 from fedllm_app.core.job import Job
 from fedllm_app.core.tensorfile import load_tensors, save_tensors
+from fedllm_app.core.versions import DOWNLOAD
 
 log = logging.getLogger("fedllm")
 RESIDUAL = "residual"
@@ -35,14 +37,17 @@ class Kept:
     ----------
     optimizer, rule : tensors by name, of shape (P,) or opaque.
     residual : float32 of shape (P,), or None.
+    download : of the `Version` that came, or empty.
     """
 
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     rule: Mapping[str, Tensor] = field(default_factory=dict)
     residual: Tensor | None = None
+    download: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.optimizer or self.rule or self.residual is not None)
+        some = self.optimizer or self.rule or self.download
+        return bool(some or self.residual is not None)
 
 
 def load_kept(root: Path, job: Job, P: int) -> Kept:
@@ -65,7 +70,7 @@ def load_kept(root: Path, job: Job, P: int) -> Kept:
     except (CheckpointError, KeyError, TypeError) as error:
         log.warning("client %s: its state cannot be read (%s); it starts fresh", job.client, error)
         return Kept()
-    parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "rule": {}, RESIDUAL: {}}
+    parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "rule": {}, RESIDUAL: {}, DOWNLOAD: {}}
     for name, tensor in tensors.items():
         part, _, own = name.partition(".")
         parts[part][own] = tensor
@@ -78,7 +83,7 @@ def load_kept(root: Path, job: Job, P: int) -> Kept:
                 part,
             )
             parts[part] = {}
-    return Kept(parts["optimizer"], parts["rule"], parts[RESIDUAL].get(""))
+    return Kept(parts["optimizer"], parts["rule"], parts[RESIDUAL].get(""), parts[DOWNLOAD])
 
 
 def save_kept(root: Path, job: Job, kept: Kept, P: int) -> None:
@@ -86,11 +91,12 @@ def save_kept(root: Path, job: Job, kept: Kept, P: int) -> None:
     path = _file(root, job.client, job.id)
     tensors = {f"optimizer.{n}": t for n, t in kept.optimizer.items()}
     tensors |= {f"rule.{n}": t for n, t in kept.rule.items()}
+    tensors |= {f"{DOWNLOAD}.{n}": t for n, t in kept.download.items()}
     if kept.residual is not None:
         tensors[RESIDUAL] = kept.residual
     by_coordinate = [name for name, tensor in tensors.items() if tensor.shape == (P,)]
     save_tensors(path, tensors, {"by-coordinate": by_coordinate})
-    needed = {_file(root, job.client, id_) for id_ in (job.state_from, job.saved)}
+    needed = {_file(root, job.client, id_) for id_ in (job.state_from, job.saved, job.earlier)}
     for old in path.parent.glob("job-*.safetensors"):
         # A late job must not remove what a newer one has saved.
         if old.name < path.name and old not in needed:

@@ -7,7 +7,7 @@ loaded, each naming the key, the value and what is legal.
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedllm_app.client.settings import ClientSettings
-from fedllm_app.config.checks import cross_check, unused_keys
+from fedllm_app.config.checks import cross_check
+from fedllm_app.config.of_method import unused_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
@@ -171,6 +172,39 @@ def read_recipe(path: Path) -> dict[str, Scalar]:
         return flatten(tomllib.loads(path.read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a run-config: {error}") from None
+
+
+def check_listed(app: Path, keys: Iterable[str]) -> None:
+    """Refuse keys of a run that an app's pyproject.toml does not list.
+
+    Flower takes no others, and refuses one with "[code: 15]" alone.
+
+    Parameters
+    ----------
+    app : folder with pyproject.toml.
+    keys : by dotted name.
+
+    Raises
+    ------
+    ConfigError
+        Names the keys that are missing, and the lines to add.
+    """
+    file = app / "pyproject.toml"
+    try:
+        found = tomllib.loads(file.read_text("utf-8"))
+        listed = flatten(found["tool"]["flwr"]["app"]["config"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{file} has no section [tool.flwr.app.config] that can be read ({error}); "
+            "`fedllm keys --toml` prints it"
+        ) from None
+    if missing := [key for key in keys if key not in listed]:
+        defaults = RunConfig().flat()
+        lines = ", ".join(f"{key} = {json.dumps(defaults.get(key, ''))}" for key in missing)
+        raise ConfigError(
+            f"{file} lacks {lines} in [tool.flwr.app.config], and Flower refuses a run with a key "
+            "that is not there; add it, or replace the section by what `fedllm keys --toml` prints"
+        )
 
 
 def keys_toml() -> str:

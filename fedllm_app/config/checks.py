@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.client.rules import rule_of
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.config.of_method import of_aggregate, of_strategy
+from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.extend import load
 from fedllm_app.core.schedule import schedule_problems
-from fedllm_app.core.settings import kebab
+from fedllm_app.data.formats import SUFFIXES, is_encoding
+from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own, is_there
 from fedllm_app.data.partition import BY_LABEL, TO_CLIENTS, law_of
-from fedllm_app.data.source import TEXTS, dataset_function
+from fedllm_app.data.source import TEXTS, DataSettings, dataset_function
 from fedllm_app.devices.network import network_problems
 from fedllm_app.models.settings import BACKBONES
-from fedllm_app.server.methods import STRATEGIES, method_of
-from fedllm_app.server.methods.base import Method, StrategySettings, shrinking
+from fedllm_app.server.methods import method_of
 from fedllm_app.server.settings import DEFAULT_LR
 from fedllm_app.tasks import task_of
 from fedllm_app.tasks.base import TaskKind
@@ -27,7 +28,7 @@ PATH_KEYS = (
     "run.home", "data.train", "data.test", "model.source", "model.tokenizer", "network.file",
 )  # fmt: skip
 LOCAL_KEYS = ("run.home", "network.file")  # always a path, never a hub name
-FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gguf")
+FILE_SUFFIXES = (*SUFFIXES, ".gguf")
 
 
 def cross_check(c: "RunConfig") -> Iterator[str]:
@@ -38,7 +39,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         yield str(error)
         method = method_of("dense")
     else:
-        yield from _of_strategy(c, method)
+        yield from of_strategy(c, method)
     optimizer = c.server.resolved(method.optimizer).optimizer
     if c.server.nesterov and (optimizer != "sgd" or not c.server.momentum):
         yield (
@@ -48,18 +49,19 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     for key, keeps in (
         ("client.keep-optimizer", c.client.keep_optimizer),
         ("strategy.error-feedback", c.strategy.error_feedback),
+        ("strategy.down-history", c.strategy.down_history),
     ):
         if keeps and not c.run.name:
             yield (
-                f"{key} is True with run.name = ''; expected a name, by which a device finds what "
-                "it kept"
+                f"{key} is {keeps!r} with run.name = ''; expected a name, by which a device finds "
+                "what it kept"
             )
     if c.round.min_replies > c.round.clients:
         yield (
             f"round.min-replies is {c.round.min_replies}; expected at most round.clients = "
             f"{c.round.clients}"
         )
-    yield from _of_aggregate(c, method)
+    yield from of_aggregate(c, method)
     simulated = c.data.train != "node"
     dealt = simulated and c.partition.name in TO_CLIENTS
     if dealt and c.round.clients > c.partition.clients:
@@ -74,6 +76,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         yield str(error)
     else:
         yield from _of_task(c, kind, simulated)
+    yield from _of_data(c.data)
     yield from network_problems(c.network)
     yield from _of_extensions(c)
     if c.round.max_simulated_s and not c.network.on:
@@ -82,6 +85,31 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
             "network.preset, or network.down-mbps and network.up-mbps"
         )
     yield from _relative_paths(c)
+
+
+def _of_data(data: DataSettings) -> Iterator[str]:
+    """Yield what is wrong with how files are read and labels are named."""
+    if not is_encoding(data.encoding):
+        yield (
+            f"data.encoding is {data.encoding!r}, which Python does not know; expected for example "
+            "utf-8, latin-1 or cp1252"
+        )
+    if data.delimiter not in ("", "tab") and (
+        len(data.delimiter) > 1 or data.delimiter in '\r\n"\0'
+    ):
+        yield f'data.delimiter is {data.delimiter!r}; expected one character, such as ";", or "tab"'
+    try:
+        fixed = fixed_labels(data)
+    except DataError as error:
+        yield str(error)
+    else:
+        if data.label_numbers == "positions" and not fixed:
+            yield "data.label-numbers is 'positions' with data.labels = ''; expected names there"
+    if data.test_split == data.train_split and not data.test and not is_own(data.train):
+        yield (
+            f"data.test-split is {data.test_split!r}, which is data.train-split: the model would "
+            "be measured on what it is trained on; expected another split"
+        )
 
 
 def _of_extensions(c: "RunConfig") -> Iterator[str]:
@@ -129,35 +157,6 @@ def _of_task(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
         yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
 
 
-def _of_aggregate(c: "RunConfig", method: Method) -> Iterator[str]:
-    """Yield why a trimmed mean or a median would leave nothing, or not be what it says."""
-    asked, name = c.round, f"round.aggregate is {c.round.aggregate!r}"
-    if asked.aggregate == "mean":
-        return
-    weights = asked.weights or method.weights
-    if weights != "uniform":
-        yield (
-            f"{name}, where all replies count alike, with round.weights = {weights!r}; set "
-            "round.weights to 'uniform', or round.aggregate to 'mean'"
-        )
-    trim = 0.5 if asked.aggregate == "median" else asked.trim
-    if asked.clients < 3 or (asked.aggregate == "trimmed-mean" and trim * asked.clients < 1 - 1e-9):
-        yield (
-            f"{name}, which leaves out nobody of round.clients = {asked.clients} with round.trim = "
-            f"{asked.trim:g}; expected more clients, a larger round.trim, or 'mean'"
-        )
-    mean, densities = c.strategy.mean or method.mean, [1.0]
-    if "d-up" in method.keys:
-        densities = [c.strategy.d_up]
-    elif "tier-densities" in method.keys:
-        densities = c.strategy.densities
-    if mean == "cohort" and min(densities) <= trim:
-        yield (
-            f"{name} of replies that send {min(densities):.3g} of the coordinates, and what is not "
-            "sent counts as a zero: next to nothing would be left. Set strategy.mean to 'senders'"
-        )
-
-
 def _embedded(c: "RunConfig") -> tuple[tuple[str, str, dict[str, str]], ...]:
     """Return the keys that may name what is built in, with their values and legal entries."""
     return (
@@ -189,70 +188,6 @@ def _of_modules(c: "RunConfig", simulated: bool) -> Iterator[str]:
             _ = check() if asked else None
         except ConfigError as error:
             yield str(error)
-
-
-def _of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
-    """Yield what is wrong between a method and the keys that say how it works."""
-    name, strategy, defaults = c.strategy.name, c.strategy, StrategySettings()
-    try:
-        method.own_settings(strategy)
-    except ConfigError as error:
-        yield str(error)
-    if method.optimizer and c.server.optimizer not in ("", method.optimizer):
-        yield (
-            f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {name!r} is defined "
-            f"with {method.optimizer!r}; leave it automatic, or choose strategy.name = 'dense'"
-        )
-    for key in ("tier-densities", "tier-ranks", "head", "mean", "error-feedback"):
-        value = getattr(strategy, key.replace("-", "_"))
-        default = getattr(defaults, key.replace("-", "_"))
-        if value != default and key not in method.keys:
-            readers = [other for other, m in STRATEGIES.items() if key in m.keys]
-            yield (
-                f"strategy.{key} is {value!r}, which strategy.name = {name!r} does not read; "
-                f"expected {default!r}, or one of {', '.join(readers)}"
-            )
-    chosen = ("d-up" in method.keys and strategy.d_up < 1) or (
-        "tier-densities" in method.keys and min(strategy.densities) < 1
-    )
-    whole = name in STRATEGIES and not chosen and c.wire.up_values == "fp32"
-    if strategy.error_feedback and "error-feedback" in method.keys and whole:
-        yield (
-            f"strategy.error-feedback is True with strategy.name = {name!r} sending all that it "
-            "trains and wire.up-values = 'fp32', which leave nothing out; expected false"
-        )
-    if method.needs_lora and c.model.train != "lora":
-        yield f"model.train is {c.model.train!r}; strategy.name = {name!r} needs 'lora'"
-    if strategy.head == "whole" and c.model.train != "lora":
-        yield f"strategy.head is 'whole'; expected 'competes' with model.train = {c.model.train!r}"
-    if "tier-ranks" in method.keys and max(strategy.ranks) > c.lora.rank:
-        yield (
-            f"strategy.tier-ranks is {strategy.tier_ranks or '1,4,16'!r}; expected ranks of at "
-            f"most that of the bank, lora.rank = {c.lora.rank}"
-        )
-    if "decay" in method.keys and not strategy.decay:
-        try:
-            shrinking(strategy.density, c.run.rounds)
-        except ValueError as error:
-            yield (
-                f"strategy.decay is 0 (automatic) with strategy.density = {strategy.density:g} and "
-                f"run.rounds = {c.run.rounds}; expected {error}, or a decay of your own"
-            )
-
-
-def unused_keys(c: "RunConfig") -> list[str]:
-    """Return the fields of strategy that are set and that the method does not read.
-
-    Densities may differ between methods that one recipe serves, so they are told, not refused.
-    """
-    defaults, read = dict(StrategySettings()), {"name", *read_keys(c)}
-    return [k for k, value in c.strategy if kebab(k) not in read and value != defaults[k]]
-
-
-def read_keys(c: "RunConfig") -> set[str]:
-    """Return the strategy keys that say something: a decay that is given leaves none to density."""
-    keys = set(method_of(c.strategy.name).keys)
-    return keys - {"density"} if "decay" in keys and c.strategy.decay else keys
 
 
 def _relative_paths(c: "RunConfig") -> Iterator[str]:

@@ -1,9 +1,14 @@
-"""The four ways a run can be refused, told apart so that each can be handled where it is known.
+"""The ways a run can be refused or fail, told apart so that each can be handled where it is known.
 
 Every message says what was wrong, the value got, what was expected, and which key to change.
 """
 
+import errno
+import os
+from collections.abc import Iterable
 from typing import Literal
+
+FULL = os.strerror(errno.ENOSPC)
 
 
 class FedllmError(Exception):
@@ -35,7 +40,9 @@ class WireError(FedllmError):
     def __init__(
         self,
         message: str,
-        reason: Literal["error", "late", "malformed", "foreign", "non-finite"] = "malformed",
+        reason: Literal[
+            "error", "late", "malformed", "foreign", "non-finite", "forgotten"
+        ] = "malformed",
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -43,3 +50,23 @@ class WireError(FedllmError):
 
 class CheckpointError(FedllmError):
     """A saved state is damaged, in use, or belongs to another configuration."""
+
+
+class EngineError(FedllmError):
+    """A process that the run computes on has ended: the round that was open is not spent."""
+
+
+class RunFailedError(FedllmError):
+    """A run came to an end that is no result: it took no steps, or its loss is not finite."""
+
+
+def check_room(errors: Iterable[str]) -> None:
+    """Raise EngineError if one of these errors of simulated devices is that the disk is full.
+
+    They share it with the server, so the next round would fail like this one.
+    """
+    for text in errors:
+        if FULL in text:
+            raise EngineError(
+                f"the disk is full ({text}): make room, and start the same run.name again to go on"
+            )

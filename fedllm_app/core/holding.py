@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 
 from fedllm_app.core.plan import ClientPlan
-from fedllm_app.core.region import Where, put
+from fedllm_app.core.region import Where, put, take
 from fedllm_app.core.support import Positions, Sent
 
 
@@ -22,10 +22,17 @@ def device_copy(
     where : the set of coordinates that came.
     values : float32, one for each.
     initial_P : values the model was built with.
+
+    Returns
+    -------
+    float32 of shape (P,); of shape (K,), what came, where the device holds no more than that.
     """
-    if where is None:
+    if plan.down_as == "change":
+        values = values + take(initial_P, where)
+    if where is None or plan.rank:
         return values
-    copy_P = initial_P.copy() if plan.fill == "initial" else np.zeros_like(initial_P)
+    start = "initial" in (plan.fill, "initial" if plan.down_as == "change" else "")
+    copy_P = initial_P.copy() if start else np.zeros_like(initial_P)
     put(copy_P, where, values)
     return copy_P
 
@@ -34,8 +41,9 @@ def base_of(plan: ClientPlan, fingerprint: str, initial_P: np.ndarray, down: Whe
     """Return the name of everything that a device must hold alike before its first download.
 
     That is the frozen base, and where a plan keeps what it never sends (a frozen A drawn from the
-    seed), these values as well. Where positions travel with the values, what is kept differs from
-    round to round, and a device learns it only from the payload: then it is the base alone.
+    seed), these values as well; where the change from them travels, all of them. Where positions
+    travel with values, what is kept differs from round to round, and a device learns it only from
+    the payload: then it is the base alone.
 
     Parameters
     ----------
@@ -43,10 +51,12 @@ def base_of(plan: ClientPlan, fingerprint: str, initial_P: np.ndarray, down: Whe
     initial_P : values the model was built with.
     down : the set that is sent.
     """
-    if plan.fill != "initial" or down is None or isinstance(plan.down, Positions | Sent):
-        return fingerprint
-    kept_P = initial_P.copy()
-    put(kept_P, down, np.zeros(down.size, np.float32))
+    kept_P = initial_P
+    if plan.down_as == "values":
+        if plan.fill != "initial" or down is None or isinstance(plan.down, Positions | Sent):
+            return fingerprint
+        kept_P = initial_P.copy()
+        put(kept_P, down, np.zeros(down.size, np.float32))
     digest = hashlib.blake2b(bytes.fromhex(fingerprint), digest_size=16)
     digest.update(kept_P.data)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 Profile = Mapping[str, float | str]  # what is known of a device, such as {"class": "phone"}
-Reason = Literal["error", "late", "malformed", "foreign", "non-finite"]
+Reason = Literal["error", "late", "malformed", "foreign", "non-finite", "forgotten"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class Job:
     clock : local steps that the run has asked of a client before this job (for schedules).
     state_from : id of that client's last job whose reply was accepted, -1 for none; state kept on
         the device starts from there.
-    saved : the same as of the server's newest checkpoint: a killed run goes back to it, so the
-        device keeps that state too.
+    saved, earlier : the same as of the server's newest checkpoint and of the one before it: a
+        killed run goes back to the newest, or where that is damaged to the earlier one, so the
+        device keeps these states too.
     position : examples of its own that the client has used in jobs that were accepted. No device
         reads it yet: it waits for streams.
     """
@@ -32,6 +33,7 @@ class Job:
     clock: int = 0
     state_from: int = -1
     saved: int = -1
+    earlier: int = -1
     position: int = 0
 
 
@@ -47,6 +49,7 @@ class Request:
     jobs : at least one.
     layout, fingerprint : names of the trainable layout and of the frozen base, hexadecimal.
     round : that the plan was made for.
+    held : the job whose download the parameters go on from, -1 where they need none.
     """
 
     group: str
@@ -56,6 +59,7 @@ class Request:
     layout: str
     fingerprint: str
     round: int = 0
+    held: int = -1
 
 
 @dataclass(frozen=True)

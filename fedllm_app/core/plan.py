@@ -18,7 +18,8 @@ from fedllm_app.core.rules import RANK_SLICES
 from fedllm_app.core.support import All, Derived, Support, from_json, to_json
 
 MeanOver = Literal["cohort", "senders"]
-Outside = Literal["leave", "zero"]
+Outside = Literal["leave", "zero", "start"]
+As = Literal["values", "change"]
 PARAMS = "params"  # the name of the vector that every message carries
 
 
@@ -72,10 +73,13 @@ class ClientPlan:
     train : what local training may move.
     up : what it returns.
     work : how much it trains.
-    keeps : state that stays on the device from job to job: "residual", what an upload left out.
+    keeps : state that stays on the device from job to job: "residual", what an upload left out;
+        "download", what came down, where a later one may go on from it.
         The local optimizer's is kept by `client.keep-optimizer`.
     beside_down, beside_up : further vectors by name, each with its own support and value type. The
         server's values are in `RoundPlan.vectors`; a device's come from its local rule.
+    down_as : the values themselves, or their change from those that the model was built with. A
+        change leaves the rest as it was built.
     """
 
     down: Support = field(default_factory=All)
@@ -86,6 +90,7 @@ class ClientPlan:
     keeps: frozenset[str] = frozenset()
     beside_down: Mapping[str, Beside] = field(default_factory=dict)
     beside_up: Mapping[str, Beside] = field(default_factory=dict)
+    down_as: As = "values"
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values.
@@ -97,6 +102,7 @@ class ClientPlan:
         """
         return {
             "down": to_json(self.down, self.down),
+            "down-as": self.down_as,
             "fill": self.fill,
             "train": to_json(self.train, self.down),
             "up": self._up_json(),
@@ -135,12 +141,13 @@ class ClientPlan:
             If the words are not a plan, or speak of positions where none come.
         """
         try:
-            up, fill = words["up"], words["fill"]
-            if fill not in ("zero", "initial"):
-                raise ValueError(fill)
+            up, fill, down_as = words["up"], words["fill"], words["down-as"]
+            if fill not in ("zero", "initial") or down_as not in ("values", "change"):
+                raise ValueError(fill, down_as)
             plan = cls(
                 down=from_json(words["down"]),
-                fill="initial" if fill == "initial" else "zero",
+                down_as=down_as,
+                fill=fill,
                 train=from_json(words["train"]),
                 up=_top(up) if isinstance(up, dict) and "top" in up else from_json(up),
                 work=Work(*(int(n) for n in words["work"])),
@@ -164,7 +171,8 @@ class RoundPlan:
     group_of : group of each client of the cohort.
     mean : divide the sum by all accepted replies, or by those that sent the coordinate.
     step : what the server optimizer may move.
-    outside : what happens to the rest: leave it as it is (its momentum too), or set both to zero.
+    outside : what happens to the rest: leave it as it is (its momentum too), or set it to zero, or
+        to the values that the model was built with, and its momentum to zero.
     served : the group whose model is evaluated and exported.
     vectors : the server's values of the vectors that go down beside the parameters, float32 (P,).
     """

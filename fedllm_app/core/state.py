@@ -6,12 +6,14 @@ place, since a second copy of a large model has no room; everything else is repl
 Shapes: P trainable parameters.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+TOO_FEW = "accepted, fewer than round.min-replies"
 Pending = tuple[str, int, int]  # client, job, the most bytes that its upload has
 
 
@@ -41,13 +43,19 @@ class RunState:
     clock : local steps asked of a client so far, for schedules.
     steps : steps that the server's optimizer took, for its schedule.
     method : the method's arrays.
+    downloads : what clients may hold of earlier rounds (core/versions.py).
     accepted : the last job of each client whose reply was accepted.
     saved : the same as of the newest checkpoint; not written, since a checkpoint is the newest.
+    earlier : the same as of the checkpoint before it: where the newest is damaged, a run goes on
+        from that one.
     progress : examples of its own that each client has used in accepted jobs.
     pending : uploads that may still come after their round.
     totals : the ledger's totals.
     evaluation, evaluated : the latest evaluation, headline first, and the round it is of.
     spent : seconds so far.
+    idle, reasons : rounds in a row, up to this one, in which the server took no step, and what
+        became of their replies: counts by reason.
+    begun_on : digests of what the run trains and evaluates, by name (run/begun.py).
     finished : why the run ended, empty while it has not.
     norms : of each vector, the norms that were accepted in the latest rounds, oldest round first.
     """
@@ -56,16 +64,40 @@ class RunState:
     clock: int = 0
     steps: int = 0
     method: Mapping[str, np.ndarray] = field(default_factory=dict)
+    downloads: Mapping[str, np.ndarray] = field(default_factory=dict)
     accepted: Mapping[str, int] = field(default_factory=dict)
     saved: Mapping[str, int] = field(default_factory=dict)
+    earlier: Mapping[str, int] = field(default_factory=dict)
     progress: Mapping[str, int] = field(default_factory=dict)
     pending: tuple[Pending, ...] = ()
     totals: Mapping[str, int] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
     evaluated: int = -1
     spent: Spent = field(default_factory=Spent)
+    idle: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    begun_on: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
     norms: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+
+    def resumed(self) -> "RunState":
+        """Return the state that a run goes on with; one that had given up may try again."""
+        state = replace(self, idle=0, reasons={}) if self.finished else self
+        return replace(state, finished="")
+
+    def without_step(self, clock: int, dropped: Mapping[str, int], accepted: int) -> "RunState":
+        """Return the state after a round in which the server took no step.
+
+        Parameters
+        ----------
+        clock : of the state after it.
+        dropped : the count of drops by reason.
+        accepted : replies that were accepted, too few for a step.
+        """
+        reasons = Counter(self.reasons) + Counter(dropped) + Counter({TOO_FEW: accepted})
+        return replace(
+            self, round=self.round + 1, clock=clock, idle=self.idle + 1, reasons=dict(reasons)
+        )
 
     def with_evaluation(self, evaluation: Mapping[str, float]) -> "RunState":
         """Return the state with an evaluation of its round; {} changes nothing."""
@@ -73,11 +105,17 @@ class RunState:
 
     def to_json(self) -> dict[str, Any]:
         """Return what is not a tensor as JSON values."""
-        words = {n: v for n, v in vars(self).items() if n not in ("method", "saved", "spent")}
+        apart = ("method", "downloads", "saved", "spent")
+        words = {n: v for n, v in vars(self).items() if n not in apart}
         return words | {"spent": asdict(self.spent)}
 
     @classmethod
-    def from_json(cls, words: Mapping[str, Any], method: Mapping[str, np.ndarray]) -> "RunState":
+    def from_json(
+        cls,
+        words: Mapping[str, Any],
+        method: Mapping[str, np.ndarray],
+        downloads: Mapping[str, np.ndarray],
+    ) -> "RunState":
         """Return the state of a checkpoint.
 
         Raises
@@ -88,5 +126,6 @@ class RunState:
         pending = tuple((str(c), int(j), int(most)) for c, j, most in words["pending"])
         found = dict(words.get("norms", {}))
         norms = {n: tuple(tuple(map(float, one)) for one in rounds) for n, rounds in found.items()}
-        fixed = {"pending": pending, "spent": Spent(**words["spent"]), "norms": norms}
-        return cls(**{**words, **fixed, "method": method, "saved": dict(words["accepted"])})
+        fixed: dict[str, Any] = {"pending": pending, "spent": Spent(**words["spent"])}
+        fixed |= {"method": method, "downloads": downloads, "saved": dict(words["accepted"])}
+        return cls(**{**words, **fixed, "norms": norms})

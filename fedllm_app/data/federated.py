@@ -5,67 +5,26 @@ set, labels.json, and one folder per partition. The digest covers the files read
 of change), the settings that matter, and the tokenizer's contents.
 """
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.heldout import evaluation_order, hold_out
-from fedllm_app.data.labels import fixed_labels, label_names
+from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import own_identity
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
-from fedllm_app.data.source import NODE, DataSettings, Source, source_of_test, source_of_train
+from fedllm_app.data.places import source_of_test, source_of_train
+from fedllm_app.data.prepared import Asked, Notes, prepared
+from fedllm_app.data.source import NODE, DataSettings, Source
 from fedllm_app.data.table import Rows, Table
-from fedllm_app.data.text import tokenizer_identity
 
-FORMAT = 2  # part of the cache key: raise it when the same input would be prepared differently
 T = TypeVar("T")
-
-
-class Kind(Protocol):
-    """What is asked of a kind of task; fedllm_app.tasks has them."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that a batch is made of."""
-
-    @property
-    def needs_labels(self) -> bool:
-        """Whether there is a label set."""
-
-    @property
-    def images(self) -> bool:
-        """Whether inputs are images."""
-
-    @property
-    def prepare(self) -> Callable[..., None]:
-        """Write the rows of a source as an Arrow file."""
-
-
-class Asked(Protocol):
-    """Namespace `task`, as far as data depends on it."""
-
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest row in tokens."""
-
-    @property
-    def kind(self) -> Kind:
-        """The task itself."""
-
-    def model_dump(self) -> dict[str, Any]:
-        """Return all settings by name."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +38,14 @@ class FederatedData:
         `data.train` is "node" and there is no `data.test`.
     labels : label names; [] for next-token prediction.
     partition : who owns which row of `train`.
+    notes : what was found in the data: classes with their counts, rows that were left out.
     """
 
     train: Table
     evaluation: Table
     labels: list[str]
     partition: Partition
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def clients(self) -> list[str]:
@@ -130,9 +91,8 @@ def federated_data(
     """
     if data.train == NODE:
         return _evaluation_only(data, task, tokenizer, cache)
-    folder, labels = _prepared(
-        data, task, tokenizer, cache, source_of_train(data), source_of_test(data)
-    )
+    made = prepared(data, task, tokenizer, cache, source_of_train(data), source_of_test(data))
+    folder = made.folder
     train = _opened(folder / "train.arrow", task)
     has_test = (folder / "test.arrow").exists()
     held_out, kept = hold_out(train, data, not has_test)
@@ -152,7 +112,8 @@ def federated_data(
         folder / f"partition-{key}",
         lambda temporary: partition(train, partition_settings, seed, kept).save(temporary),
     )
-    return FederatedData(_columns(train, task), evaluation, labels, Partition.open(dealt))
+    dealt_out = Partition.open(dealt)
+    return FederatedData(_columns(train, task), evaluation, made.labels, dealt_out, made.notes)
 
 
 def node_data(
@@ -178,7 +139,7 @@ def node_data(
     DataError
         If the file is not as the settings describe it, or the label set is not known.
     """
-    source = Source("node-config data-path", str(path), data.train_split)
+    source = Source("node-config data-path", str(path), data.train_split, settings=data)
     if not Path(path).is_absolute():
         raise DataError(f"{source}; expected an absolute path")
     known = list(labels) if labels else fixed_labels(data)
@@ -187,8 +148,8 @@ def node_data(
             f"data.labels is '' and data.train is {data.train!r}: a device that sees its own file "
             "only cannot know the label set. Set data.labels to a count or to names"
         )
-    folder, _ = _prepared(data, task, tokenizer, cache, source, None, known)
-    return _columns(_opened(folder / "train.arrow", task), task)
+    made = prepared(data, task, tokenizer, cache, source, None, known)
+    return _columns(_opened(made.folder / "train.arrow", task), task)
 
 
 def batches(
@@ -216,66 +177,23 @@ def batches(
         )
 
 
-def _prepared(
-    data: DataSettings,
-    task: Asked,
-    tokenizer: Any,
-    cache: Path,
-    train: Source | None,
-    test: Source | None,
-    labels: list[str] | None = None,
-) -> tuple[Path, list[str]]:
-    """Return the folder of prepared data and the label names, building it if need be.
-
-    Labels that are not given come from `data.labels`, else from train, else from test.
-    """
-    kind = task.kind
-    columns = ("text_column", "label_column", "image_column", "user_column", "labels", "strip")
-    key = digest(
-        FORMAT,
-        *([] if source is None else source.identity() for source in (train, test)),
-        task.model_dump(),
-        data.model_dump(include=set(columns)),
-        labels,
-        "" if kind.images else tokenizer_identity(tokenizer),
-        *own_identity(task.name),
-    )
-
-    def build(folder: Path) -> None:
-        """Write train.arrow, test.arrow and labels.json; DataError if a source is not as said."""
-        scratch, names = folder / "raw", labels
-        for source, name in ((train, "train.arrow"), (test, "test.arrow")):
-            raw = None if source is None else source.load(task.name, scratch, cache)
-            if source is None or raw is None:
-                continue
-            if not kind.needs_labels:
-                names = None
-            elif names is None:
-                names = label_names(data, raw, source)
-            kind.prepare(raw, source, data, tokenizer, task.max_tokens, names, folder / name)
-        (folder / "labels.json").write_text(json.dumps(names or []))
-        shutil.rmtree(scratch, ignore_errors=True)
-
-    folder = build_once(cache / "data" / key, build)
-    return folder, json.loads((folder / "labels.json").read_text())
-
-
 def _evaluation_only(data: DataSettings, task: Asked, tokenizer: Any, cache: Path) -> FederatedData:
     """Return what the server of real devices has: a test set, if one is named, and the labels."""
     nobody = Partition([], np.zeros(0, np.int64), np.zeros(1, np.int64))
     nothing = Table.empty()
     if data.test:
-        folder, labels = _prepared(data, task, tokenizer, cache, None, source_of_test(data))
-        measured = _opened(folder / "test.arrow", task)
+        made = prepared(data, task, tokenizer, cache, None, source_of_test(data))
+        measured = _opened(made.folder / "test.arrow", task)
         evaluation = _measured(measured, np.arange(len(measured)), data, task)
-        return FederatedData(nothing, evaluation, labels, nobody)
+        notes = replace(made.notes, classes=dict.fromkeys(made.labels))
+        return FederatedData(nothing, evaluation, made.labels, nobody, notes)
     labels = fixed_labels(data) or []
     if not labels and task.kind.needs_labels:
         raise DataError(
             "data.labels is '' and data.train is 'node' without data.test: the server cannot know "
             "the label set. Set data.labels to a count or to names"
         )
-    return FederatedData(nothing, nothing, labels, nobody)
+    return FederatedData(nothing, nothing, labels, nobody, Notes(dict.fromkeys(labels)))
 
 
 def _opened(file: Path, task: Asked) -> Table:

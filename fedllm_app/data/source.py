@@ -4,7 +4,7 @@ A `Source` can say what it is (`identity`, for the cache key) without being read
 whose data is prepared opens nothing but the prepared files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -13,6 +13,8 @@ from pydantic import Field
 from fedllm_app.core.errors import DataError, FedllmError
 from fedllm_app.core.extend import load
 from fedllm_app.core.settings import Settings
+from fedllm_app.data.formats import LEGAL, SUFFIXES, suffix_of
+from fedllm_app.data.loading import SAVED, Raw, cause_of, from_hub, read
 from fedllm_app.data.own import built_in, is_own, own_identity
 
 if TYPE_CHECKING:
@@ -21,14 +23,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 NODE = "node"
 TEXTS = {EMBEDDED: "fedllm_app.demo.texts:TEXTS"}  # names that stand for text of ours
-SAVED = "state.json"  # what save_to_disk writes last into the folder of one data set
-# Suffix -> the constructor of datasets.Dataset that reads it.
-READERS = {
-    ".parquet": "from_parquet",
-    ".jsonl": "from_json",
-    ".json": "from_json",
-    ".csv": "from_csv",
-}
+TEST = "test"
 
 
 class DataSettings(Settings):
@@ -38,7 +33,7 @@ class DataSettings(Settings):
         EMBEDDED,
         min_length=1,
         description='Training examples: "embedded" (the demonstration), a hub name, an '
-        "absolute path of a .parquet, .jsonl, .json or .csv file or of a folder, "
+        "absolute path of a .parquet, .jsonl, .json, .csv or .tsv file or of a folder, "
         '"node" (each device has its own file), or MODULE:NAME of a function.',
     )
     test: str = Field(
@@ -49,7 +44,7 @@ class DataSettings(Settings):
     )
     config: str = Field("", description="Configuration (subset) of a hub data set.")
     train_split: str = Field("train", min_length=1, description="Name of the split to train on.")
-    test_split: str = Field("test", min_length=1, description="Name of the split to test on.")
+    test_split: str = Field(TEST, min_length=1, description="Name of the split to test on.")
     text_column: str = Field("text", min_length=1, description="Name of the column with the text.")
     label_column: str = Field(
         "label", min_length=1, description="Name of the column with the label."
@@ -64,9 +59,28 @@ class DataSettings(Settings):
     )
     labels: str = Field(
         "",
-        description='Label set: a number of labels, or their names separated by commas. "" '
-        "reads the labels from the training data. Required for classification "
-        'with data.train = "node".',
+        description="Label set: the labels by value, separated by commas, or a number n for the "
+        'labels 0 to n-1. "" takes the labels that occur in the training data, sorted. Required '
+        'for classification with data.train = "node".',
+    )
+    label_numbers: Literal["values", "positions"] = Field(
+        "values",
+        description='What a number in the label column is: "values", a label like any other, or '
+        '"positions", the place of a name in data.labels, from 0.',
+    )
+    bad_rows: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="Rows without a label (empty, or -1 unless data.labels names it), without "
+        'text, or that cannot be read: "refuse" the data, or "drop" these rows and count them.',
+    )
+    delimiter: str = Field(
+        "",
+        max_length=3,
+        description='What separates the cells of a .csv or .tsv file: one character, or "tab". '
+        'Automatic: "," for .csv and a tab for .tsv.',
+    )
+    encoding: str = Field(
+        "utf-8", description="Encoding of .csv, .tsv, .json and .jsonl files, such as latin-1."
     )
     strip: Literal["none", "headers"] = Field(
         "none",
@@ -107,7 +121,8 @@ class Source:
     split : split wanted, where the place has several; a function is asked for "train" or "test".
     config : configuration of a hub data set.
     optional : whether it may turn out not to exist.
-    settings : what a function is handed.
+    settings : what a function is handed, and how files of text are read.
+    beside : whether these are the test examples of the place that the training examples come from.
     """
 
     key: str
@@ -115,10 +130,13 @@ class Source:
     split: str = "train"
     config: str = ""
     optional: bool = False
-    settings: DataSettings | None = None
+    settings: DataSettings = field(default_factory=DataSettings)
+    beside: bool = False
 
     def __str__(self) -> str:
-        return f"{self.key}={self.place!r}"
+        by_split = self.key == "data.test" and not suffix_of(Path(self.place))
+        named = f", test split {self.split!r}" if self.beside or by_split else ""
+        return f"{self.key}={self.place!r}{named}"
 
     def files(self) -> list[Path]:
         """Return the files to read, or nothing where the place is not a path.
@@ -134,17 +152,14 @@ class Source:
         if not path.exists():
             raise DataError(f"{self}: there is no such file or folder")
         if path.is_file():
-            if path.suffix not in READERS:
-                raise DataError(
-                    f"{self} ends in {path.suffix!r}; expected one of {', '.join(READERS)} "
-                    "or a folder"
-                )
+            if not suffix_of(path):
+                raise DataError(f"{self} ends in {path.suffix!r}; expected {LEGAL}, or a folder")
             return [path]
         found = self._inside(path)
         if not found and not self.optional:
             raise DataError(
                 f"{self}: the folder has no split {self.split!r}; expected a folder saved by "
-                f"datasets' save_to_disk, or {self.split}.parquet, .jsonl, .json or .csv in it. "
+                f"datasets' save_to_disk, or {self.split} in it as {LEGAL}. "
                 f"It holds {sorted(p.name for p in path.iterdir())[:10]}"
             )
         return found
@@ -153,7 +168,7 @@ class Source:
         """Return what tells this source from another without reading it; [] if it is missing."""
         if self.place in TEXTS:
             return [self.place, *self._texts().identity()]
-        if is_own(self.place) and self.settings is not None:
+        if is_own(self.place):
             return [*own_identity(self.place), self.split, self.settings.model_dump_json()]
         if not Path(self.place).is_absolute():
             return ["hub", self.place, self.config, self.split]
@@ -163,7 +178,7 @@ class Source:
             found += [str(file), status.st_size, status.st_mtime_ns]
         return found
 
-    def load(self, task: str, scratch: Path, cache: Path) -> "Dataset | None":
+    def load(self, task: str, scratch: Path, cache: Path) -> "Raw | None":
         """Return the rows as they are, or None if the source is optional and missing.
 
         Parameters
@@ -178,25 +193,32 @@ class Source:
             If it cannot be read, or holds no rows.
         """
         if self.place in TEXTS:
-            return self._texts().rows(task, cache)
+            return Raw(self._texts().rows(task, cache))
         files = self.files()
         if Path(self.place).is_absolute() and not files:
             return None
         try:
-            rows = self._call() if is_own(self.place) else self._read(files, scratch)
+            if is_own(self.place):
+                raw = self._call()
+            elif files:
+                raw = read(files, self.key, self.settings, scratch)
+            else:
+                raw = from_hub(self.place, self.config, self.split, self.optional)
         except FedllmError:
             raise
         except Exception as error:  # each reader has its own exceptions
-            raise DataError(f"{self} cannot be read: {type(error).__name__}: {error}") from error
-        if rows is not None and len(rows) == 0:
-            raise DataError(f"{self} holds no rows")
-        return rows
+            hub = "" if files or is_own(self.place) else "; expected a data set of the hub"
+            raise DataError(f"{self} cannot be read: {cause_of(error)}{hub}") from error
+        if raw is not None and len(raw.rows) == 0:
+            said = f" that can be read: {raw.dropped}" if raw.dropped.total else ""
+            raise DataError(f"{self} holds no rows{said}")
+        return raw
 
     def _texts(self) -> "Texts":
         texts: Texts = built_in(self.key, self.place, TEXTS[self.place])
         return texts
 
-    def _call(self) -> "Dataset | None":
+    def _call(self) -> "Raw | None":
         """Return the rows that a function of your own gives."""
         import datasets
 
@@ -208,33 +230,15 @@ class Source:
                 f"{self} gives a {type(rows).__name__} for {self.split!r}; expected a "
                 "datasets.Dataset, or for 'test' beside data.train None"
             )
-        return rows
-
-    def _read(self, files: list[Path], scratch: Path) -> "Dataset | None":
-        import datasets
-
-        if not files:
-            try:
-                return datasets.load_dataset(
-                    self.place, self.config or None, split=self.split, cache_dir=None
-                )
-            except ValueError as error:
-                if self.optional and "split" in str(error).lower():
-                    return None
-                raise
-        if files[0].name == SAVED:
-            return datasets.load_from_disk(str(files[0].parent))
-        reader = getattr(datasets.Dataset, READERS[files[0].suffix])
-        return reader([str(f) for f in files], cache_dir=str(scratch))
+        return Raw(rows)
 
     def _inside(self, folder: Path) -> list[Path]:
         """Return the files of this split in a folder; a saved data set is known by its state."""
         for saved in (folder, folder / self.split):
             if (saved / SAVED).exists():
-                whole = saved == folder
                 # A data set saved alone has no splits: it is the training data.
-                return [] if whole and self.optional else [saved / SAVED]
-        for suffix in READERS:
+                return [] if saved == folder and self.beside else [saved / SAVED]
+        for suffix in SUFFIXES:
             for pattern in (f"{self.split}{suffix}", f"{self.split}-*{suffix}"):
                 found = sorted([*folder.glob(pattern), *folder.glob(f"data/{pattern}")])
                 if found:
@@ -261,33 +265,6 @@ def dataset_function(key: str, value: str) -> Any:
         If it cannot be imported, or is no function.
     """
     return load(key, value, callable, (*TEXTS, NODE, "an absolute path", "a hub name"))
-
-
-def source_of_train(settings: DataSettings) -> Source:
-    """Return where the training examples are."""
-    if is_own(settings.train):
-        return Source("data.train", settings.train, "train", settings=settings)
-    return Source("data.train", settings.train, settings.train_split, settings.config)
-
-
-def source_of_test(settings: DataSettings) -> Source | None:
-    """Return where test examples are or may be; None if a share has to be held out."""
-    if is_own(settings.test):
-        return Source("data.test", settings.test, "test", settings=settings)
-    if settings.test:
-        return Source("data.test", settings.test, settings.test_split, settings.config)
-    if settings.train in (*TEXTS, NODE):
-        return None
-    if is_own(settings.train):
-        return Source("data.train", settings.train, "test", optional=True, settings=settings)
-    path = Path(settings.train)
-    if path.is_file():
-        # Only beside a file that is named like the split: any other neighbour may be unrelated.
-        beside = path.with_name(settings.test_split + path.suffix)
-        if path.stem != settings.train_split or beside == path or not beside.is_file():
-            return None
-        return Source("data.train", str(beside), settings.test_split)
-    return Source("data.train", settings.train, settings.test_split, settings.config, optional=True)
 
 
 def require_column(rows: "Dataset", key: str, column: str, source: Source) -> None:

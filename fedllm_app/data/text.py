@@ -1,8 +1,8 @@
 """Turn text into token numbers once, kept as Arrow that every worker maps into memory.
 
 No padding is stored: batches are padded to their own longest. For classification one text is one
-row; for next-token prediction a text is cut into blocks, and `source_row` tells which text a block
-came from, so that a held-out text is held out whole.
+row; for next-token prediction a text is a document (data/documents.py), cut into blocks, and
+`source_row` tells which text a block came from, so that a held-out text is held out whole.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedllm_app.core.errors import DataError
+from fedllm_app.data.documents import cut, documents, end_token
 from fedllm_app.data.labels import label_numberer
 from fedllm_app.data.source import DataSettings, Source, require_column
 
@@ -105,12 +106,6 @@ def prepare_text(
         )
 
 
-def cut(ids: Sequence[int], length: int) -> list[list[int]]:
-    """Return blocks of `length`; a rest of one token is dropped, as it has nothing to predict."""
-    blocks = (list(ids[i : i + length]) for i in range(0, len(ids), length))
-    return [block for block in blocks if len(block) >= 2]
-
-
 def truncated(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> list[list[int]]:
     """Return the tokens of each text, at most `max_tokens`.
 
@@ -162,6 +157,7 @@ def _converter(
     number = label_numberer(labels or (), settings.label_column, source)
     # A text whose body is empty once stripped still is an example: one token stands for it.
     nothing = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+    end = end_token(tokenizer) if labels is None else None
 
     def convert(batch: Batch, rows: list[int]) -> Batch:
         """Return rows of at most `max_tokens` token ids each; DataError names a row without text.
@@ -179,7 +175,8 @@ def _converter(
         if settings.strip == "headers":
             texts = [strip_headers(text) for text in texts]
         if labels is None:
-            blocks = [cut(ids, max_tokens) for ids in _tokens(texts, tokenizer)]
+            whole = documents(texts, _tokens(texts, tokenizer), end)
+            blocks = [cut(ids, max_tokens) for ids in whole]
         else:
             blocks = [[ids or [nothing]] for ids in truncated(texts, tokenizer, max_tokens)]
         origin = np.repeat(np.arange(len(rows)), [len(b) for b in blocks]).tolist()

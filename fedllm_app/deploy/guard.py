@@ -1,18 +1,21 @@
 """Run a command until the pipe on standard input closes, then kill everything that it began.
 
-    python guard.py COMMAND [ARGUMENT ...]
+    python guard.py FOLDER COMMAND [ARGUMENT ...]
 
 The pipe closes when the launcher closes it and also when the launcher is killed, so nothing
 outlives it either way. Flower and Ray need more than killing one process: SuperExec has a session
 of its own, a simulation does not notice that its SuperLink is gone, and Ray's helpers outlive a
 killed simulation as orphans. All of them stay in sessions begun below the command, and whole
 sessions are killed. Killed rather than asked: a run's files are safe against it at any moment.
+FOLDER, if it is not empty, holds what is worth nothing without the launcher, sockets among it; it
+is removed if the launcher was killed before it could do so.
 
 A script of its own, run by its path, so that it needs no installed package.
 """
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -52,8 +55,9 @@ def kill_sessions(sessions: set[int]) -> None:
         time.sleep(0.02)
 
 
-def guard(command: list[str]) -> int:
+def guard(folder: str, command: list[str]) -> int:
     """Run the command as the module says and return its exit code, 0 if the pipe closed first."""
+    launcher = os.getppid()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     closed = threading.Event()
 
@@ -73,8 +77,10 @@ def guard(command: list[str]) -> int:
     sessions |= sessions_below(child.pid)
     kill_sessions(sessions)
     child.wait()
+    if folder and os.getppid() != launcher:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0 if closed.is_set() else child.returncode
 
 
 if __name__ == "__main__":
-    sys.exit(guard(sys.argv[1:]))
+    sys.exit(guard(sys.argv[1], sys.argv[2:]))

@@ -6,13 +6,15 @@ whenever the run could be started, so the run's status is asked for at the end.
 
 import contextlib
 import json
+import math
+import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
+import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,8 +22,23 @@ from typing import Any
 import tomli_w
 
 from fedllm_app.config import is_text
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RunFailedError,
+)
+from fedllm_app.deploy.scratch import scratch_folder
 from fedllm_app.deploy.superlink import SCRIPTS, local_superlink
+from fedllm_app.deploy.watch import Watch
+from fedllm_app.run.metrics import iterate_lines
+from fedllm_app.run.note import DONE, VARIABLE, Note, make_note, read_note
+
+FEDERATION = "pyproject-federation.toml"
+LOOK_S = 0.5
+GRACE_S, DONE_S = 4.0, 60.0  # for Flower's own end after a failure, after a run that is whole
+# Ends after which the same command would not go on.
+FINAL = (DONE, *(e.__name__ for e in (ConfigError, DataError, CheckpointError, RunFailedError)))
 
 
 def find_app() -> Path:
@@ -103,7 +120,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _failure(env: dict[str, str]) -> str:
+def _failure(env: Mapping[str, str]) -> str:
     """Return why the newest run failed, or "" if it completed."""
     command = [str(SCRIPTS / "flwr"), "list", "--format", "json"]
     listed = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -145,10 +162,15 @@ def run_flower(
         See `merged_config` and `local_superlink`.
     """
     config = merged_config(recipe, overrides)
-    with tempfile.TemporaryDirectory(prefix="fedllm-", ignore_cleanup_errors=True) as name:
-        scratch = Path(name)
-        run_config = scratch / "run-config.toml"
+    with scratch_folder() as scratch:
+        run_config, told = scratch / "run-config.toml", scratch / "note"
         run_config.write_text(tomli_w.dumps(config), "utf-8")
+        make_note(told)
+        own = federation if federation != app / FEDERATION else None
+
+        def rest() -> str:
+            return _rest(read_note(told), config, recipe, overrides, own)
+
         command = [str(SCRIPTS / "flwr"), "run", str(app.resolve()), "--stream"]
         command += ["--run-config", str(run_config)] if config else []
         if federation is not None:
@@ -156,20 +178,89 @@ def run_flower(
         try:
             with (
                 _terminated_like_interrupted(),
-                local_superlink(home or scratch, scratch / "superlink.log") as env,
+                local_superlink(home or scratch, scratch, {VARIABLE: str(told)}) as (env, guard),
             ):
                 cli = subprocess.Popen(command, env=env, cwd=scratch, stdin=subprocess.DEVNULL)
                 try:
-                    code = cli.wait(timeout_s or None)
+                    why = _ended(cli, guard, told, env, timeout_s)
                 finally:
                     cli.kill()
                     cli.wait()
-                why = f"`flwr run` exited with {code}" if code else _failure(env)
         except subprocess.TimeoutExpired:
             why = f"stopped after {timeout_s:g} s (the time-out)"
         except KeyboardInterrupt:
-            print("The run was interrupted; its SuperLink is stopped.", file=sys.stderr)
+            _say("The run was interrupted; its SuperLink is stopped.", rest())
             return 130
-    if why:
-        print(f"The run failed: {why}", file=sys.stderr)
+        if why:
+            _say(f"The run failed: {why}", rest())
     return int(bool(why))
+
+
+def _ended(
+    cli: subprocess.Popen[bytes],
+    guard: subprocess.Popen[bytes],
+    told: Path,
+    env: Mapping[str, str],
+    timeout_s: float,
+) -> str:
+    """Wait for the end of a run, its own or that of a process it needs; return why it failed.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        If it has not ended in time.
+    """
+    watch, note, dead = Watch(guard), Note(), ""
+    deadline, patience = time.monotonic() + (timeout_s or math.inf), math.inf
+    while (now := time.monotonic()) < min(deadline, patience):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            cli.wait(LOOK_S)
+        dead, note = watch.dead(), read_note(told)  # in this order: a run tells first, then goes
+        if cli.returncode is not None or (dead and note.folder and not note.ended):
+            break
+        # What has ended in order takes Flower and Ray down with it, in a time of their own.
+        if note.ended or dead:
+            patience = min(patience, now + (DONE_S if note.ended == DONE else GRACE_S))
+    else:
+        if now >= deadline:
+            raise subprocess.TimeoutExpired(cli.args, timeout_s)
+    watch.kill_orphans()
+    if note.ended == DONE and cli.returncode is None:
+        return ""  # whole, whatever Flower still waits for
+    if note.ended not in ("", DONE):
+        return note.why
+    if dead and not note.ended and note.folder:
+        return f"{dead} died"
+    if cli.returncode:
+        return f"{dead} died" if dead else f"`flwr run` exited with {cli.returncode}"
+    why = _failure(env)
+    return why if not dead or why[:8] in ("", "finished") else f"{dead} died"
+
+
+def _rest(
+    note: Note,
+    config: Mapping[str, Any],
+    recipe: Path | None,
+    overrides: Sequence[str],
+    federation: Path | None,
+) -> str:
+    """Return how far a run came and the command that goes on with it, "" if there is nothing."""
+    folder = Path(note.folder)
+    files = sorted((folder / "checkpoints").glob("round-*.safetensors")) if note.folder else []
+    if not files or note.ended in FINAL:
+        return ""
+    saved, played = int(files[-1].stem.partition("-")[2]), 0
+    with contextlib.suppress(CheckpointError):
+        played = max((int(r["round"]) for r in iterate_lines(folder / "metrics.jsonl")), default=0)
+    words = ["fedllm", "run", *([str(recipe)] if recipe else []), *overrides]
+    words += [] if config.get("run", {}).get("name") else [f"run.name={note.name}"]
+    words += ["--federation", str(federation)] if federation else []
+    return (
+        f"It was in round {played + 1}; all up to round {saved} is saved. This goes on with it:\n"
+        f"  {shlex.join(words)}"
+    )
+
+
+def _say(*lines: str) -> None:
+    for line in filter(None, lines):
+        print(line, file=sys.stderr)

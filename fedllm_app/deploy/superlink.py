@@ -71,15 +71,16 @@ def listens(guard: subprocess.Popen[bytes], port: int) -> bool:
 
 @contextlib.contextmanager
 def guarded(
-    command: list[str], env: Mapping[str, str], log: Path
+    command: list[str], env: Mapping[str, str], log: Path, scratch: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in the background; at the end kill it and all that it began.
 
-    Its output goes to `log`, whose folder is its working directory.
+    Its output goes to `log`, whose folder is its working directory. `scratch` is removed if this
+    process is killed.
     """
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-P", str(GUARD), *command],
+            [sys.executable, "-P", str(GUARD), str(scratch or ""), *command],
             env=env,
             cwd=log.parent,
             stdin=subprocess.PIPE,
@@ -98,8 +99,20 @@ def guarded(
 
 
 @contextlib.contextmanager
-def local_superlink(home: Path, log: Path) -> Iterator[dict[str, str]]:
+def local_superlink(
+    home: Path, scratch: Path, more: Mapping[str, str]
+) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
     """Start a simulation SuperLink; yield the environment in which `flwr` finds it; stop it.
+
+    Parameters
+    ----------
+    home : FLWR_HOME.
+    scratch : folder for its log, which is of no use once this process has ended.
+    more : variables that all of its processes get.
+
+    Yields
+    ------
+    The environment, and the process of the guard.
 
     Raises
     ------
@@ -107,12 +120,12 @@ def local_superlink(home: Path, log: Path) -> Iterator[dict[str, str]]:
         If it does not listen in time, with the end of its log.
     """
     home.mkdir(parents=True, exist_ok=True)
-    env = flower_environment(home)
+    env, log = flower_environment(home) | dict(more), scratch / "superlink.log"
     for _ in range(3):  # a free port may be taken before it is used
         port = free_port()
         command = [str(SCRIPTS / "flower-superlink"), "--insecure", "--simulation"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        with guarded(command, env, log) as process:
+        with guarded(command, env, log, scratch) as process:
             deadline = time.monotonic() + START_S
             while process.poll() is None and time.monotonic() < deadline:
                 if listens(process, port):
@@ -120,7 +133,7 @@ def local_superlink(home: Path, log: Path) -> Iterator[dict[str, str]]:
                         '[superlink]\ndefault = "private"\n\n[superlink.private]\n'
                         f'address = "127.0.0.1:{port}"\ninsecure = true\n'
                     )
-                    yield env
+                    yield env, process
                     return
                 time.sleep(0.1)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

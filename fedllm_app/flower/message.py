@@ -1,4 +1,4 @@
-"""Message, version 2: requests and replies as Flower's records, one uint8 Array each way.
+"""Message, version 3: requests and replies as Flower's records, one uint8 Array each way.
 
 A train message holds the jobs of one group and their vectors by name; its reply holds the vectors
 of each job and its metrics with their denominators. Vectors are packed end to end in the Array.
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.app import Message as Message  # for those who carry it
+from flwr.common.constant import ErrorCode
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reason, Reply, Request, TrainMetrics
 
-VERSION = 2
+VERSION = 3
 MOST_ERROR = 500  # characters of a client's error that reach the log, on one line
 
 
@@ -74,6 +75,7 @@ def pack_request(request: Request) -> RecordDict:
         "layout": request.layout,
         "fingerprint": request.fingerprint,
         "round": request.round,
+        "held": request.held,
         "vectors": _lengths(request.vectors),
     }
     return _records(words, _packed([request.vectors]))
@@ -85,7 +87,7 @@ def unpack_request(content: RecordDict) -> Request:
     Raises
     ------
     WireError
-        If it is not one of version 2.
+        If it is not one of version 3.
     """
     packed = _payload(content)
     try:
@@ -100,6 +102,7 @@ def unpack_request(content: RecordDict) -> Request:
             layout=words["layout"],
             fingerprint=words["fingerprint"],
             round=words["round"],
+            held=words["held"],
         )
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a train message: {error!r}") from None
@@ -166,6 +169,24 @@ def read_replies(message: Message, jobs: Sequence[Job]) -> list[Reply]:
     except WireError as error:
         return [replace(r, error=str(error), reason=error.reason) for r in asked.values()]
     return list((asked | {(r.job, r.client): r for r in answers}).values())
+
+
+def engine_failure(message: Message) -> str:
+    """Return what of a simulation died, by an error that no app of ours raised; "" if none did.
+
+    Flower gives every error of Ray's as unknown. A dead worker or raylet is among them, and from
+    then on every message fails at once.
+    """
+    if not message.has_error() or message.error.code != ErrorCode.UNKNOWN:
+        return ""
+    lines = [line.strip() for line in (message.error.reason or "").splitlines()]
+    pid = next((line[4:].strip() for line in lines if line.startswith("pid:")), "unknown")
+    why = next((line for line in lines if line.startswith("The actor is dead because")), "")
+    if not why:
+        return f"Ray failed: {last_line(message.error.reason)}"
+    if "node has" in why:
+        return "Ray's raylet died."
+    return f"a worker of Ray's (process {pid}) died: {why.partition(' Some common')[0]}"
 
 
 def last_line(text: str | None) -> str:

@@ -12,11 +12,12 @@ from typing import Protocol
 
 import httpx
 
-from fedllm_app.core.errors import WireError
+from fedllm_app.core.errors import EngineError, WireError, check_room
 from fedllm_app.core.job import Job, Profile, Reply, Request
 from fedllm_app.flower.message import (
     Holdings,
     Message,
+    engine_failure,
     last_line,
     query_message,
     read_replies,
@@ -117,7 +118,13 @@ class FlowerTransport:
         return replies
 
     def _replies(self) -> list[Reply]:
-        """Return what has come, one reply for each job that a message asked for."""
+        """Return what has come, one reply for each job that a message asked for.
+
+        Raises
+        ------
+        EngineError
+            If a process that the simulation needs has died, or its disk is full.
+        """
         replies = []
         for asked, message in self._pull(list(self._open)):
             _, jobs = self._open.pop(asked, (0, ()))
@@ -126,6 +133,8 @@ class FlowerTransport:
                 replies += [Reply(j.id, j.client, error=why, reason="malformed") for j in jobs]
             else:
                 replies += read_replies(message, jobs)
+        if not self._devices:
+            check_room(reply.error for reply in replies)
         return replies
 
     def assign(self, requests: Sequence[Request]) -> Iterable[tuple[int, Request]]:
@@ -214,7 +223,12 @@ class FlowerTransport:
     def _pull(self, message_ids: list[str]) -> list[tuple[str, Message | None]]:
         """Return the replies that have come, by what they answer; None cannot be read."""
         if not self._devices:
-            pulled = self._grid.pull_messages(message_ids) if message_ids else ()
+            pulled = list(self._grid.pull_messages(message_ids)) if message_ids else []
+            for message in pulled:
+                if why := engine_failure(message):
+                    raise EngineError(
+                        f"{why} The open round is not spent: start the same run.name again to go on"
+                    )
             return [(message.metadata.reply_to_message_id, message) for message in pulled]
         # One by one from devices: of those that come together one can spoil all. Flower builds a
         # message from whatever bytes a device has sent, so anything may go wrong with it; what it

@@ -5,7 +5,9 @@ Trainable tensors are float32 whatever the base is, and have the names that PEFT
 Shapes: R rank of an adapter.
 """
 
+import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,11 +16,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.core.seeds import seed_torch
 from fedllm_app.models.settings import LoraSettings, ModelSettings
-from fedllm_app.models.targets import head_modules, inside, is_language_model, lora_targets
+from fedllm_app.models.targets import (
+    adapted,
+    head_modules,
+    inside,
+    is_language_model,
+    lora_targets,
+)
 from fedllm_app.models.trainable import TrainableModel
+
+log = logging.getLogger("fedllm")
 
 
 def wrap(
@@ -58,10 +68,9 @@ def _wrap_lora(
             "the embeddings and cannot be trained apart from them; set model.train to 'full'"
         )
     targets = lora_targets(backbone, lora.targets, whole)
-    on_conv1d = any(
-        isinstance(module, Conv1D) and any(f".{name}".endswith(f".{t}") for t in targets)
-        for name, module in backbone.named_modules()
-    )
+    layers = adapted(backbone, targets)
+    check_rank(layers, lora.rank)
+    on_conv1d = any(isinstance(module, Conv1D) for module in layers.values())
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -75,7 +84,13 @@ def _wrap_lora(
         # PEFT 0.21 reads a property that transformers 5 has renamed; users can do nothing about it.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         seed_torch("adapters", seed)
-        model = get_peft_model(backbone, config)
+        try:
+            model = get_peft_model(backbone, config)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                f"lora.targets is {lora.targets!r}, by which PEFT cannot adapt "
+                f"{type(backbone).__name__}: {first_line(error).rstrip('.')}. Expected other layers"
+            ) from error
     for module in whole:
         _take_float32(backbone.get_submodule(module))
     by_memory = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
@@ -86,6 +101,39 @@ def _wrap_lora(
     if by_memory:
         raise RuntimeError(f"PEFT trains {len(by_memory)} tensors that it would not save")
     return model, tensors
+
+
+def check_rank(layers: Mapping[str, nn.Module], rank: int) -> None:
+    """Refuse a rank that no layer has, and warn where some have it not.
+
+    Parameters
+    ----------
+    layers : those that get adapters, by name.
+    rank : of the adapters.
+
+    Raises
+    ------
+    ConfigError
+        If lora.rank is above the narrower side of every layer: an adapter then holds more than
+        the layer it changes.
+    """
+    widths = {name: min(module.weight.shape) for name, module in layers.items()}  # type: ignore[arg-type]
+    if widths and rank > (most := max(widths.values())):
+        raise ConfigError(
+            f"lora.rank is {rank}; expected at most {most}, the narrower side of the widest layer "
+            "that gets an adapter: no change of it has a higher rank"
+        )
+    narrow = [name for name, width in widths.items() if width < rank]
+    if narrow:
+        log.warning(
+            "lora.rank is %d, above the narrower side of %d of %d adapted layers (%s has %d): "
+            "their adapters hold more values than a full change would",
+            rank,
+            len(narrow),
+            len(widths),
+            narrow[0],
+            widths[narrow[0]],
+        )
 
 
 def _choose_parameters(

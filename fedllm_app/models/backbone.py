@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -25,14 +23,15 @@ from transformers.utils import logging as hf_logging
 from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.core.seeds import seed_torch
 from fedllm_app.models.attention import attend_in_float32
+from fedllm_app.models.files import check_files
 from fedllm_app.models.gguf import gguf_folder
 from fedllm_app.models.settings import ModelSettings
+from fedllm_app.models.suits import SOURCES, auto_model, check_config, read_config
 from fedllm_app.models.targets import head_modules, inside
 from fedllm_app.tasks import task_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-SOURCES = "'embedded', an absolute folder or .gguf file, or the name of a model on the hub"
 
 
 def local_source(source: str, cache: Path) -> str:
@@ -72,13 +71,15 @@ def load_backbone(
         If the source cannot be found, does not fit the task, or lacks most of the weights.
     """
     source = local_source(source, cache)
+    check_files(Path(source), weights=settings.init == "pretrained")
     # Nothing is frozen in a full run, so there is no base for model.dtype to rule.
     dtype = torch.float32 if settings.train == "full" else DTYPES[settings.dtype]
     with without_bars(), torch.random.fork_rng(devices=[]):
         seed_torch("backbone", seed)
+        config = read_config(source, **config_overrides(task, labels))
+        check_config(config, source, task, weights=settings.init == "pretrained")
+        prepare_config(config, task, tokenizer)
         try:
-            config = AutoConfig.from_pretrained(source, **config_overrides(task, labels))
-            _prepare_config(config, task, tokenizer)
             if settings.init == "random":
                 model = auto_model(task).from_config(config, dtype=dtype)
                 info: dict[str, Any] = {}
@@ -89,12 +90,12 @@ def load_backbone(
                     dtype=dtype,
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
+                    trust_remote_code=False,
                 )
-        except (OSError, ValueError, KeyError) as error:
-            reason = first_line(error)
+        except Exception as error:  # of whatever library reads this kind of file
             raise ConfigError(
                 f"model.source is {source!r}, which does not load for task.name {task!r}: "
-                f"{reason} Expected {SOURCES}."
+                f"{first_line(error).rstrip('.')}. Expected {SOURCES}"
             ) from error
     if dtype == torch.bfloat16:
         attend_in_float32(model)
@@ -102,23 +103,6 @@ def load_backbone(
     if not settings.dropout:
         silence_dropout(model)
     return model.eval()
-
-
-def auto_model(task: str) -> Any:
-    """Return the class of transformers that loads a task's model.
-
-    Raises
-    ------
-    ConfigError
-        If transformers has no such class.
-    """
-    name = task_of(task).auto_model
-    found = getattr(transformers, name, None)
-    if found is None:
-        raise ConfigError(
-            f"task.name is {task!r}, whose auto_model is {name!r}; transformers has no such class"
-        )
-    return found
 
 
 def device_of(settings: ModelSettings) -> str:
@@ -165,13 +149,15 @@ def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrai
         If there is none, or it has neither a pad nor an end token.
     """
     place = settings.tokenizer or source
+    folder = local_source(place, cache)
+    check_files(Path(folder), weights=False)
     with without_bars():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(local_source(place, cache))
-        except (OSError, ValueError, KeyError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # of whatever library reads this kind of file
             raise ConfigError(
-                f"no tokenizer at {place!r}: {first_line(error)} Set model.tokenizer to "
-                "a folder or hub name that has one."
+                f"no tokenizer at {place!r}: {first_line(error).rstrip('.')}. Set "
+                "model.tokenizer to a folder or hub name that has one."
             ) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -211,11 +197,21 @@ def _zero_drop_values(values: dict[str, Any]) -> None:
             values[name] = 0.0
 
 
-def _prepare_config(
+def prepare_config(
     config: PreTrainedConfig, task: str, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    if hasattr(config, "use_cache"):
-        config.use_cache = False
+    """Set what a task asks of a config: no cache, one label a text, no look ahead, the pad token.
+
+    Raises
+    ------
+    ConfigError
+        If the tokenizer has more tokens than the model.
+    """
+    # A model that reads more than text keeps what concerns its text in a config of its own.
+    text = config.get_text_config()
+    for one in (config, text):
+        if hasattr(one, "use_cache"):
+            one.use_cache = False
     kind = task_of(task)
     if kind.images:
         return
@@ -224,15 +220,18 @@ def _prepare_config(
     elif kind.causal and hasattr(config, "is_decoder"):
         # Encoders look ahead unless told not to, and would read the token they are to predict.
         config.is_decoder = True
+    pad = getattr(text, "pad_token_id", None)
     if tokenizer is not None:
-        if len(tokenizer) > config.vocab_size:
+        known = getattr(text, "vocab_size", None)
+        if known and len(tokenizer) > known:
             raise ConfigError(
-                f"the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; "
+                f"the tokenizer has {len(tokenizer)} tokens, the model only {known}; "
                 "set model.tokenizer to the one that model.source was trained with"
             )
-        config.pad_token_id = tokenizer.pad_token_id
-    elif getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = getattr(config, "eos_token_id", None)
+        pad = tokenizer.pad_token_id
+    elif pad is None:
+        pad = getattr(text, "eos_token_id", None)
+    config.pad_token_id = text.pad_token_id = pad
 
 
 def _fresh_modules(model: PreTrainedModel, source: str, info: dict[str, Any]) -> tuple[str, ...]:

@@ -16,11 +16,14 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from fedllm_app.core.errors import ConfigError, DataError
+from fedllm_app.core.errors import ConfigError, DataError, first_line
 from fedllm_app.core.files import fsync_tree
 from fedllm_app.data.image import ImageSpec
-from fedllm_app.models.backbone import DTYPES, auto_model, config_overrides, without_bars
+from fedllm_app.models.backbone import DTYPES, config_overrides, local_source, without_bars
+from fedllm_app.models.files import check_files
+from fedllm_app.models.gguf import converted_from
 from fedllm_app.models.readme import readme_text
+from fedllm_app.models.suits import auto_model
 from fedllm_app.models.targets import inside
 from fedllm_app.models.trainable import TrainableModel, base_fingerprint
 
@@ -78,6 +81,7 @@ def save_adapter(
         "is_decoder": bool(getattr(config, "is_decoder", False)),
         "pad_token_id": getattr(config, "pad_token_id", None),
         "labels": list(labels),
+        "converted_from": converted_from(source),
         "round": round,
         "metrics": dict(metrics or {}),
     }
@@ -88,18 +92,20 @@ def save_adapter(
     return folder
 
 
-def merge(folder: Path, out: Path) -> Path:
+def merge(folder: Path, out: Path, base: str = "", cache: Path | None = None) -> Path:
     """Write base and adapter as one float32 transformers model, which needs no PEFT to load.
 
     Parameters
     ----------
     folder : an adapter/ folder that `save_adapter` wrote.
     out : new or empty folder.
+    base : folder, hub name or .gguf file of the base; "" takes where it was in training.
+    cache : folder for a base that is converted from a .gguf file.
 
     Raises
     ------
     ConfigError
-        If `folder` is not an adapter, or `out` holds files.
+        If `folder` is not an adapter, `out` holds files, or the base is not where it was.
     DataError
         If the base is not the one that was trained.
     """
@@ -111,18 +117,19 @@ def merge(folder: Path, out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{str(out)!r} is in use; expected a new or empty folder")
     about = json.loads((folder / ABOUT).read_text())
+    source = _base_of(folder, about, base, cache or Path.home() / ".fedllm" / "cache")
     with without_bars():
-        base = load_base(about)
+        model = load_base(about, source)
         heads = PeftConfig.from_pretrained(folder).modules_to_save or []
         found = base_fingerprint(
-            (name, tensor) for name, tensor in base.state_dict().items() if not inside(name, heads)
+            (name, tensor) for name, tensor in model.state_dict().items() if not inside(name, heads)
         )
         if found != about["fingerprint"]:
             raise DataError(
-                f"the base at {about['base']!r} has fingerprint {found}; expected "
-                f"{about['fingerprint']}, the one this adapter was trained on"
+                f"the base at {source!r} has fingerprint {found}; expected "
+                f"{about['fingerprint']}, the one this adapter was trained on; --base names another"
             )
-        merged = PeftModel.from_pretrained(base.float(), folder).merge_and_unload()
+        merged = PeftModel.from_pretrained(model.float(), folder).merge_and_unload()
         out.mkdir(parents=True, exist_ok=True)
         _save_transformers(merged, out, None)
         if (folder / "tokenizer_config.json").is_file():
@@ -130,17 +137,66 @@ def merge(folder: Path, out: Path) -> Path:
     return out
 
 
-def load_base(about: Mapping[str, Any]) -> PreTrainedModel:
-    """Return the base that an adapter's fedllm.json tells of, in the type it was trained in."""
+def load_base(about: Mapping[str, Any], source: str = "") -> PreTrainedModel:
+    """Return the base that an adapter's fedllm.json tells of, in the type it was trained in.
+
+    Parameters
+    ----------
+    about : content of fedllm.json.
+    source : where it is; "" where it was in training.
+
+    Raises
+    ------
+    ConfigError
+        If it does not load from there.
+    """
+    source = source or about["base"]
     more: dict[str, Any] = {"is_decoder": True} if about["is_decoder"] else {}
     if about["pad_token_id"] is not None:
         more["pad_token_id"] = about["pad_token_id"]
-    return auto_model(about["task"]).from_pretrained(
-        about["base"],
-        dtype=DTYPES[about["dtype"]],
-        ignore_mismatched_sizes=True,
-        **config_overrides(about["task"], about["labels"]),
-        **more,
+    check_files(Path(source))
+    auto, overrides = auto_model(about["task"]), config_overrides(about["task"], about["labels"])
+    try:
+        model: PreTrainedModel = auto.from_pretrained(
+            source,
+            dtype=DTYPES[about["dtype"]],
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            **overrides,
+            **more,
+        )
+    except Exception as error:  # of whatever library reads this kind of file
+        raise ConfigError(
+            f"the base {source!r} of this adapter does not load: {first_line(error).rstrip('.')}. "
+            "Expected the model it was trained on: --base takes its folder, hub name or .gguf file"
+        ) from error
+    return model
+
+
+def _base_of(folder: Path, about: Mapping[str, Any], base: str, cache: Path) -> str:
+    """Return where an adapter's base is; ConfigError if it was a folder and is gone."""
+    if base:
+        given = Path(base).resolve()
+        local = given.exists() or Path(base).is_absolute() or base.endswith(".gguf")
+        file = given if base.endswith(".gguf") else given / "config.json"
+        if local and not file.is_file():
+            raise ConfigError(
+                f"--base is {base!r}: no {file.name} there; expected the folder, hub name or "
+                ".gguf file of the base"
+            )
+        return local_source(str(given), cache) if local else base
+    was = Path(about["base"])
+    if was.is_dir() or not was.is_absolute():
+        return str(about["base"])
+    if (folder / "base").is_dir():  # a base drawn from the seed moves with its adapter
+        return str(folder / "base")
+    origin = about.get("converted_from")
+    made = (
+        f", which was converted from {origin['file']} (sha256 {origin['sha256']})" if origin else ""
+    )
+    raise ConfigError(
+        f"the base of this adapter, {str(was)!r}{made}, is not there anymore; expected --base with "
+        f"its folder, hub name or .gguf file (its fingerprint is {about['fingerprint']})"
     )
 
 

@@ -2,11 +2,13 @@
 
 Reading a quantized GGUF takes an interpreter-bound pass over every tensor and gives a model that
 refuses to be saved. The converted copy (safetensors, float32, tokenizer beside it) is kept in the
-cache, so that the price is paid by the first process only.
+cache, so that the price is paid by the first process only. A note in it names the file, for those
+who find an adapter and no cache.
 """
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 import torch
@@ -15,6 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.data.cache import build_once
+
+NOTE = "converted-from.json"
+FORMAT = 2  # part of the cache key: raise it when the same file would be converted differently
 
 
 def gguf_folder(file: Path, cache: Path) -> Path:
@@ -38,10 +43,16 @@ def gguf_folder(file: Path, cache: Path) -> Path:
             "install it with `pip install gguf`"
         )
     stat = file.stat()
-    identity = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()
+    identity = f"{FORMAT}|{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()
     key = hashlib.blake2b(identity, digest_size=8).hexdigest()
     folder = cache / "gguf" / f"{file.stem}-{key}"
     return build_once(folder, lambda temporary: _convert(file, temporary))
+
+
+def converted_from(source: str) -> dict[str, str]:
+    """Return path and sha256 of the GGUF file that a folder was converted from, {} if from none."""
+    note = Path(source) / NOTE
+    return dict(json.loads(note.read_text("utf-8"))) if note.is_file() else {}
 
 
 def _convert(file: Path, folder: Path) -> None:
@@ -64,3 +75,7 @@ def _convert(file: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    with file.open("rb") as raw:
+        digest = hashlib.file_digest(raw, "sha256").hexdigest()
+    note = {"file": str(file.resolve()), "sha256": digest}
+    (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", "utf-8")

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from fedllm_app.core.errors import ConfigError, first_line
+from fedllm_app.core.errors import ConfigError
 from fedllm_app.data.image import ImageSpec
-from fedllm_app.models.backbone import SOURCES
+from fedllm_app.models.suits import read_config
 
 
 def image_spec(source: str, side: int = 0) -> ImageSpec:
@@ -25,12 +24,7 @@ def image_spec(source: str, side: int = 0) -> ImageSpec:
     ConfigError
         If the source cannot be found, or does not say which side it takes.
     """
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.source is {source!r}: {first_line(error)} Expected {SOURCES}."
-        ) from error
+    config = read_config(source)
     found = cached_file(
         source,
         "preprocessor_config.json",

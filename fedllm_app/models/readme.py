@@ -30,6 +30,21 @@ def readme_text(
     """
     kind = "LoRA adapter" if train == "lora" else "Whole model"
     lines = [f"# {kind} for {about['task']}", "", f"Base model: `{about['base']}`", ""]
+    if origin := about.get("converted_from"):
+        lines += [
+            f"This base was converted from `{origin['file']}` (sha256 `{origin['sha256']}`), and "
+            "lies in a cache.",
+        ]
+        if train == "lora":
+            lines += [
+                "Where it is gone, this command converts the file again and writes base and "
+                "adapter as one model:",
+                "",
+                "```bash",
+                f"fedllm export {folder.parent} --merge OUT --base {origin['file']}",
+                "```",
+            ]
+        lines += [""]
     lines += ["## Load it", "", "```python"]
     lines += load_lines(folder, about, train, tokenizer)
     lines += ["```", ""]

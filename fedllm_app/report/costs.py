@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 
 from fedllm_app.core.units import format_bytes, format_seconds, format_times
-from fedllm_app.report import drawing
+from fedllm_app.report import drawing, palette
 from fedllm_app.report.drawing import Plot
 from fedllm_app.report.run import PARTS, Run, seconds_by_part
 from fedllm_app.report.xaxis import ROUNDS, XAxis
 
-PART_COLOURS = {"values": drawing.BLUE, "positions": drawing.ORANGE, "header": drawing.GREY}
+PART_COLOURS = {"values": palette.BLUE, "positions": palette.ORANGE, "header": palette.GREY}
 # The order in which parts are stacked; names that are not here come after them.
 TIME_COLOURS = {
-    "wait": drawing.BLUE,
-    "evaluate": drawing.ORANGE,
-    "fold": drawing.GREEN,
-    "plan": drawing.PURPLE,
-    "encode": drawing.SKY,
-    "step": drawing.VERMILION,
-    "checkpoint": "#8F7500",
-    "other": drawing.GREY,
+    "wait": palette.BLUE,
+    "evaluate": palette.ORANGE,
+    "fold": palette.GREEN,
+    "plan": palette.PURPLE,
+    "encode": palette.SKY,
+    "step": palette.VERMILION,
+    "checkpoint": palette.OLIVE,
+    "other": palette.GREY,
 }
 WORDS = {"up": "Upload", "down": "Download"}
 

@@ -14,14 +14,24 @@ from io import StringIO
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from fedllm_app.report.palette import (
+    BLUE,
+    GREEN,
+    GREY,
+    ON_DARK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    themed,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Matplotlib wants a number where the page wants `currentColor`: this one is put in its place.
 INK = "#010203"
-BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, GREY = "#E69F00", "#56B4E9", "#8C8C8C"
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
@@ -113,6 +123,8 @@ def to_svg(drawn: "Figure", description: str) -> str:
     drawn.savefig(out, format="svg", transparent=True, metadata=nothing)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    for colour in ON_DARK:
+        svg = re.sub(rf"(: ?){colour}\b", rf"\1{themed(colour)}", svg, flags=re.IGNORECASE)
     # Names such as axes_1 would be on the page once per figure; nothing refers to them.
     svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]+)?", "system-ui, sans-serif", svg)
@@ -249,7 +261,13 @@ def whole_rounds(axes: "Axes") -> None:
 
 def unit_axis(axes: "Axes", which: str, unit: str) -> None:
     """Label an axis in kB, MB or ms instead of powers of ten; thousands of seconds are no ks."""
-    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+    from matplotlib.ticker import (
+        EngFormatter,
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+    )
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     scaled = EngFormatter(unit=unit)
@@ -260,6 +278,11 @@ def unit_axis(axes: "Axes", which: str, unit: str) -> None:
     axis.set_major_formatter(FuncFormatter(plain) if unit == "s" else scaled)
     if axis.get_scale() == "linear":
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    else:  # within few powers of ten, matplotlib would name what lies between them in TeX
+        low, high = sorted(axis.get_view_interval())
+        wide = high > 300 * low
+        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def short(label: str) -> str:

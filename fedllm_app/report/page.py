@@ -11,9 +11,12 @@ from typing import Any
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.files import replacing
-from fedllm_app.report import drawing, tables
+from fedllm_app.report import drawing, palette, tables
+from fedllm_app.report.equal import equal_tables
 from fedllm_app.report.plots import all_plots
+from fedllm_app.report.progress import progress
 from fedllm_app.report.run import Run, read_run
+from fedllm_app.report.settings import Unread, grouped, settings_table
 from fedllm_app.report.template import PAGE, STYLE, TABLE
 from fedllm_app.report.xaxis import x_axis
 from fedllm_app.run.metrics import versions
@@ -36,28 +39,37 @@ def write_report(run_folder: Path, x: str = "rounds") -> Path:
         If the folder is not that of a run.
     """
     run = read_run(run_folder)
-    shown = [tables.traffic_table(run), tables.evaluation_table(run)]
+    worst = tables.classes_table(run)
+    shown = [tables.traffic_table(run), tables.evaluation_table(run), *([worst] if worst else [])]
     shown += [tables.dropped_table([run]), tables.guard_table(run)]
     text = _render(
         kind="fedllm run",
         title=run.name,
         about=tables.about(run),
+        progress=progress(run),
+        share=run.last_round / run.asked if run.asked else 1.0,
         tiles=tables.tiles(run),
         tables=shown,
         plots=all_plots([run], drawing.series([run.name]), x_axis(x, [run])),
         settings_title="Settings",
-        settings=tables.grouped(run.settings),
+        settings=grouped(run.settings),
         footer=_footer([run]),
     )
     return _write(run.folder / REPORT, text)
 
 
-def write_comparison(run_folders: Sequence[Path], out: Path, x: str = "rounds") -> Path:
+def write_comparison(
+    run_folders: Sequence[Path],
+    out: Path,
+    x: str = "rounds",
+    unread: Unread = lambda settings: frozenset(),
+) -> Path:
     """Write one page that compares several runs, in the order given, and return its path.
 
     Parameters
     ----------
     x : see `write_report`.
+    unread : returns the keys that a run of these settings does not read.
 
     Raises
     ------
@@ -71,21 +83,25 @@ def write_comparison(run_folders: Sequence[Path], out: Path, x: str = "rounds") 
     runs = [read_run(folder) for folder in run_folders]
     looks = drawing.series(_labels(runs))
     shared = dict(runs[0].settings)
-    for key in [*tables.differing(runs), "run.name"]:
+    for key in [k for k in shared if len({repr(run.settings.get(k)) for run in runs}) > 1]:
         shared.pop(key, None)
+    shared.pop("run.name", None)
     text = _render(
         kind="fedllm comparison",
         title=f"{len(runs)} runs" if len(runs) > 1 else runs[0].name,
         about=tables.about(runs[0]) if len(runs) == 1 else _shared_about(runs),
+        progress=" ".join(f"{run.name}: {far}" for run in runs if (far := progress(run))),
+        share=0.0,
         tiles=[],
         tables=[
             tables.runs_table(runs, looks),
-            tables.settings_table(runs, looks),
+            *equal_tables(runs, looks),
+            settings_table(runs, looks, unread),
             tables.dropped_table(runs),
         ],
         plots=all_plots(runs, looks, x_axis(x, runs)),
         settings_title="Settings that all runs share",
-        settings=tables.grouped(shared),
+        settings=grouped(shared),
         footer=_footer(runs),
     )
     return _write(out, text)
@@ -127,11 +143,14 @@ def _render(**values: Any) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     table = environment.from_string(TABLE)
+    table.globals["themed"] = palette.themed
 
     def show(shown: tables.Table) -> Markup:
         return Markup(table.render(table=shown))
 
-    return environment.from_string(PAGE).render(style=Markup(STYLE), show=show, **values)
+    return environment.from_string(PAGE).render(
+        style=Markup(STYLE + palette.palette_css()), show=show, **values
+    )
 
 
 def _write(path: Path, text: str) -> Path:

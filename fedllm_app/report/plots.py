@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fedllm_app.core.units import format_metric, words
-from fedllm_app.report import costs, drawing
+from fedllm_app.report import costs, drawing, palette
 from fedllm_app.report.drawing import Plot, Series
 from fedllm_app.report.run import Run
 from fedllm_app.report.xaxis import ROUNDS, SIMULATED, TRAFFIC, UPLOAD, Curve, XAxis
@@ -75,7 +75,7 @@ def train_loss(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) 
             label = look.label if len(runs) > 1 else "clients, while training"
             drawing.line(axes, look, ats, running_mean(losses, window), label, points=False)
         if len(runs) == 1 and (held_out := runs[0].evaluations("loss")):
-            look = Series("held-out examples", drawing.VERMILION, "s", "-")
+            look = Series("held-out examples", palette.VERMILION, "s", "-")
             ats = [x.of(record) for record, _ in held_out]
             drawing.line(axes, look, ats, [v for _, v in held_out], look.label)
         x.finish(axes, x.logarithmic(curves))

@@ -7,12 +7,13 @@ what a page needs of it.
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.settings import flatten
+from fedllm_app.report.classes import read_classes
 from fedllm_app.run.ledger import Totals
 from fedllm_app.run.metrics import Record, iterate_lines, read_lines
 from fedllm_app.tasks import TASKS, falls
@@ -34,6 +35,8 @@ class Run:
     totals : sums of the ledger.
     traffic : bytes by round, then by (direction, part).
     refused : clients whose replies arrived and were dropped, with how often.
+    clients : how many took part.
+    classes : by label, as classes.json has them; empty for a task without, or before the end.
     """
 
     folder: Path
@@ -44,6 +47,13 @@ class Run:
     totals: Totals
     traffic: dict[int, Counter[tuple[str, str]]]
     refused: Counter[str]
+    clients: int = 0
+    classes: list[Record] = field(default_factory=list)
+
+    @property
+    def asked(self) -> int:
+        """Rounds that the configuration asks for, 0 if it does not say."""
+        return int(self.settings.get("run.rounds") or 0)
 
     @property
     def strategy(self) -> str:
@@ -159,13 +169,12 @@ class Run:
         every = [found[metric] for found in evaluations if metric in found]
         return float(every[-1]) if every and every[-1] is not None else None
 
-    def up_bytes_to(self, metric: str, target: float) -> int | None:
-        """Return upload bytes at the first evaluation that reaches `target`, None if none does."""
+    def reached(self, metric: str, target: float) -> Record | None:
+        """Return the record of the first evaluation as good as `target`, None if none is."""
         falling = self.falls(metric)
         for record, value in self.evaluations(metric):
-            reached = value <= target if falling else value >= target
-            if reached and "up-bytes" in record:
-                return int(record["up-bytes"])
+            if value <= target if falling else value >= target:
+                return record
         return None
 
     def part_bytes(self, direction: str, part: str, round: int | None = None) -> int:
@@ -201,23 +210,28 @@ def read_run(folder: Path) -> Run:
         others = sorted(path.parent.name for path in folder.parent.glob("*/metrics.jsonl"))
         known = f"; runs beside it: {', '.join(others)}" if others else ""
         raise DataError(f"{folder} holds no metrics.jsonl; expected the folder of a run{known}")
-    totals, refused = Totals(), Counter[str]()
+    totals, refused, seen = Totals(), Counter[str](), set[str]()
     traffic: dict[int, Counter[tuple[str, str]]] = {}
     for line in iterate_lines(folder / "ledger.jsonl"):
         totals.add(line)
         counts = traffic.setdefault(line["round"], Counter[tuple[str, str]]())
         counts.update({(line["direction"], part): line[part] for part in PARTS})
+        if line["direction"] != "base":
+            seen.add(line["client"])
         if not line["accepted"]:
             refused[line["client"]] += 1
+    metrics = carried(read_lines(folder / "metrics.jsonl"))
     return Run(
         folder=folder,
         name=folder.name,
         settings=_read_settings(folder / "config.toml"),
-        metrics=carried(read_lines(folder / "metrics.jsonl")),
+        metrics=metrics,
         timing=read_lines(folder / "timing.jsonl"),
         totals=totals,
         traffic=traffic,
         refused=refused,
+        clients=len(seen),
+        classes=read_classes(folder, max((int(r["round"]) for r in metrics), default=0)),
     )
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedllm_app.core.units import (
     DASH,
@@ -17,12 +16,16 @@ from fedllm_app.core.units import (
     format_times,
     words,
 )
+from fedllm_app.data.partition import TO_CLIENTS
+from fedllm_app.data.source import NODE
 from fedllm_app.report.drawing import Series
+from fedllm_app.report.progress import progress, rounds_of
 from fedllm_app.report.run import PARTS, Run
 from fedllm_app.run.metrics import Record
 
 # Clients named on the page; a federation may have dropped replies of thousands.
 NAMED_CLIENTS = 8
+WORST_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
         (words(metric), format_metric(run.final(metric)), f"best {_best(best)}")
         if best
         else ("Metric", DASH, "nothing was evaluated"),
-        ("Rounds", str(run.last_round), _rounds_note(run)),
+        ("Rounds", rounds_of(run), _rounds_note(run)),
     ]
     for name, direction in (("Upload", "up"), ("Download", "down")):
         sent, dense = run.sent(direction)
@@ -75,7 +78,9 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
 
 def summary(run: Run, report: Path) -> list[tuple[str, str]]:
     """Return (name, value) rows for the terminal."""
-    rows = [("run", run.name), ("rounds", str(run.last_round))]
+    rows = [("run", run.name), ("rounds", rounds_of(run))]
+    if far := progress(run):
+        rows.append(("progress", far))
     if best := run.best(run.headline):
         value = f"{format_metric(run.final(run.headline))} (best {_best(best)})"
         rows.append((run.headline.replace("-", " "), value))
@@ -100,18 +105,15 @@ def summary(run: Run, report: Path) -> list[tuple[str, str]]:
 
 def runs_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table:
     """Return one line per run: what it reached and what it cost."""
-    target, goal = _target(runs)
     metrics = list(dict.fromkeys(run.headline for run in runs if run.headline))
     head = ["Run", "Rounds", *(words(m) for m in metrics), "Best", "Upload", "Download", "Time"]
-    if target is not None:
-        head.insert(-1, "Upload to target")
     clock = any(run.simulated_s is not None for run in runs)
     if clock:
         head.insert(-1, "Simulated")
     rows = []
     for run, look in zip(runs, looks, strict=True):
         best = run.best(run.headline)
-        cells = [Cell(look.label, run.strategy), Cell(str(run.last_round))]
+        cells = [Cell(look.label, run.strategy), Cell(rounds_of(run))]
         cells += [Cell(format_metric(run.final(metric))) for metric in metrics]
         cells.append(
             Cell(format_metric(best[1]), f"round {best[0]['round']}") if best else Cell(DASH)
@@ -119,9 +121,6 @@ def runs_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table:
         for direction in ("up", "down"):
             sent, dense = run.sent(direction)
             cells.append(Cell(format_bytes(sent), f"{format_times(dense, sent)} less"))
-        if target is not None:
-            reached = run.up_bytes_to(metrics[0], target)
-            cells.append(Cell("not reached" if reached is None else format_bytes(reached)))
         if clock:
             total = run.simulated_s
             simulated = DASH if total is None else format_seconds(total)
@@ -130,9 +129,9 @@ def runs_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table:
         rows.append(Row(cells, look.colour))
     note = (
         "“Less” compares measured payloads with dense float32 payloads of the same layout for the "
-        f"same clients. {goal}"
+        "same clients."
     )
-    return Table("Summary", head, rows, note.strip(), look="runs", first=True)
+    return Table("Summary", head, rows, note, look="runs", first=True)
 
 
 def traffic_table(run: Run) -> Table:
@@ -146,7 +145,7 @@ def traffic_table(run: Run) -> Table:
     head = ["", "Measured", *(part.capitalize() for part in PARTS), "Dense float32", "Times less"]
     base = run.totals.base_bytes
     note = f"Each client also downloaded the base model once; in all {format_bytes(base)}, on top."
-    return Table("Bytes", head, rows, note if base else "")
+    return Table("Bytes", head, rows, note if base else "", first=True)
 
 
 def evaluation_table(run: Run) -> Table:
@@ -159,7 +158,29 @@ def evaluation_table(run: Run) -> Table:
         top = [Cell(format_metric(best[1])), Cell(str(best[0]["round"]))] if best else []
         rows.append(Row([Cell(words(metric)), *ends, *top]))
     note = "" if rows else "Nothing was evaluated."
-    return Table("Evaluation", ["Metric", "Untrained", "Final", "Best", "In round"], rows, note)
+    head = ["Metric", "Untrained", "Final", "Best", "In round"]
+    return Table("Evaluation", head, rows, note, first=True)
+
+
+def classes_table(run: Run) -> Table | None:
+    """Return the classes that the final model gets wrong most often; None where there are none."""
+    worst = sorted(run.classes, key=lambda c: (c["correct"] / c["examples"], c["label"]))
+    rows = [
+        Row(
+            [
+                Cell(str(c["label"])),
+                Cell(format_metric(c["correct"] / c["examples"])),
+                Cell(f"{c['examples']:,}"),
+                Cell(f"{c['predicted']:,}"),
+            ]
+        )
+        for c in worst[:WORST_CLASSES]
+    ]
+    if not rows:
+        return None
+    note = f"Of {len(worst):,} classes in the evaluation, after round {run.last_round}."
+    head = ["Class", "Accuracy", "Examples", "Predicted as such"]
+    return Table("Worst classes", head, rows, note, look="fit")
 
 
 def dropped_table(runs: Sequence[Run]) -> Table:
@@ -209,33 +230,6 @@ def _named(clients: Counter[str]) -> str:
     return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
 
 
-def settings_table(runs: Sequence[Run], looks: Sequence[Series]) -> Table:
-    """Return the settings in which runs differ, one line per run."""
-    keys = differing(runs)
-    rows = [
-        Row([Cell(look.label), *(Cell(_setting(run.settings.get(k))) for k in keys)], look.colour)
-        for run, look in zip(runs, looks, strict=True)
-    ]
-    note = "" if keys else "None: the runs have the same settings."
-    head = ["Run", *keys]
-    return Table("Settings that differ", head, rows if keys else [], note, "runs differ", False)
-
-
-def differing(runs: Sequence[Run]) -> list[str]:
-    """Return keys that not all runs share, without the name of the run."""
-    keys = sorted({key for run in runs for key in run.settings} - {"run.name"})
-    return [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1]
-
-
-def grouped(settings: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Return settings by namespace, in the order of the file."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for key, value in settings.items():
-        namespace, _, name = key.rpartition(".")
-        groups.setdefault(namespace or "run", []).append((name, _setting(value)))
-    return groups
-
-
 def about(run: Run) -> str:
     """Return method, model, data and clients in one line."""
     given = run.settings
@@ -244,8 +238,12 @@ def about(run: Run) -> str:
         _last_part(given.get("model.source")),
         _last_part(given.get("data.train")),
     ]
-    if clients := given.get("partition.clients"):
-        values.append(f"{clients:,} clients" if isinstance(clients, int) else f"{clients} clients")
+    clients = given.get("partition.clients")
+    dealt = given.get("data.train") != NODE and given.get("partition.name", "iid") in TO_CLIENTS
+    if dealt and isinstance(clients, int):
+        values.append(f"{clients:,} clients")
+    elif run.clients:
+        values.append(f"{run.clients:,} clients took part")
     return " · ".join(value for value in values if value)
 
 
@@ -270,27 +268,6 @@ def _rounds_note(run: Run) -> str:
     taken = sum(int(record.get("clients") or 0) for record in run.metrics)
     dropped = sum(run.dropped.values())
     return f"{taken:,} replies" + (f", {dropped:,} dropped" if dropped else "")
-
-
-def _target(runs: Sequence[Run]) -> tuple[float | None, str]:
-    """Return the first dense run's final headline less one point, and a sentence about it."""
-    for run in runs:
-        final = run.final(run.headline)
-        if run.dense and final is not None and "accuracy" in run.headline:
-            target = final - 0.01
-            return target, (
-                f"The target is {format_metric(target)}: the final {words(run.headline).lower()} "
-                f"of {run.name} less one point; bytes are those at the first evaluation above it."
-            )
-    return None, ""
-
-
-def _setting(value: object) -> str:
-    if value is None:
-        return DASH
-    if isinstance(value, bool):
-        return str(value).lower()
-    return '""' if value == "" else str(value)
 
 
 def _last_part(value: object) -> str:

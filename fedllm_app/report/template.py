@@ -6,7 +6,7 @@ Templates are Python strings because the bundle that Flower ships holds no .html
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2127; --soft: #5b6570; --line: #dfe3e8;
   --paper: #ffffff; --raised: #f6f7f9; --accent: #0072b2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #9aa4af;
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #9aa4af;
   --line: #333a42; --paper: #15181c; --raised: #1d2126; --accent: #56b4e9; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -20,13 +20,18 @@ h1 { margin: 2px 0 4px; font-size: 30px; line-height: 1.2; letter-spacing: -0.01
 h2 { margin: 44px 0 12px; font-size: 19px; }
 h3 { margin: 0; font-size: 15px; }
 p.note { margin: 8px 0 0; color: var(--soft); font-size: 13.5px; max-width: 78ch; }
-.tiles { display: grid; grid-template-columns: repeat(var(--tiles), 1fr); gap: 1px;
+.progress { margin: 12px 0 0; }
+.progress progress { width: 100%; height: 8px; display: block; margin-bottom: 4px;
+  accent-color: var(--accent); }
+.tiles { display: grid; gap: 1px;
+  grid-template-columns: repeat(var(--tiles), minmax(min-content, 1fr));
   margin: 0; background: var(--line); border: 1px solid var(--line); border-radius: 8px;
   overflow: hidden; }
 .tiles div { background: var(--paper); padding: 14px 16px; }
 .tiles dt { color: var(--soft); font-size: 13px; }
 .tiles dd { margin: 0; }
-.tiles .big { font-size: 25px; font-weight: 600; line-height: 1.3; letter-spacing: -0.01em; }
+.tiles .big { font-size: 25px; font-weight: 600; line-height: 1.3; letter-spacing: -0.01em;
+  white-space: nowrap; }
 .tiles .sub { color: var(--soft); font-size: 13px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
   gap: 32px 36px; align-items: start; }
@@ -60,6 +65,8 @@ code, .settings td, .differ td { font-family: ui-monospace, "SF Mono", Menlo, Co
 summary { cursor: pointer; color: var(--accent); margin: 16px 0 12px; }
 footer { margin-top: 48px; padding-top: 14px; border-top: 1px solid var(--line);
   color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
+@media (max-width: 980px) { .tiles { grid-template-columns: repeat(3, 1fr); }
+  .tiles div:last-child:nth-child(3n+2) { grid-column: span 2; } }
 @media (max-width: 860px) { .tiles { grid-template-columns: 1fr 1fr; }
   .tiles div:last-child:nth-child(odd) { grid-column: span 2; } }
 @media (max-width: 600px) { main { padding: 24px 16px 48px; } h1 { font-size: 25px; }
@@ -84,6 +91,11 @@ PAGE = """<!doctype html>
 <p class="kind">{{ kind }}</p>
 <h1>{{ title }}</h1>
 <p class="about">{{ about }}</p>
+{% if progress %}
+<p class="progress">
+{%- if share %}<progress max="1" value="{{ share | round(4) }}"></progress>{% endif %}
+{{- progress }}</p>
+{% endif %}
 </header>
 {% if tiles %}
 <dl class="tiles" style="--tiles: {{ tiles | length }}">
@@ -139,7 +151,9 @@ TABLE = """
 {% for row in table.rows %}
 <tr>{% for cell in row.cells %}
 {% if loop.first %}<th scope="row">
-{%- if row.colour %}<span class="swatch" style="background:{{ row.colour }}"></span>{% endif %}
+{%- if row.colour %}
+<span class="swatch" style="background:{{ themed(row.colour) }}"></span>
+{%- endif %}
 {{- cell.text }}{% else %}<td{% if table.numbers %} class="n"{% endif %}>{{ cell.text }}{% endif %}
 {%- if cell.sub %}<span class="sub">{{ cell.sub }}</span>{% endif %}
 {%- if loop.first %}</th>{% else %}</td>{% endif %}

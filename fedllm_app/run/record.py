@@ -84,6 +84,7 @@ class Recorder:
             folder / "ledger.jsonl", max(round_, 0), totals, base_client_bytes
         )
         self.board = Board(folder / "tensorboard", round_ if state else None)
+        self._saved = round_  # after which round the newest checkpoint is
         self._began = time.monotonic()
         self.begin_rounds(max(round_, 0))
 
@@ -142,14 +143,18 @@ class Recorder:
         for file in (self.metrics, self.timing):
             file.sync()
         self.ledger.sync()
+        # Written again after the same round, it takes the place of itself, not of the one before.
+        earlier = state.earlier if state.round == self._saved else state.saved
         seconds = state.spent.seconds + time.monotonic() - self._began
         written = replace(
             state,
+            earlier=earlier,
             totals=self.ledger.totals.to_dict(),
             spent=replace(state.spent, seconds=seconds),
         )
         save_state(self.folder / "checkpoints", written, tensors)
-        return replace(state, saved=dict(state.accepted))
+        self._saved = state.round
+        return replace(state, saved=dict(state.accepted), earlier=earlier)
 
     def finish(
         self, state: RunState, evaluation: Mapping[str, float], tensors: Mapping[str, Tensor]

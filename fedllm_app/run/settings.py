@@ -51,6 +51,12 @@ class RoundSettings(Settings):
         ge=1,
         description="With fewer accepted replies than this, the server takes no step in the round.",
     )
+    give_up_after: int = Field(
+        3,
+        ge=0,
+        description="After this number of rounds in a row without a step, the run ends as failed. "
+        "0 never gives up.",
+    )
     weights: Literal["", "uniform", "examples", "tokens"] = Field(
         "",
         description="How much a reply counts in the mean: all alike, or by the client's examples "

@@ -145,6 +145,11 @@ class Intake:
         owed = [late for late in earlier if late[1] > self._heard.get(late[0], -1)]
         return (*owed, *((a.job.client, a.job.id, a.most_bytes) for a in self.late))
 
+    def remembered(self, accepted: Mapping[str, int]) -> dict[str, int]:
+        """Return the last accepted jobs without those of clients that kept nothing of them."""
+        gone = {client for client, (reason, _) in self.failed.items() if reason == "forgotten"}
+        return {client: job for client, job in accepted.items() if client not in gone}
+
     def train_loss(self) -> float | None:
         """Return the mean training loss per unit over accepted replies."""
         metrics = [self.accepted[client] for client in sorted(self.accepted)]

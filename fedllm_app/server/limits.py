@@ -1,5 +1,6 @@
 """When a run ends, how long a round may wait, what it may cost: the policies around the loop."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,9 +74,37 @@ class Limits:
 
     def ended(self, state: RunState) -> str:
         """Return why no further round is due, or ""."""
+        if why := self.failed(state):
+            return why
         if state.round >= self.run.rounds:
             return f"all {self.run.rounds} rounds"
         return self.target_reached(state.evaluation)
+
+    def failed(self, state: RunState) -> str:
+        """Return why the run, as it stands, has no result worth going on with, or ""."""
+        return self.not_finite(state) or self.gave_up(state)
+
+    def gave_up(self, state: RunState) -> str:
+        """Return a sentence once too many rounds in a row took no step, or ""."""
+        if not 0 < self.round.give_up_after <= state.idle:
+            return ""
+        counts = sorted(state.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+        replies = ", ".join(f"{count} {name}" for name, count in counts) or "none"
+        return (
+            f"given up: rounds {state.round - state.idle + 1} to {state.round} took no step "
+            f"(round.give-up-after is {self.round.give_up_after}). Their replies: {replies}. "
+            "The log names the cause of each drop"
+        )
+
+    def not_finite(self, state: RunState) -> str:
+        """Return a sentence if the loss that the server measured last is no number, or ""."""
+        loss = state.evaluation.get("loss", 0.0)
+        if math.isfinite(loss):
+            return ""
+        return (
+            f"the loss that the server measured after round {state.evaluated} is {loss}: the model "
+            "has diverged. Start a run with a new run.name and a smaller client.lr or server.lr"
+        )
 
     def evaluation_due(self, t: int) -> bool:
         """Say whether round `t` ends with an evaluation; the last one always does."""

@@ -59,6 +59,7 @@ class OpenRound:
 
     planned: Planned
     requests: Sequence[Request]
+    downloads: Mapping[str, np.ndarray]
     intake: Intake
     clock: Clock
     bound: Cost
@@ -165,7 +166,7 @@ class Loop:
         planned = planner.plan(self.state, self.optimizer.params, cohort, self.transport.profiles())
         planner.log_untrained(planned)
         clock.lap("plan")
-        requests = planner.requests(self.state, planned)
+        requests, downloads = planner.requests(self.state, planned)
         clock.lap("encode")
         asked = [
             job
@@ -177,7 +178,7 @@ class Loop:
         ]  # fmt: skip
         bound = self.limits.bound(self.state, asked)
         intake = self.intake(planned, [*self.waiting.values(), *asked], clients)
-        return OpenRound(planned, requests, intake, clock, bound, clients)
+        return OpenRound(planned, requests, downloads, intake, clock, bound, clients)
 
     def intake(
         self, planned: Planned, asked: Sequence[Asked], clients: Mapping[str, int]
@@ -244,14 +245,15 @@ class Loop:
 
     def step(self, opened: OpenRound) -> tuple[float | None, RunState]:
         """Take the server's step; return the norm of the mean change and the state after it."""
-        state, intake, planned = self.state, opened.intake, opened.planned
+        intake, planned = opened.intake, opened.planned
+        state = replace(self.state, accepted=intake.remembered(self.state.accepted))
         counts = opened.clients  # what a client says that it did is bounded by what it can do
         took = [min(m.steps, self.most_steps(counts.get(c, 1))) for c, m in intake.accepted.items()]
         clock = state.clock + max(took, default=0)
         if len(intake.accepted) < self.min_replies:
             log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
                         opened.t, len(intake.accepted), self.min_replies)  # fmt: skip
-            return None, replace(state, round=opened.t, clock=clock)
+            return None, state.without_step(clock, intake.dropped, len(intake.accepted))
         means: Means = {name: mean.mean() for name, mean in intake.means.items() if mean.n}
         method_state = planned.method_state
         if before_step := self.planner.method.before_step:
@@ -265,7 +267,10 @@ class Loop:
             round=opened.t,
             clock=clock,
             steps=state.steps + 1,
+            idle=0,
+            reasons={},
             method=method_state,
+            downloads=opened.downloads,
             accepted={**state.accepted, **intake.jobs},
             progress={**state.progress, **used},
         )

@@ -6,7 +6,7 @@ from fedllm_app.core.support import Draw
 from fedllm_app.core.units import format_bytes
 from fedllm_app.server.asked import expected_vectors
 from fedllm_app.server.loop import Loop
-from fedllm_app.wire.codec import dense_bytes
+from fedllm_app.wire.codec import dense_bytes, most_of
 
 
 def opening(loop: Loop, clients: int, known: Mapping[str, str]) -> str:
@@ -40,7 +40,8 @@ def round_bytes(loop: Loop, clients: int) -> tuple[int, int]:
     group = planned.plan.served
     plan = planned.plan.groups[group]
     vectors, _ = planner.downloads(planned, group, plan)
+    bits = planner.wire.grid_bits
     draw = Draw(planner.seed, planned.inputs.job, group, "")
     up = expected_vectors(plan, planner.layout, draw, planner.wire).values()
-    down_bytes = sum(payload.size for payload in vectors.values())
+    down_bytes = sum(most_of(payload, bits) for payload in vectors.values())
     return clients * down_bytes, clients * sum(vector.most_bytes for vector in up)

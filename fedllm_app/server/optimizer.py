@@ -11,7 +11,6 @@ Shapes: P trainable parameters, K coordinates that may move.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,12 +18,12 @@ from torch import Tensor
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.extend import load
+from fedllm_app.core.plan import Outside
 from fedllm_app.core.region import Region, Where
 from fedllm_app.server.settings import ServerSettings
 
 BLOCK = 1 << 20  # coordinates of one step of torch's: some temporaries of 4 MB
 Make = Callable[[Tensor, ServerSettings], torch.optim.Optimizer]
-Outside = Literal["leave", "zero"]
 
 
 def adam(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
@@ -64,7 +63,7 @@ class ServerOptimizer:
     Parameters
     ----------
     settings : resolved settings.
-    params_P : initial parameters, float32 of shape (P,); copied.
+    params_P : initial parameters, float32 of shape (P,); not changed.
 
     Raises
     ------
@@ -77,7 +76,8 @@ class ServerOptimizer:
         self._make: Make = load("server.optimizer", name, callable, OPTIMIZERS)
         self._whole = name not in OPTIMIZERS  # it may look at all that moves at once
         self._block = max(1, params_P.size) if self._whole else BLOCK
-        self._params = torch.from_numpy(params_P.astype(np.float32, copy=True))
+        self._start = torch.from_numpy(params_P.astype(np.float32, copy=False))
+        self._params = self._start.clone()
         self._state: dict[str, Tensor] = {}
 
     @property
@@ -99,7 +99,8 @@ class ServerOptimizer:
         ----------
         gradient_P : mean delta, float32 of shape (P,).
         within : the set that may move.
-        outside : what the other coordinates and their momenta become: as before, or zero.
+        outside : what the other coordinates become: as before, zero, or as they began. Their
+            momenta stay as before, or become zero.
         lr_factor : of the schedule; the learning rate is multiplied by it.
         """
         settings = self._settings
@@ -110,8 +111,8 @@ class ServerOptimizer:
         before = numbers if self._state else None
         for part in self._blocks(within):
             self._step_part(part, gradient, settings, before)
-        if within is not None and outside == "zero":
-            self._zero_outside(within)
+        if within is not None and outside != "leave":
+            self._reset_outside(within, outside)
 
     def _blocks(self, within: Where) -> Iterator[slice | Tensor | Region]:
         """Yield what may move in parts of at most a block, a region's by piece."""
@@ -159,17 +160,21 @@ class ServerOptimizer:
                 self._state[name] = torch.zeros_like(self._params)
             _put(self._state[name], part, value)
 
-    def _zero_outside(self, within: Region | np.ndarray) -> None:
-        """Set what may not move to zero, its momenta too."""
+    def _reset_outside(self, within: Region | np.ndarray, outside: Outside) -> None:
+        """Set what may not move to zero or to its start, and its momenta to zero."""
         fixed_P = torch.ones(self._params.shape, dtype=torch.bool)
         if isinstance(within, Region):
             for view in within.views(fixed_P):
                 view.fill_(False)
         else:
             fixed_P[torch.from_numpy(within)] = False
-        for tensor in (self._params, *self._state.values()):
+        for tensor in self._state.values():
             if tensor.ndim:
                 tensor.masked_fill_(fixed_P, 0.0)
+        if outside == "zero":
+            self._params.masked_fill_(fixed_P, 0.0)
+        else:
+            self._params[fixed_P] = self._start[fixed_P]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all of the state as named tensors: what a checkpoint holds."""

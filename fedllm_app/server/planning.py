@@ -5,7 +5,7 @@ Shapes: P trainable parameters.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -16,15 +16,18 @@ from fedllm_app.core.job import Job, Profile, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import PARAMS, ClientPlan, RoundPlan
 from fedllm_app.core.region import Where, take
-from fedllm_app.core.seeds import generator
 from fedllm_app.core.state import RunState
-from fedllm_app.core.support import Draw, Positions, expand
+from fedllm_app.core.support import All, Draw, Positions, expand
+from fedllm_app.core.versions import DOWNLOAD, with_version
+from fedllm_app.server.downloads import WHOLE, Sent, downloads_since
 from fedllm_app.server.methods.base import Inputs, Method, MethodState, StrategySettings
 from fedllm_app.wire.codec import WireSettings, decode
+from fedllm_app.wire.header import GRID
 from fedllm_app.wire.slices import origin_of
 from fedllm_app.wire.vector import encode_set
 
 log = logging.getLogger("fedllm")
+Held = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -80,31 +83,38 @@ class Planner:
             If the server's step is drawn by a group or a client: it belongs to all of them.
         """
         inputs = Inputs(
-            self.strategy, self.layout, state.round + 1, params_P, cohort, self.seed,
+            self.strategy, self.layout, state.round + 1, params_P, self.initial, cohort, self.seed,
             profiles or {}, self.method.own_settings(self.strategy),
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
+        groups = {name: self._remembered(group) for name, group in plan.groups.items()}
+        plan = replace(plan, groups=groups)
         step = expand(plan.step, self.layout, Draw(self.seed, inputs.job))
         return Planned(plan, method_state, inputs, step)
 
-    def requests(self, state: RunState, planned: Planned) -> list[Request]:
-        """Return one request per group with clients: jobs that share a plan and its vectors."""
-        found, t = [], planned.inputs.job
+    def requests(self, state: RunState, planned: Planned) -> tuple[list[Request], Held]:
+        """Return jobs that share a plan and its vectors, and what clients may hold after them.
+
+        There is one request for each group with clients; more where some hold an earlier download.
+        """
+        found, held, t = [], state.downloads, planned.inputs.job
         for group, plan in planned.plan.groups.items():
             clients = [c for c, g in planned.plan.group_of.items() if g == group]
             if not clients:
                 continue
-            jobs = tuple(
-                Job(
-                    t, c, state.clock, state.accepted.get(c, -1), state.saved.get(c, -1),
-                    state.progress.get(c, 0),
-                )
-                for c in clients
-            )  # fmt: skip
             vectors, base = self.downloads(planned, group, plan)
-            words = plan.to_json()
-            found.append(Request(group, words, vectors, jobs, self.layout.hash, base, t))
-        return found
+            sent: Sent = {WHOLE: (vectors[PARAMS], clients)}
+            if DOWNLOAD in plan.keeps:
+                sent, version = downloads_since(
+                    state, group, clients, vectors[PARAMS], self.layout, base
+                )
+                held = with_version(held, group, t, version, self.strategy.down_history)
+            words, layout = plan.to_json(), self.layout.hash
+            for job, (payload, own) in sent.items():
+                jobs = tuple(self._job(state, t, client) for client in own)
+                both = {**vectors, PARAMS: payload}
+                found.append(Request(group, words, both, jobs, layout, base, t, job))
+        return found, held
 
     def downloads(
         self, planned: Planned, group: str, plan: ClientPlan
@@ -114,20 +124,18 @@ class Planner:
         draw = Draw(self.seed, t, group)
         where = expand(plan.down, self.layout, draw)
         base = base_of(plan, self.fingerprint, self.initial, where)
-        vectors = {
-            PARAMS: self._encoded(
-                params_P, where, isinstance(plan.down, Positions), base, self.wire.down_values,
-                generator(self.seed, "down", t, group),
-            )
-        }  # fmt: skip
+        values = take(params_P, where)
+        if plan.down_as == "change":
+            values = values - take(self.initial, where)
+        explicit = isinstance(plan.down, Positions)
+        vectors = {PARAMS: self._encoded(values, where, explicit, base, self.wire.down_values)}
         for name, vector in plan.beside_down.items():
             if name not in planned.plan.vectors:
                 raise ConfigError(f"a plan sends the vector {name!r}, which has no values")
-            vectors[name] = self._encoded(
-                planned.plan.vectors[name], expand(vector.support, self.layout, draw), False, base,
-                vector.value_type or self.wire.down_values,
-                generator(self.seed, "down", t, group, name),
-            )  # fmt: skip
+            own = expand(vector.support, self.layout, draw)
+            values = take(planned.plan.vectors[name], own)
+            value_type = vector.value_type or self.wire.down_values
+            vectors[name] = self._encoded(values, own, False, base, value_type)
         return vectors, base
 
     def served(self, state: RunState, params_P: np.ndarray) -> np.ndarray:
@@ -141,6 +149,19 @@ class Planner:
             derived = expand(plan.down, self.layout, Draw(self.seed, planned.inputs.job, group))
         update = decode(vectors[PARAMS], origin_of(self.layout, base), derived=derived)
         return device_copy(plan, update.positions, update.values, self.initial)
+
+    def _remembered(self, plan: ClientPlan) -> ClientPlan:
+        """Return a plan with what a device keeps of its download, where one may go on from it."""
+        on_grid = self.strategy.down_history and self.wire.down_values == GRID
+        if on_grid and plan.down_as == "change" and isinstance(plan.down, All):
+            return replace(plan, keeps=plan.keeps | {DOWNLOAD})
+        return plan
+
+    def _job(self, state: RunState, t: int, client: str) -> Job:
+        return Job(
+            t, client, state.clock, state.accepted.get(client, -1), state.saved.get(client, -1),
+            state.earlier.get(client, -1), state.progress.get(client, 0),
+        )  # fmt: skip
 
     def log_untrained(self, planned: Planned) -> None:
         """Say, once, that masks hold nothing of some tensors."""
@@ -157,19 +178,19 @@ class Planner:
 
     def _encoded(
         self,
-        values_P: np.ndarray,
+        values: np.ndarray,
         where: Where,
         explicit: bool,
         base: str,
         value_type: str,
-        rng: np.random.Generator,
     ) -> np.ndarray:
+        """Return a payload; it is rounded to the nearest, since nobody averages downloads."""
         return encode_set(
-            take(values_P, where),
+            values,
             where,
             origin_of(self.layout, base),
             explicit=explicit,
             value_type=value_type,
             block=self.wire.block,
-            rng=rng,
+            grid_bits=self.wire.grid_bits,
         )

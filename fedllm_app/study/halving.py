@@ -9,9 +9,10 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from fedllm_app.core.errors import FedllmError
+from fedllm_app.core.errors import FedllmError, RunFailedError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.units import format_metric
 from fedllm_app.devices.network import Network
@@ -105,7 +106,8 @@ def _play(
     value = _value_at(folder, rounds, metric)
     if math.isnan(value):
         run = pilot.config.run.model_copy(update={"rounds": rounds, "checkpoint_every": rounds})
-        folder = run_local(pilot.config.model_copy(update={"run": run}))
+        with suppress(RunFailedError):  # it has no value, which is the worst there is
+            run_local(pilot.config.model_copy(update={"run": run}))
         value = _value_at(folder, rounds, metric)
     costs = measured(folder, network)
     pilot.rung, pilot.value, pilot.played = rung, value, costs.rounds

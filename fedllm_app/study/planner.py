@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_app.config import RunConfig
-from fedllm_app.config.checks import read_keys
+from fedllm_app.config.of_method import read_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.progress import with_progress
 from fedllm_app.core.settings import Scalar

@@ -36,6 +36,7 @@ from fedllm_app.study.costs import Costs, measured, positions_of
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
+from fedllm_app.wire.header import GRID
 from fedllm_app.wire.select import without
 from fedllm_app.wire.slices import origin_of
 
@@ -175,7 +176,7 @@ class Predictor:
 
     def payload(self, support: Support | None, K: int, within: np.ndarray | None,
                 layout: ParamLayout, value_type: str, block: int,
-                always: np.ndarray | None = None,
+                always: np.ndarray | None = None, grid_bits: float = 0.0,
                 ) -> Payload:  # fmt: skip
         """Return the payload of K coordinates.
 
@@ -185,9 +186,9 @@ class Predictor:
             Anything else costs no bytes for positions.
         always : positions that a device's choice holds in any case.
         """
-        P = layout.size
-        if support is not None and not isinstance(support, Positions):
-            return Payload(max_bytes(K, P, value_type, block, explicit=False), K)
+        P, explicit = layout.size, isinstance(support, Positions)
+        if support is not None and (not explicit or value_type == GRID):
+            return Payload(max_bytes(K, P, value_type, block, explicit, grid_bits), K)
         W: object = P if within is None else within.size
         if isinstance(support, Positions):
             W = hashlib.blake2b(support.idx.tobytes()).digest()
@@ -247,7 +248,9 @@ class _Rounds:
     def plan(self, t: int, state: MethodState) -> tuple[RoundPlan, MethodState]:
         params = self.rank.start if t == 1 else self.rank.grown
         seed = self.c.run.seed
-        inputs = Inputs(self.c.strategy, self.layout, t, params, self.cohort(t), seed)
+        inputs = Inputs(
+            self.c.strategy, self.layout, t, params, self.rank.start, self.cohort(t), seed
+        )
         return method_of(self.c.strategy.name).plan(inputs, state)
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
@@ -260,7 +263,8 @@ class _Rounds:
     def down(self, t: int, name: str, plan: ClientPlan) -> Payload:
         where = expand(plan.down, self.layout, Draw(self.c.run.seed, t, name))
         K, wire = set_size(where, self.layout.size), self.c.wire
-        return self.predictor.payload(plan.down, K, None, self.layout, wire.down_values, wire.block)
+        how = (self.layout, wire.down_values, wire.block, None, wire.grid_bits)
+        return self.predictor.payload(plan.down, K, None, *how)
 
     def up(self, t: int, group: str, client: str, plan: ClientPlan) -> Payload:
         """Return the payload that a client sends in round `t` as one of a group."""

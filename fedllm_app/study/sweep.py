@@ -28,7 +28,7 @@ from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
 from fedllm_app.models.export import ABOUT
 from fedllm_app.play import CHANGEABLE, run_local
-from fedllm_app.run.checkpoint import latest_checkpoint, load_state
+from fedllm_app.run.checkpoint import newest_whole
 from fedllm_app.run.metrics import iterate_lines, read_lines
 
 Say = Callable[[str], None]
@@ -85,10 +85,10 @@ def finished(cell: Cell, home: Path) -> bool:
             f"run {cell.name!r} in {home} was played with other settings: {'; '.join(changed)}. "
             "Rename its folder, or choose another home"
         )
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is None:
+    restored = newest_whole(folder / "checkpoints")
+    if restored is None:
         return False
-    progress, _ = load_state(checkpoint)
+    progress = restored.state
     results = (folder / result / ABOUT for result in ("adapter", "model"))
     written = (json.loads(file.read_text()) for file in results if file.exists())
     # A result of an earlier version does not say after which round; one of a shorter run does.

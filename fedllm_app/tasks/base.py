@@ -142,6 +142,8 @@ class TaskKind:
     needs_labels : whether there is a label set; its size is that of the model's head.
     has_head : whether the model has a head of its own above the backbone.
     images : whether inputs are images; else they are text.
+    reads : settings that name the columns of the source which must be there, "text_column" and the
+        like; rows without a value there are refused or dropped, as data.bad-rows says.
     embedded : the built-in task whose embedded text and backbone it can use, "" if none.
     config : more keys of the model's config, such as {"num_labels": 1}.
     """
@@ -156,6 +158,7 @@ class TaskKind:
     needs_labels: bool = False
     has_head: bool = False
     images: bool = False
+    reads: tuple[str, ...] = ()
     embedded: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 

@@ -101,5 +101,6 @@ SEQUENCE_CLASSIFICATION = TaskKind(
     make=lambda pad_id, image: SequenceClassification(pad_id),
     needs_labels=True,
     has_head=True,
+    reads=("text_column", "label_column"),
     embedded=NAME,
 )

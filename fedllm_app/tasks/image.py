@@ -67,4 +67,5 @@ IMAGE_CLASSIFICATION = TaskKind(
     needs_labels=True,
     has_head=True,
     images=True,
+    reads=("image_column", "label_column"),
 )

@@ -1,4 +1,4 @@
-"""Next-token prediction: every token of a block from those before it.
+"""Next-token prediction: every token of a block from those before it, a document's end included.
 
 Shapes: B batch, T tokens of the longest row, V vocabulary.
 """
@@ -82,5 +82,6 @@ NEXT_TOKEN = TaskKind(
     ),
     prepare=prepare_text,
     make=lambda pad_id, image: NextToken(pad_id),
+    reads=("text_column",),
     embedded=NAME,
 )

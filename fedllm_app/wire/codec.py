@@ -16,33 +16,30 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from fedllm_app.core.errors import WireError
 from fedllm_app.core.region import Where
 from fedllm_app.core.settings import Settings
 from fedllm_app.wire import positions as where
 from fedllm_app.wire.checks import check_arguments, check_expected
+from fedllm_app.wire.grid import most_bytes
+from fedllm_app.wire.gridded import read_gridded
 from fedllm_app.wire.header import (
-    ALL,
-    BITMAP,
-    DERIVED,
+    GRID,
     HEADER_BYTES,
     MARKED,
-    RICE,
-    SLICED,
     Header,
     check_origin,
     digest,
     read_header,
 )
-from fedllm_app.wire.marks import Marks, Sent
+from fedllm_app.wire.marks import Sent, listed
+from fedllm_app.wire.modes import read_positions, write_positions
 from fedllm_app.wire.quantize import (
     ValueType,
     pack_marked,
     pack_values,
     value_bytes,
 )
-from fedllm_app.wire.sliced import decode_sliced, encode_sliced
-from fedllm_app.wire.slices import Origin, Slices
+from fedllm_app.wire.slices import Origin
 from fedllm_app.wire.unpack import Marked, Values
 
 Expected = Literal["any", "all", "explicit", "derived"]
@@ -55,10 +52,17 @@ class WireSettings(Settings):
         "fp32",
         description="Type of the values that clients send. int4 and q4 have 4 bits, q3 has 3 bits.",
     )
-    down_values: ValueType = Field(
+    down_values: ValueType | Literal["grid"] = Field(
         "fp32",
-        description="Type of the values that the server sends. int4 and q4 have 4 bits, q3 "
-        "has 3 bits.",
+        description="Type of the values that the server sends. int4 and q4 have 4 bits, q3 has "
+        "3 bits. grid has wire.grid-bits for each value on average.",
+    )
+    grid_bits: float = Field(
+        1.5,
+        ge=0.1,
+        le=16,
+        description="Most bits for each value of type grid, on average. Small values become zero "
+        "and cost a fraction of a bit.",
     )
     block: int = Field(
         256,
@@ -123,11 +127,16 @@ def dense_bytes(P: int) -> int:
     return HEADER_BYTES + value_bytes(P, "fp32", 256)
 
 
-def max_bytes(K: int, P: int, value_type: str, block: int, explicit: bool) -> int:
+def max_bytes(
+    K: int, P: int, value_type: str, block: int, explicit: bool, grid_bits: float = 0.0
+) -> int:
     """Return the length that no payload of K among P coordinates exceeds.
 
-    Without explicit positions (all, or derived) it is the exact length.
+    Without explicit positions (all, or derived) it is the exact length, but for a grid.
     """
+    if value_type == GRID:
+        positions = min(where.bitmap_bytes(P), where.max_rice_bytes(K, P)) if explicit else 0
+        return HEADER_BYTES + positions + most_bytes(K, grid_bits)
     values = value_bytes(K, value_type, block)
     if explicit:
         positions = min(where.bitmap_bytes(P), where.max_rice_bytes(K, P))
@@ -155,7 +164,7 @@ def encode(
     value_type : one of VALUE_TYPES.
     block : values that share a scale in int8 and int4; a power of two, 16 to 65536.
     derived : True when the receiver knows the positions, so that none are sent.
-    rng : draws the rounding of few levels.
+    rng : draws the rounding of few levels; None rounds to the nearest.
 
     Returns
     -------
@@ -168,11 +177,11 @@ def encode(
     """
     values_K, P = np.asarray(values_K, dtype=np.float32), origin.P
     check_arguments(values_K, positions, P, value_type, block, derived)
-    mode, section, rice = DERIVED if derived else ALL, np.zeros(0, dtype=np.uint8), None
-    if positions is not None and not derived and values_K.size < P:
-        mode, section, rice = _smallest(positions, P, value_type, block, origin.slices)
+    marked = value_bytes(P, value_type, block, True) - value_bytes(values_K.size, value_type, block)
+    written = write_positions(positions, origin, derived, marked)
+    section, rice = written.section, written.rice
     header = Header(
-        mode,
+        written.mode,
         value_type,
         block,
         P,
@@ -186,7 +195,7 @@ def encode(
     payload = np.empty(header.total, dtype=np.uint8)
     front = np.concatenate([header.pack(), section])
     payload[: front.size], out = front, payload[front.size :]
-    if mode == MARKED and positions is not None:
+    if written.mode == MARKED and positions is not None:
         pack_marked(values_K, positions, P, value_type, block, rng, out)
     else:
         pack_values(values_K, value_type, block, rng, out)
@@ -219,8 +228,7 @@ def decode(
         If the payload is malformed, foreign, not finite, or not the support expected.
     """
     coded = _decode(payload, origin, expect, count, derived, value_type)
-    values, where = coded.values, coded.positions
-    where = where.positions() if isinstance(where, Marks) else where
+    values, where = coded.values, listed(coded.positions)
     return Update(where, values.whole() if isinstance(values, Values) else values)
 
 
@@ -244,28 +252,18 @@ def decode_blocks(
     return coded
 
 
+def most_of(payload: np.ndarray, grid_bits: float) -> int:
+    """Return the length that a later payload of the same set may have: on a grid, it grows."""
+    header = read_header(payload)
+    if header.value_type != GRID:
+        return payload.size
+    return HEADER_BYTES + header.position_bytes + most_bytes(header.K, grid_bits)
+
+
 def size_of(payload: np.ndarray) -> PayloadSize:
     """Return the bytes of a payload by part, after the checks of its header and length."""
     header = read_header(payload)
     return PayloadSize(HEADER_BYTES, header.position_bytes, header.value_bytes)
-
-
-def _smallest(
-    positions: np.ndarray, P: int, value_type: str, block: int, slices: Slices | None
-) -> tuple[int, np.ndarray, where.Rice | None]:
-    """Return mode and position section of the smallest payload; the simpler of equal ones."""
-    K = positions.size
-    marked = value_bytes(P, value_type, block, True) - value_bytes(K, value_type, block)
-    rice, bitmap = where.encode_rice(positions, P), where.bitmap_bytes(P)
-    if slices is not None:
-        section = encode_sliced(positions, slices, P, min(marked, bitmap, rice.data.size))
-        if section is not None:
-            return SLICED, section, None
-    if rice.data.size < min(marked, bitmap):
-        return RICE, rice.data, rice
-    if marked < bitmap:
-        return MARKED, np.zeros(0, dtype=np.uint8), None
-    return BITMAP, where.encode_bitmap(positions, P), None
 
 
 def _decode(
@@ -281,19 +279,13 @@ def _decode(
     header, P = read_header(payload), origin.P
     check_origin(header, origin)
     check_expected(header, expect, count, derived, value_type)
+    if header.value_type == GRID:
+        found, grid = read_gridded(header, payload, origin, derived, None)
+        return Coded(found, grid.values())
     section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
     data = payload[HEADER_BYTES + header.position_bytes :]
     if header.mode == MARKED:
         marked = Marked(data, P, header.K, header.value_type, header.block)
         return Coded(marked.marks, marked)
-    values = Values(data, header.K, header.value_type, header.block)
-    if header.mode == BITMAP:
-        return Coded(where.decode_bitmap(section, P, header.K), values)
-    if header.mode == RICE:
-        rice = where.Rice(header.rice_k, header.shortened, section)
-        return Coded(where.decode_rice(rice, P, header.K), values)
-    if header.mode == SLICED:
-        if origin.slices is None:
-            raise WireError("positions are by slice; this receiver was not told how it is cut")
-        return Coded(decode_sliced(section, origin.slices, P, header.K), values)
-    return Coded(derived if header.mode == DERIVED else None, values)
+    sent = read_positions(header, section, origin, derived)
+    return Coded(sent, Values(data, header.K, header.value_type, header.block))

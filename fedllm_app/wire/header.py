@@ -20,6 +20,8 @@ MAGIC = b"FLLM"
 VERSION = 1
 HEADER_BYTES = 64
 ALL, DERIVED, BITMAP, RICE, MARKED, SLICED = range(6)
+GRID = "grid"  # values of wire/grid.py
+TYPES = (*VALUE_TYPES, GRID)
 MODES = ("all", "derived", "bitmap", "rice", "marked", "sliced")
 BLOCKS = tuple(1 << exponent for exponent in range(4, 17))
 # A bitmap's length must fit the header's 32 bits.
@@ -31,7 +33,11 @@ _STRUCT = struct.Struct("<4sBBBBQQ16s16sIBBH")
 
 @dataclass(frozen=True)
 class Header:
-    """The fields of a header, checked against each other when read."""
+    """The fields of a header, checked against each other when read.
+
+    `coded_bytes` is no field: it is the length of a value section on a grid, which hangs on the
+    values, and so is what the payload has left.
+    """
 
     mode: int
     value_type: str
@@ -43,10 +49,13 @@ class Header:
     position_bytes: int
     rice_k: int
     shortened: bool
+    coded_bytes: int = 0
 
     @property
     def value_bytes(self) -> int:
         """Length of the value section: a marked one holds all P."""
+        if self.value_type == GRID:
+            return self.coded_bytes
         marked = self.mode == MARKED
         return value_bytes(self.P if marked else self.K, self.value_type, self.block, marked)
 
@@ -61,7 +70,7 @@ class Header:
             MAGIC,
             VERSION,
             self.mode,
-            VALUE_TYPES.index(self.value_type),
+            TYPES.index(self.value_type),
             self.block.bit_length() - 1,
             self.P,
             self.K,
@@ -98,13 +107,14 @@ def read_header(payload: np.ndarray) -> Header:
         raise WireError(f"wire version is {version}; expected {VERSION}. Update the older side")
     if mode >= len(MODES):
         raise WireError(f"mode is {mode}; expected 0 to {len(MODES) - 1}")
-    if value_type >= len(VALUE_TYPES):
-        raise WireError(f"value type is {value_type}; expected 0 to {len(VALUE_TYPES) - 1}")
+    if value_type >= len(TYPES):
+        raise WireError(f"value type is {value_type}; expected 0 to {len(TYPES) - 1}")
     if 1 << exponent not in BLOCKS:
         raise WireError(f"log2 of block is {exponent}; expected 4 to 16")
+    coded = value_type == TYPES.index(GRID)
     header = Header(
         mode,
-        VALUE_TYPES[value_type],
+        TYPES[value_type],
         1 << exponent,
         P,
         K,
@@ -113,6 +123,7 @@ def read_header(payload: np.ndarray) -> Header:
         position_bytes,
         rice_k,
         bool(shortened),
+        payload.size - HEADER_BYTES - position_bytes if coded else 0,
     )
     _check_counts(header, shortened, reserved)
     if header.total != payload.size:
@@ -166,6 +177,8 @@ def _check_counts(header: Header, shortened: int, reserved: int) -> None:
         raise WireError(f"K is {header.K} where all coordinates are sent; expected P={header.P}")
     if header.mode not in (ALL, DERIVED) and header.K == header.P:
         raise WireError(f"mode {mode!r} sends all P={header.P} coordinates; expected mode 'all'")
+    if header.value_type == GRID and (header.mode == MARKED or header.coded_bytes < 0):
+        raise WireError(f"values on a grid have {header.coded_bytes} bytes in mode {mode!r}")
     if header.mode not in (BITMAP, RICE, SLICED) and header.position_bytes:
         raise WireError(f"mode {mode!r} has {header.position_bytes} bytes of positions; expected 0")
     if shortened > (header.mode == RICE) or (header.rice_k and header.mode != RICE) or reserved:

@@ -5,7 +5,9 @@ al. 2017, section 3.1), a scale per block, its largest magnitude the last level.
 one table of magnitudes per section, from the smallest to the largest there is, in between
 geometric: of a few such tables the one of least expected error. Changes of LoRA entries differ
 by powers of ten between tensors, so that a scale must be paid for often and a table only once.
-Both round up with the probability of the distance: a value's mean over draws is the value.
+Both round up with the probability of the distance: a value's mean over draws is the value. That
+is for uploads, which are averaged. A download is averaged over nothing: it is rounded to the
+nearest, on a table that is fitted to its values.
 
 A code of its own, which no value takes, marks a coordinate not sent. A table needs it only where
 something is not sent, and then has one level fewer.
@@ -25,7 +27,7 @@ TABLE = ("q4", "q3")
 _SMALLEST_SCALE = np.finfo(np.float32).smallest_normal
 # 127 times it is still finite, and no block within the largest value has a larger one.
 _LARGEST_SCALE = {"int8": 2.67e36, "int4": 4.85e37}
-_LARGEST_LEVEL = float(np.uint32(0x7F7F0000).view(np.float32))
+LARGEST_LEVEL = float(np.uint32(0x7F7F0000).view(np.float32))
 
 
 def levels_of(value_type: str, marked: bool = False) -> int:
@@ -45,13 +47,14 @@ def quantize(
     values_N: np.ndarray,
     value_type: str,
     block: int,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     level_L: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (scales in float32, none where there are levels; codes in uint8 of shape (N,)).
 
     Parameters
     ----------
+    rng : draws the rounding; None rounds to the nearest.
     level_L : the table of q4 and q3; empty for int8 and int4.
     """
     if value_type in TABLE:
@@ -139,7 +142,7 @@ def unpack_codes(data: np.ndarray, N: int, bits: int) -> np.ndarray:
 
 
 def _linear(
-    values_N: np.ndarray, most: int, block: int, rng: np.random.Generator
+    values_N: np.ndarray, most: int, block: int, rng: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
     N, S = values_N.size, -(-values_N.size // block)
     flat = np.zeros(S * block, dtype=np.float32)
@@ -150,23 +153,30 @@ def _linear(
     with np.errstate(divide="ignore", invalid="ignore"):
         blocks /= scale_S[:, None]
     blocks[scale_S == 0] = 0
-    # Up with the probability of the fraction, which is exact: whole numbers are never moved.
-    low_N = np.floor(flat[:N])
-    flat[:N] -= low_N
-    low_N += rng.random(N, dtype=np.float32) < flat[:N]
+    if rng is None:
+        low_N = np.rint(flat[:N])
+    else:
+        # Up with the probability of the fraction, which is exact: whole numbers are never moved.
+        low_N = np.floor(flat[:N])
+        flat[:N] -= low_N
+        low_N += rng.random(N, dtype=np.float32) < flat[:N]
     np.clip(low_N, -most, most, out=low_N)
     return scale_S, low_N.astype(np.int8).view(np.uint8)
 
 
-def _on_levels(values_N: np.ndarray, level_L: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _on_levels(
+    values_N: np.ndarray, level_L: np.ndarray, rng: np.random.Generator | None
+) -> np.ndarray:
     """Return codes 0 to L - 1 for the levels, and L to 2 L - 1 for the same below zero."""
     size_N = np.abs(values_N)
     low_N = below(size_N, level_L)
     gap_L = np.append(np.diff(level_L), np.float32(0))
     with np.errstate(divide="ignore", invalid="ignore"):
         share_N = (size_N - level_L[low_N]) / gap_L[low_N]
-    # The last level is the largest magnitude: its share is no number, and nothing is below that.
-    low_N += (rng.random(values_N.size, dtype=np.float32) < share_N).view(np.uint8)
+    # The last level has nothing above it: a share there is no number, or would be infinite.
+    share_N[low_N == level_L.size - 1] = 0
+    limit = np.float32(0.5) if rng is None else rng.random(values_N.size, dtype=np.float32)
+    low_N += (limit < share_N).view(np.uint8)
     low_N += (values_N < 0).view(np.uint8) * np.uint8(level_L.size)
     return low_N
 
@@ -175,9 +185,9 @@ def _from_levels(level_L: np.ndarray, codes: np.ndarray) -> np.ndarray:
     if not codes.size:
         return np.zeros(0, dtype=np.float32)
     steps = np.diff(level_L, prepend=np.float32(0))
-    if not (steps.min() >= 0 and float(level_L[-1]) <= _LARGEST_LEVEL):
+    if not (steps.min() >= 0 and float(level_L[-1]) <= LARGEST_LEVEL):
         raise WireError(
-            f"levels are not ascending from 0 to at most {_LARGEST_LEVEL}; expected magnitudes",
+            f"levels are not ascending from 0 to at most {LARGEST_LEVEL}; expected magnitudes",
             "non-finite",
         )
     table = np.concatenate([level_L, -level_L])

@@ -77,6 +77,11 @@ class Marks:
 Sent = Where | Marks
 
 
+def listed(where: Sent) -> Where:
+    """Return a set with its marks as int64 positions, which take 8 bytes each."""
+    return where.positions() if isinstance(where, Marks) else where
+
+
 def mask_of(where: Sent, P: int) -> np.ndarray:
     """Return a set as a bool array of shape (P,)."""
     if where is None:

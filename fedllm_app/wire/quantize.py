@@ -17,7 +17,7 @@ import numpy as np
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import levels
 from fedllm_app.wire.blocks import parts
-from fedllm_app.wire.table import table_for
+from fedllm_app.wire.table import fitted_table, table_for
 
 ValueType = Literal["fp32", "fp16", "bf16", "int8", "int4", "q4", "q3"]
 VALUE_TYPES: tuple[str, ...] = get_args(ValueType)
@@ -55,12 +55,13 @@ def pack_values(
     ----------
     values_N : float32 array of shape (N,)
     block : values that share a scale (int8 and int4).
-    rng : draws the rounding of few levels; the floats ignore it.
+    rng : draws the rounding of few levels, so that means are right; None rounds to the nearest, on
+        a table that is fitted to the values. The floats ignore it.
 
     Raises
     ------
     WireError
-        If a value is not finite or too large for the type, or if few levels are given no rng.
+        If a value is not finite or too large for the type.
     """
     _pack(values_N, None, values_N.size, value_type, block, rng, out)
 
@@ -102,13 +103,13 @@ def _pack(
             if absent is not None:
                 words[part][absent] = NOT_SENT[value_type]
         return
-    if rng is None:
-        raise WireError(f"{value_type} needs a random generator for its rounding; got None")
     marked, bits, level_L = positions_K is not None, BITS[value_type], np.zeros(0, np.float32)
     size = levels.head_bytes(N, value_type, block, marked)
     head, codes = out[:size].view("<f4"), out[size:]
     if value_type in levels.TABLE:
-        head[:] = level_L = table_for(values_K, levels.levels_of(value_type, marked))
+        L = levels.levels_of(value_type, marked)
+        level_L = table_for(values_K, L) if rng else fitted_table(values_K, L)
+        head[:] = level_L
     for part in parts(N, max(block, 8)):
         values, absent = _part(values_K, positions_K, part)
         scales, codes_N = levels.quantize(values, value_type, block, rng, level_L)

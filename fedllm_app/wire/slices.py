@@ -38,13 +38,21 @@ class Slices:
         starts: np.ndarray = np.cumsum(self.lengths) - self.lengths
         return starts
 
-    def reorder(self, mask_P: np.ndarray) -> np.ndarray:
-        """Return a mask over the flat order in the order of slices."""
-        turned_P = mask_P.copy()
+    def reorder(self, vector_P: np.ndarray) -> np.ndarray:
+        """Return a vector of the flat order in the order of slices."""
+        turned_P = vector_P.copy()
         for start, rows, columns in self.turned:
             part = slice(start, start + rows * columns)
-            turned_P[part] = mask_P[part].reshape(rows, columns).T.reshape(-1)
+            turned_P[part] = vector_P[part].reshape(rows, columns).T.reshape(-1)
         return turned_P
+
+    def restore(self, turned_P: np.ndarray) -> np.ndarray:
+        """Return a vector in the order of slices in the flat order again."""
+        vector_P = turned_P.copy()
+        for start, rows, columns in self.turned:
+            part = slice(start, start + rows * columns)
+            vector_P[part] = turned_P[part].reshape(columns, rows).T.reshape(-1)
+        return vector_P
 
     def flat(self, slice_K: np.ndarray, offset_K: np.ndarray) -> np.ndarray:
         """Return flat positions of coordinates, each by its slice and its place in the slice."""

@@ -1,4 +1,7 @@
-"""The table of magnitudes that q4 and q3 share over a section: of a few, the one that errs least.
+"""The table of magnitudes that q4 and q3 share over a section.
+
+For rounding at random it spans all magnitudes: of a few such tables the one that errs least. For
+rounding to the nearest it is fitted: every level is the mean of what is rounded to it.
 
 Shapes: N values of one section, L levels.
 """
@@ -7,6 +10,7 @@ import numpy as np
 
 from fedllm_app.wire.blocks import parts
 
+MOST_FITS = 100
 SAMPLE, STARTS = 4096, 24  # values that a table is chosen by, and tables there are to choose from
 # Up to here the sample is taken from a sorted copy; above, in one pass without a copy.
 MOST_COPIED = 16_000_000
@@ -40,6 +44,27 @@ def table_for(values_N: np.ndarray, L: int) -> np.ndarray:
         if error < best:
             best, level_L = error, table
     return level_L if np.isfinite(best) else np.full(L, most, dtype=np.float32)
+
+
+def fitted_table(values_N: np.ndarray, L: int) -> np.ndarray:
+    """Return L ascending levels of the least squared error for rounding to the nearest.
+
+    Lloyd's iterations (Lloyd 1982) over a sample, from the table for rounding at random.
+    """
+    level_L = table_for(values_N, L)
+    if not values_N.size:
+        return level_L
+    size, weight = _sample(values_N)
+    for _ in range(MOST_FITS):
+        nearest = np.searchsorted((level_L[1:] + level_L[:-1]) / 2, size)
+        count_L = np.bincount(nearest, weight, L)
+        total_L = np.bincount(nearest, weight * size, L)
+        fitted_L = np.where(count_L > 0, total_L / np.maximum(count_L, 1), level_L)
+        fitted_L = fitted_L.astype(np.float32)
+        if np.allclose(fitted_L, level_L, rtol=1e-4, atol=0):
+            break
+        level_L = fitted_L
+    return np.sort(level_L)
 
 
 def below(size: np.ndarray, level_L: np.ndarray) -> np.ndarray:

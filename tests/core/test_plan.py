@@ -51,6 +51,7 @@ def test_a_plan_in_words():
         "keeps": [],
         "beside-down": {},
         "beside-up": {},
+        "down-as": "values",
     }
 
 

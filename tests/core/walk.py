@@ -6,6 +6,8 @@ from toys import P, Scripted, toy_device, toy_loop
 
 from fedllm_app.client.answer import answer
 from fedllm_app.core.region import positions_of
+from fedllm_app.server.clip import OFF, Bound
+from fedllm_app.server.guard import Guard
 from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import decode, size_of
 
@@ -25,6 +27,7 @@ class Walk:
             method=plan if isinstance(plan, str) else Method(plan, "", ""), strategy=strategy,
             server=server or {"lr": 1.0}, evaluate=None, clients=len(slopes),
         )  # fmt: skip
+        self.loop.guard = Guard(Bound(OFF))  # sums are worked out by hand
         self.t, self.held = 0, {}
 
     def play(self):
@@ -48,6 +51,7 @@ class Walk:
                 )
                 seen.updates[client] = self.decoded(opened, job, reply)
                 opened.intake.take(reply)
+        opened.intake.close()
         assert not opened.intake.dropped
         self.loop.close_round(opened)
         seen.plan, seen.params, seen.momentum = opened.planned.plan, self.params, self.momentum

@@ -96,8 +96,8 @@ def test_blocks_of_a_held_out_text_are_held_out_together(run, tmp_path):
     rows = "".join(json.dumps({"text": t}) + "\n" for t in texts)
     (tmp_path / "rows.jsonl").write_text(rows)
     made = run(TaskSettings(name="next-token", max_tokens=2), train=str(tmp_path / "rows.jsonl"))
-    assert len(made.evaluation) == 2 * 3  # two texts of three blocks
-    assert made.counts.sum() == 18 * 3
+    assert len(made.evaluation) == 2 * 4  # two texts of four blocks: six words and an end
+    assert made.counts.sum() == 18 * 4
     assert made.labels == []
 
 
@@ -186,3 +186,31 @@ def test_a_task_that_prepares_no_column_of_its_own_is_told(run, tmp_path, monkey
     monkeypatch.setitem(TASKS, "next-token", kind)
     with pytest.raises(DataError, match=r"'next-token', whose prepare wrote no column 'prompt'"):
         run(TaskSettings(name="next-token"), train=write(tmp_path / "rows.jsonl"))
+
+
+def test_a_table_keeps_users_texts_and_labels_as_they_are_written(run, tmp_path):
+    rows = [("a b", "3", "007"), ("NA", "25", "7"), ("null", "10", "NA"), ("b c", "3", "7")]
+    for name, some in (("train", rows * 5), ("test", rows)):
+        text = "text,label,user\n" + "".join(",".join(row) + "\n" for row in some)
+        (tmp_path / f"{name}.csv").write_text(text)
+    made = run(partition=PartitionSettings(name="natural"), train=str(tmp_path / "train.csv"))
+    assert made.labels == ["3", "10", "25"]
+    assert made.clients == ["007", "7", "NA"]
+    assert made.counts.tolist() == [5, 10, 5]
+    assert values(made.train)["label"][:4] == [0, 2, 1, 0]
+    assert made.notes.lines() == {"classes": "3: 3 10, 10 5, 25 5"}
+
+
+def test_what_is_dropped_is_said_whenever_the_data_are_opened(run, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label\n" + "a,0\nb,1\n" * 20 + "c,\n,1\n")
+    with pytest.raises(DataError, match=r"2 of 42 rows cannot be used: 1 with no text \(row 41\);"):
+        run(train=str(file))
+    for _ in range(2):
+        made = run(train=str(file), bad_rows="drop")
+        assert made.notes.lines() == {
+            "classes": "2: 0 20, 1 20",
+            "left out": "train: 1 with no text (row 41); 1 with no label (row 40)",
+        }
+        assert len(made.train) == 40
+        assert values(made.train)["label"][:4] == [0, 1, 0, 1]

@@ -10,7 +10,8 @@ from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.data.federated import federated_data
 from fedllm_app.data.own import is_own, own_identity
 from fedllm_app.data.partition import PartitionSettings, partition
-from fedllm_app.data.source import DataSettings, source_of_test, source_of_train
+from fedllm_app.data.places import source_of_test, source_of_train
+from fedllm_app.data.source import DataSettings
 from fedllm_app.data.table import Table
 from fedllm_app.tasks import TaskSettings
 
@@ -123,7 +124,5 @@ def test_what_is_prepared_hangs_on_the_modules_source_and_on_the_settings(mine):
 
 
 def test_a_data_set_in_memory_is_prepared_like_any(mine, tokenizer, tmp_path):
-    assert isinstance(
-        source_of_train(DataSettings(train="rows_of_mine:rows")).load("", tmp_path, tmp_path),
-        datasets.Dataset,
-    )
+    raw = source_of_train(DataSettings(train="rows_of_mine:rows")).load("", tmp_path, tmp_path)
+    assert isinstance(raw.rows, datasets.Dataset)

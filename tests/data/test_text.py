@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.source import DataSettings, Source
-from fedllm_app.data.text import cut, prepare_text, strip_headers, tokenizer_identity, truncated
+from fedllm_app.data.text import prepare_text, strip_headers, tokenizer_identity, truncated
 
 SOURCE = Source("data.train", "/x.parquet")
 
@@ -36,12 +36,13 @@ def test_classification_truncates_and_keeps_one_row_per_text(tokenizer, tmp_path
 
 
 def test_next_token_cuts_into_blocks_that_know_their_text(tokenizer, tmp_path):
-    # Five words make four and one (nothing to predict); an empty line makes none.
-    rows = {"text": ["a b c d e", "", "a b c d e a"], "label": [5, 6, 7]}
+    # Five words and an end make four and two; an empty line makes none.
+    end = tokenizer.eos_token_id
+    rows = {"text": ["a b c d e", " ", "a b c d"], "label": [5, 6, 7]}
     assert prepare(rows, tokenizer, tmp_path) == {
-        "input_ids": [[3, 4, 5, 6], [3, 4, 5, 6], [7, 3]],
-        "label": [5, 7, 7],
-        "source_row": [0, 2, 2],
+        "input_ids": [[3, 4, 5, 6], [7, end], [3, 4, 5, 6], [6, end]],
+        "label": [5, 5, 7, 7],
+        "source_row": [0, 0, 2, 2],
     }
 
 
@@ -60,7 +61,7 @@ def test_an_empty_text_names_its_row(tokenizer, tmp_path, text):
 
 def test_nothing_to_predict_is_refused(tokenizer, tmp_path):
     with pytest.raises(DataError, match="two tokens"):
-        prepare({"text": ["a", "b"]}, tokenizer, tmp_path)
+        prepare({"text": ["", " "]}, tokenizer, tmp_path)
 
 
 def test_a_foreign_label_names_its_row(tokenizer, tmp_path):
@@ -88,11 +89,3 @@ def test_a_tokenizer_that_keeps_the_end_of_a_text_is_given_its_end(tokenizer):
     tokenizer.truncation_side = "left"
     text = " ".join(["a"] * 500 + ["b", "c", "d"])
     assert truncated([text], tokenizer, 3) == [tokenizer("b c d")["input_ids"]]
-
-
-@given(st.lists(st.integers(0, 9), max_size=50), st.integers(2, 8))
-def test_blocks_are_the_text_save_for_a_single_last_token(ids, length):
-    blocks = cut(ids, length)
-    together = [token for block in blocks for token in block]
-    assert together == (ids[:-1] if len(ids) % length == 1 else ids)
-    assert all(2 <= len(block) <= length for block in blocks)

@@ -1,6 +1,7 @@
 """A launch tells success from failure and leaves nothing behind, however it ends."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import textwrap
 import threading
 import time
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,7 @@ from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.core.settings import flatten
 from fedllm_app.deploy import launch, superlink
 from fedllm_app.deploy.launch import find_app, merged_config, run_flower
+from fedllm_app.run.note import Note
 
 # Stands for `flower-superlink`: listens where it is told, with a process in a session of its own.
 SUPERLINK = """
@@ -45,6 +48,8 @@ if sys.argv[1] == "list":
 print("arguments", *sys.argv[1:])
 if "--run-config" in sys.argv:
     shutil.copy(sys.argv[sys.argv.index("--run-config") + 1], fake + "/seen.toml")
+if os.path.exists(fake + "/note"):
+    shutil.copy(fake + "/note", os.environ["FEDLLM_NOTE"])
 shutil.copy(os.environ["FLWR_HOME"] + "/config.toml", fake + "/connection.toml")
 time.sleep(600 if mode == "sleeps" else 0)
 sys.exit(2 if mode == "refuses" else 0)
@@ -233,8 +238,41 @@ def test_a_superlink_that_does_not_start_shows_its_log(fake, monkeypatch):
         run_flower(fake)
 
 
-def test_sigterm_ends_a_run_like_ctrl_c(fake, monkeypatch):
+@pytest.fixture
+def note(fake):
+    """Return a function that lets the run tell how it ended, of six rounds with four saved."""
+
+    def write(ended, why=""):
+        (fake / "checkpoints").mkdir()
+        (fake / "checkpoints" / "round-00000004.safetensors").touch()
+        lines = [f'{{"round":{t}}}\n' for t in range(7)]
+        (fake / "metrics.jsonl").write_text("".join(lines))
+        told = Note(str(fake), "mine", ended, why)
+        (fake / "note").write_text(json.dumps(asdict(told)))
+
+    return write
+
+
+def test_a_run_that_failed_says_why_and_how_it_goes_on(fake, note, capfd):
+    note("EngineError", "a worker died.")
+    recipe = fake / "recipe.toml"
+    recipe.write_text("[run]\nrounds = 3\n")
+    assert run_flower(fake, recipe=recipe, overrides=["run.seed=5", "data.labels=a b"]) == 1
+    said = capfd.readouterr().err
+    assert "The run failed: a worker died.\nIt was in round 7; all up to round 4 is saved." in said
+    assert f"\n  fedllm run {recipe} run.seed=5 'data.labels=a b' run.name=mine\n" in said
+
+
+def test_what_the_same_command_would_not_mend_is_said_alone(fake, note, capfd):
+    note("CheckpointError", "run 'mine' has another configuration")
+    assert run_flower(fake, overrides=["run.name=mine"]) == 1
+    said = capfd.readouterr().err
+    assert said.endswith("The run failed: run 'mine' has another configuration\n")
+
+
+def test_sigterm_ends_a_run_like_ctrl_c(fake, note, monkeypatch, capfd):
     monkeypatch.setenv("FAKE_MODE", "sleeps")
+    note("")
 
     def terminate() -> None:
         wait_for((fake / "connection.toml").exists)
@@ -245,6 +283,7 @@ def test_sigterm_ends_a_run_like_ctrl_c(fake, monkeypatch):
     thread.start()
     assert run_flower(fake) == 130
     thread.join()
+    assert "  fedllm run run.name=mine\n" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
     assert not alive((fake / "pids").read_text())
 

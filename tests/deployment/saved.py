@@ -18,7 +18,7 @@ def save_model(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
-        max_position_embeddings=32,
+        max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(folder)
     level = models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")

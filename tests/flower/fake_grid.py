@@ -4,6 +4,7 @@ import uuid
 
 import numpy as np
 from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 
 from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.plan import ClientPlan
@@ -58,7 +59,7 @@ class FakeGrid:
     def held(self, question):
         said = self.holds[question.metadata.dst_node_id]
         if isinstance(said, str):
-            return Message(Error(0, said), reply_to=question)
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, said), reply_to=question)
         if said is None:
             return None
         return reply_to(question, pack_holdings(said) if isinstance(said, Holdings) else said)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from fake_grid import PAYLOAD, FakeGrid, request, simulation
 from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 from toys import PARAMS, P, toy_device, toy_loop
 
 from fedllm_app.client.answer import answer
-from fedllm_app.core.errors import WireError
+from fedllm_app.core.errors import EngineError, WireError
 from fedllm_app.core.job import Reply
 from fedllm_app.flower.message import Holdings, pack_replies, reply_to, unpack_request
 from fedllm_app.flower.strategy import FedSparse
@@ -81,7 +82,9 @@ def test_a_late_answer_in_a_simulation_is_told_as_of_its_own_round():
 
 def test_an_error_reply_is_an_error_of_each_of_its_jobs():
     def fails(message):
-        return Message(Error(0, "Traceback\n  File\nRuntimeError: out of memory"), reply_to=message)
+        reason = "Traceback\n  File\nRuntimeError: out of memory"
+        code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+        return Message(Error(code, reason), reply_to=message)
 
     transport, _ = simulation({"a": 2, "b": 2}, nodes=(11,), train=fails)
     transport.clients()
@@ -90,6 +93,34 @@ def test_an_error_reply_is_an_error_of_each_of_its_jobs():
     assert [(r.client, r.error, r.reason) for r in replies] == [
         (c, "RuntimeError: out of memory", "error") for c in "ab"
     ]
+
+
+def test_a_dead_worker_ends_the_run_and_is_no_clients_failure():
+    reason = (
+        "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly before finishing "
+        "this task.\n\tclass_name: ClientAppActor\n\tpid: 16462\nThe actor is dead because its "
+        "worker process has died.\n'>"
+    )
+    transport, _ = simulation(
+        {"a": 2}, (11,), lambda m: Message(Error(ErrorCode.UNKNOWN, reason), reply_to=m)
+    )
+    transport.clients()
+    transport.submit([request("a")], 9.0)
+    with pytest.raises(EngineError, match=r"\(process 16462\) died: .* its worker process has"):
+        transport.poll()
+
+
+def test_a_full_disk_of_a_simulation_is_no_clients_failure():
+    why = "OSError: [Errno 28] No space left on device: '/runs/a/clients'"
+
+    def full(message):
+        return reply_to(message, pack_replies([Reply(1, "a", error=why)]))
+
+    transport, _ = simulation({"a": 2}, (11,), full)
+    transport.clients()
+    transport.submit([request("a")], 9.0)
+    with pytest.raises(EngineError, match=r"the disk is full .*/runs/a/clients.*: make room"):
+        transport.poll()
 
 
 def test_a_strategy_driven_by_hand_is_refused(tmp_path):

@@ -13,11 +13,23 @@ from transformers import (
     BertModel,
     Dinov2Config,
     Dinov2Model,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTModel,
 )
@@ -51,6 +63,46 @@ KINDS: dict[str, Callable[..., Any]] = {
     "llama": lambda **more: LlamaForCausalLM(
         LlamaConfig(**_TEXT, num_key_value_heads=1, tie_word_embeddings=True, **more)
     ),
+    "roberta": lambda **more: RobertaModel(RobertaConfig(**_TEXT, **more)),
+    "opt": lambda **more: OPTForCausalLM(
+        OPTConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            ffn_dim=64,
+            word_embed_proj_dim=32,
+            **more,
+        )
+    ),
+    "t5": lambda **more: T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=16,
+            d_ff=64,
+            num_layers=1,
+            num_heads=2,
+            decoder_start_token_id=0,
+            **more,
+        )
+    ),
+    "mixtral": lambda **more: MixtralForCausalLM(
+        MixtralConfig(**_TEXT, num_key_value_heads=1, num_local_experts=4, **more)
+    ),
+    "mamba": lambda **more: MambaForCausalLM(
+        MambaConfig(
+            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, state_size=4, **more
+        )
+    ),
+    "gemma3": lambda **more: Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config={**_TEXT, "num_key_value_heads": 1, "head_dim": 16},
+            vision_config={**_IMAGE, "num_hidden_layers": 1},
+            mm_tokens_per_image=4,
+            **more,
+        )
+    ),
     "vit": lambda **more: ViTModel(ViTConfig(**_IMAGE, **more), add_pooling_layer=False),
     "dinov2": lambda **more: Dinov2Model(Dinov2Config(**_IMAGE, **more)),
 }
@@ -59,6 +111,12 @@ TASK = {
     "bert-mlm": "sequence-classification",
     "gpt2": "next-token",
     "llama": "next-token",
+    "roberta": "sequence-classification",
+    "t5": "sequence-classification",
+    "opt": "next-token",
+    "mixtral": "next-token",
+    "mamba": "next-token",
+    "gemma3": "next-token",
     "vit": "image-classification",
     "dinov2": "image-classification",
 }

@@ -15,6 +15,7 @@ from transformers import (
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.models.export import merge, save_adapter
+from fedllm_app.models.gguf import NOTE
 
 LABELS = ["sky", "sea", "soil"]
 AUTO = {
@@ -175,3 +176,40 @@ def test_merge_refuses_another_base_and_a_used_folder(export, source, tmp_path):
     with pytest.raises(DataError, match="fingerprint"):
         merge(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_has_moved_is_named_and_given_anew(export, batch, tmp_path):
+    model, folder = export("bert", "sequence-classification")
+    was, now = tmp_path / "bert-source", tmp_path / "elsewhere"
+    was.rename(now)
+    with pytest.raises(ConfigError, match=rf"'{was}', is not there anymore; expected --base"):
+        merge(folder, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"--base is .*: no config.json there"):
+        merge(folder, tmp_path / "out", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"the base 'no-such/model' of this adapter does not"):
+        merge(folder, tmp_path / "out", "no-such/model")
+    assert not (tmp_path / "out").exists()
+    merged = AUTO["sequence-classification"].from_pretrained(
+        merge(folder, tmp_path / "out", str(now))
+    )
+    assert same(model, merged.eval(), batch("sequence-classification"))
+
+
+def test_a_random_base_moves_with_its_adapter(export, tmp_path):
+    _, folder = export("bert", "sequence-classification", init="random")
+    moved = folder.parent.rename(tmp_path / "moved") / folder.name
+    assert merge(moved, tmp_path / "out") == tmp_path / "out"
+
+
+def test_the_file_that_a_base_was_converted_from_is_named(export, tmp_path):
+    # As gguf_folder leaves it; real files are converted in test_models_real.
+    origin = {"file": "/models/small.gguf", "sha256": "ab" * 32}
+    (tmp_path / "bert-source").mkdir()
+    (tmp_path / "bert-source" / NOTE).write_text(json.dumps(origin))
+    _, folder = export("bert", "sequence-classification")
+    text = (folder / "README.md").read_text()
+    assert "converted from `/models/small.gguf` (sha256 `abab" in text
+    assert f"fedllm export {folder.parent} --merge OUT --base /models/small.gguf" in text
+    (tmp_path / "bert-source").rename(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=r"converted from /models/small.gguf \(sha256 abab"):
+        merge(folder, tmp_path / "out")

@@ -3,13 +3,16 @@
 Folder: FEDLLM_TEST_WEIGHTS (minilm/, smollm2/, dinov2-small/).
 """
 
+import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from fedllm_app.core.errors import ConfigError
 from fedllm_app.models import gguf
 from fedllm_app.models.adapter import wrap
 from fedllm_app.models.backbone import load_backbone, load_tokenizer
@@ -95,6 +98,16 @@ def test_gguf_is_converted_once_and_learns(tmp_path, monkeypatch):
         assert torch.allclose(readme_model(folder)(**batch).logits, mine, atol=1e-3)
     merge(folder, tmp_path / "merged")
     assert (tmp_path / "merged" / "model.safetensors").is_file()
+    # Without the cache, the message names the file, and the file is enough.
+    monkeypatch.undo()
+    shutil.rmtree(converted)
+    file = Path(source).resolve()
+    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    with pytest.raises(ConfigError, match=rf"converted from {file} \(sha256 {digest}\)"):
+        merge(folder, tmp_path / "again", cache=tmp_path)
+    assert f"--base {file}" in (folder / "README.md").read_text()
+    merge(folder, tmp_path / "again", source, tmp_path)
+    assert (tmp_path / "again" / "model.safetensors").is_file()
 
 
 def test_dinov2_learns_on_small_images(tmp_path):

@@ -1,7 +1,7 @@
-"""A federation small enough to write out by hand: seven owners, 26 words, a BERT of width 16.
+"""A federation small enough to write out by hand: seven owners, a few words, a BERT of width 16.
 
-Owner "gus" has one text that is longer than the model's table of positions: training on it fails
-on the device, as it would in the field, and his replies are dropped.
+Owner "gus" has one text with a word whose number in the tokenizer is beyond the model's table of
+words: training on it fails on the device, as it would in the field, and his replies are dropped.
 """
 
 import json
@@ -30,8 +30,9 @@ WORDS = {
     "sky": ["cloud", "wind", "star", "moon"],
     "any": ["a", "the", "is", "of", "and", "near", "far", "old"],
 }
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ""]  # the last number is no word's
 POSITIONS = 24
+LOST = ("abyss", 1000)  # a word, and its number that the model has no row for
 # Fewer are sent up than down, so that a mistake in either mask shows.
 FLOSS = {"d-down": 1 / 4, "d-up": 1 / 16}
 
@@ -39,17 +40,18 @@ FLOSS = {"d-down": 1 / 4, "d-up": 1 / 16}
 def write(folder: Path) -> None:
     """Write model/, train.jsonl and test.jsonl."""
     words = [*SPECIAL, *(word for group in WORDS.values() for word in group)]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    numbers = {w: i for i, w in enumerate(words) if w} | dict([LOST])
+    inner = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]"}
     PreTrainedTokenizerFast(
         tokenizer_object=inner, **{f"{kind}_token": name for kind, name in names.items()}
     ).save_pretrained(folder / "model")
     config = BertConfig(
-        vocab_size=len(words),
+        vocab_size=len(numbers),  # as many as there are words, but not as their numbers go
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -67,7 +69,7 @@ def write(folder: Path) -> None:
     owners = [owner for owner, size in SIZES.items() for _ in range(size)]
     rng.shuffle(owners)
     train = [_row(rng, owner) for owner in owners]
-    train.insert(4, {"text": " ".join(["wave"] * 40), "label": "sea", "user": BROKEN})
+    train.insert(4, {"text": f"the {LOST[0]}", "label": "sea", "user": BROKEN})
     for name, content in (("train", train), ("test", [_row(rng, "") for _ in range(30)])):
         lines = (json.dumps(row) for row in content)
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
@@ -84,7 +86,7 @@ def settings(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     """Return a flat run-config over the files in `folder`, with `run={"rounds": 5}` put over it."""
     nested: dict[str, dict[str, Any]] = {
         "run": {"home": str(folder / "home"), "seed": SEED, "rounds": 3, "checkpoint-every": 1},
-        "task": {"max-tokens": 64},
+        "task": {"max-tokens": POSITIONS},
         "data": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")},
         "partition": {"name": "natural"},
         "model": {"source": str(folder / "model")},

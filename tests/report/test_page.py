@@ -80,7 +80,7 @@ def test_seven_runs_share_a_page_with_the_target_of_dense(run_maker: Maker, tmp_
     runs += [run_maker(f"int8-{n}", rounds=20, d_up=1 / n, values="int8") for n in (4, 16, 64)]
     page = assert_stands_alone(write_comparison(runs, tmp_path / "out" / "compare.html"))
     assert page.count("svg") == 8
-    assert "Upload to target" in page.text
+    assert "Bytes at equal accuracy" in page.text
     assert "strategy.d-up" in page.text and "0.015625" in page.text
     assert "dense, final" in page.text
 

@@ -54,9 +54,10 @@ def test_metrics_final_best_and_bytes_to_target(small: Run) -> None:
     best, lowest = small.best("accuracy"), small.best("loss")
     assert best is not None and (best[0]["round"], best[1]) == (1, 0.5)
     assert lowest is not None and (lowest[0]["round"], lowest[1]) == (1, 1.0)
-    assert small.up_bytes_to("accuracy", 0.45) == 100
-    assert small.up_bytes_to("accuracy", 0.9) is None
-    assert small.up_bytes_to("loss", 3.0) == 0
+    reached = small.reached("accuracy", 0.45)
+    assert reached is not None and reached["up-bytes"] == 100
+    assert small.reached("accuracy", 0.9) is None
+    assert (small.reached("loss", 3.0) or {})["up-bytes"] == 0
 
 
 def test_bytes_seconds_and_drops(small: Run) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint is whole or absent, holds every bit, and a folder has one run at a time."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from fedllm_app.core.errors import CheckpointError
 from fedllm_app.core.state import RunState, Spent
 from fedllm_app.core.tensorfile import save_tensors
 from fedllm_app.run.checkpoint import (
+    _is_still,
     latest_checkpoint,
     load_state,
     locked,
@@ -148,3 +150,18 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         other.wait()
     with locked(tmp_path):
         pass
+
+
+def test_a_lock_on_a_folder_that_was_removed_is_taken_anew(tmp_path, monkeypatch):
+    seen = []
+
+    def removed_once(handle, path):
+        if not seen:
+            shutil.rmtree(path.parent)
+        seen.append(_is_still(handle, path))
+        return seen[-1]
+
+    monkeypatch.setattr("fedllm_app.run.checkpoint._is_still", removed_once)
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / "lock").exists()
+    assert seen == [False, True]

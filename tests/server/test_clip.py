@@ -171,4 +171,4 @@ def test_few_norms_wait_for_each_other():
 def test_a_state_of_an_earlier_version_has_no_norms():
     words = RunState().to_json()
     del words["norms"]
-    assert RunState.from_json(words, {}).norms == {}
+    assert RunState.from_json(words, {}, {}).norms == {}

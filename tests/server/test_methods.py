@@ -18,7 +18,9 @@ def plan(name, params=PARAMS, cohort=("a", "b"), state=None, **settings):
 
 
 def step(name, params=PARAMS, cohort=("a", "b"), state=None, **settings):
-    inputs = Inputs(StrategySettings(name=name, **settings), LAYOUT, 1, params, cohort)
+    inputs = Inputs(
+        StrategySettings(name=name, **settings), LAYOUT, 1, params, np.zeros_like(params), cohort
+    )
     return STRATEGIES[name].plan(inputs, state or {})
 
 

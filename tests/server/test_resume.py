@@ -11,6 +11,7 @@ import pytest
 import torch
 from toys import P, Scripted, toy_device, toy_loop
 
+from fedllm_app.core.errors import CheckpointError
 from fedllm_app.core.plan import ClientPlan, RoundPlan
 from fedllm_app.core.state import Spent
 from fedllm_app.core.support import Positions
@@ -113,6 +114,53 @@ def test_optimizers_kept_on_devices_survive_too(tmp_path, every):
             loop_over(tmp_path / "killed", **how, die_in=die_in).play()
     loop_over(tmp_path / "killed", **how).play()
     assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole")
+
+
+def flip(path, at):
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def halve(path, at):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(("damage", "at"), [(flip, -1), (flip, 3), (flip, 40), (halve, 0)])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_goes_on(tmp_path, said, damage, at):
+    # A device that keeps its optimizer has to find the state of the earlier checkpoint, too.
+    how = {
+        "method": "floss", "server": "adam", "keep_optimizer": True, "momentum": 0.9, "lr": 0.1,
+    }  # fmt: skip
+    loop_over(tmp_path / "whole", **how).play()
+    killed = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        loop_over(killed, **how, die_in=6).play()
+    newest = latest_checkpoint(killed / "checkpoints")
+    assert newest.name == "round-00000004.safetensors"
+    damage(newest, at)
+    again = loop_over(killed, **how)
+    assert again.state.round == 2
+    assert read_lines(killed / "metrics.jsonl")[-1]["round"] == 2
+    assert f"{newest} is damaged" in said.text and "the checkpoint after round 2" in said.text
+    again.play()
+    assert "starts fresh" not in said.text
+    assert state_of(killed) == state_of(tmp_path / "whole")
+
+
+def test_with_no_whole_checkpoint_the_run_is_refused_and_nothing_is_touched(tmp_path):
+    how = {"method": "floss", "server": "adam"}
+    loop_over(tmp_path, **how, rounds=4).play()
+    files = sorted((tmp_path / "checkpoints").iterdir())
+    for path in files:
+        flip(path, -1)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    both = r"00000004.* is damaged .*00000002.* is damaged .*No other checkpoint is there"
+    with pytest.raises(CheckpointError, match=both):
+        loop_over(tmp_path, **how, rounds=6)
+    assert sorted((tmp_path / "checkpoints").iterdir()) == files
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_the_clock_of_seconds_goes_on(tmp_path):

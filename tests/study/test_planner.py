@@ -64,7 +64,7 @@ def test_semicolons_part_values_that_hold_commas():
         (FLOSS, "lora.rank=,", "is not KEY=V1,V2"),
         (FLOSS, "data.train=a,b", "expected one of lora.rank"),
         (FLOSS, "strategy.name=floss,dense", "one strategy a plan"),
-        (DENSE, "strategy.d-up=1", "'dense' does not read; it reads none"),
+        (DENSE, "strategy.d-up=1", "'dense' does not read; it reads strategy.down"),
         (RunConfig.parse({"model.train": "head"}), "lora.rank=1", "model.train = 'head'"),
     ],
 )

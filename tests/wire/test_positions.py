@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import positions as where
-from fedllm_app.wire.marks import Marks
+from fedllm_app.wire.marks import listed
 from fedllm_app.wire.positions import Rice
 
 
@@ -24,11 +24,6 @@ def supports(draw):
     if draw(st.booleans()):
         chosen[: P // 2] = draw(st.booleans())
     return np.flatnonzero(chosen).astype(np.int64), P
-
-
-def listed(found):
-    """Return positions as a list of them, whether they are one or marks."""
-    return found.positions() if isinstance(found, Marks) else found
 
 
 def data(*values):

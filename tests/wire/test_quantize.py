@@ -20,7 +20,8 @@ def f32(*values):
 
 def pack(values, value_type, block=16, seed=0):
     out = np.empty(value_bytes(values.size, value_type, block), dtype=np.uint8)
-    quantize.pack_values(values, value_type, block, np.random.default_rng(seed), out)
+    rng = None if seed is None else np.random.default_rng(seed)
+    quantize.pack_values(values, value_type, block, rng, out)
     return out
 
 
@@ -98,9 +99,18 @@ def test_a_value_too_large_for_its_type_is_refused_not_saturated():
         pack(f32(3.4e38), "bf16")
 
 
-def test_int8_without_a_generator_is_refused():
-    with pytest.raises(WireError, match="generator"):
-        quantize.pack_values(f32(1), "int8", 16, None, np.empty(5, np.uint8))
+@pytest.mark.parametrize("value_type", ["int8", "int4", "q4", "q3"])
+def test_without_a_generator_values_go_to_the_nearest_level(value_type):
+    values = np.random.default_rng(0).laplace(size=5000).astype(np.float32)
+    nearest, drawn = (there_and_back(values, value_type, 256, seed) for seed in (None, 1))
+    assert np.array_equal(nearest, there_and_back(values, value_type, 256, None))
+    errors = [float(np.square(back - values).sum()) for back in (nearest, drawn)]
+    # At random, a value between two levels errs by twice the square on average.
+    assert errors[0] < 0.6 * errors[1]
+    levels = np.unique(np.abs(nearest))
+    if value_type in ("q4", "q3"):
+        best = levels[np.argmin(np.abs(np.abs(values)[:, None] - levels), axis=1)]
+        assert np.allclose(np.abs(nearest), best, rtol=1e-5)
 
 
 @pytest.mark.parametrize("value_type", VALUE_TYPES)

@@ -9,8 +9,8 @@ import pytest
 
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.wire.codec import decode, encode
-from fedllm_app.wire.header import MODES, Origin, read_header
-from fedllm_app.wire.quantize import VALUE_TYPES
+from fedllm_app.wire.gridded import encode_gridded, grid_of
+from fedllm_app.wire.header import GRID, MODES, TYPES, Origin, read_header
 from fedllm_app.wire.slices import slices_of
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -39,15 +39,20 @@ def parts(vector):
 def test_written(name):
     vector = VECTORS[name]
     values, positions, payload = parts(vector)
-    written = encode(
-        values,
-        positions,
-        origin(vector),
-        value_type=vector["value_type"],
-        block=vector["block"],
-        derived=vector["mode"] == "derived",
-        rng=np.random.default_rng(0),
-    )
+    if vector["value_type"] == GRID:
+        sent = np.array(vector["sent"], np.float32)
+        grid = grid_of(sent, positions, origin(vector), vector["bits"])
+        written = encode_gridded(grid, positions, origin(vector), explicit=positions is not None)
+    else:
+        written = encode(
+            values,
+            positions,
+            origin(vector),
+            value_type=vector["value_type"],
+            block=vector["block"],
+            derived=vector["mode"] == "derived",
+            rng=np.random.default_rng(0),
+        )
     assert written.tobytes().hex() == payload.tobytes().hex()
     assert MODES[read_header(payload).mode] == vector["mode"]
 
@@ -65,7 +70,7 @@ def test_read(name):
 
 def test_every_mode_and_value_type_has_a_vector():
     assert {v["mode"] for v in VECTORS.values()} == set(MODES)
-    assert {v["value_type"] for v in VECTORS.values()} == set(VALUE_TYPES)
+    assert {v["value_type"] for v in VECTORS.values()} == set(TYPES)
     assert any(read_header(parts(v)[2]).shortened for v in VECTORS.values())
 
 

@@ -17,12 +17,13 @@ from pydantic import Field, field_validator
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.job import Profile
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, RoundPlan
+from fedllm_app.core.plan import As, ClientPlan, RoundPlan
 from fedllm_app.core.seeds import derive_seed
 from fedllm_app.core.settings import Settings, parsed_args
 
 MethodState = Mapping[str, np.ndarray]
 Share = Literal["", "cohort", "senders"]
+DOWN_KEYS = ("down", "down-history")  # of every method that sends what `Inputs.down` is
 
 
 class StrategySettings(Settings):
@@ -37,6 +38,18 @@ class StrategySettings(Settings):
     )
     d_up: float = Field(
         0.25, gt=0, le=1, description="Fraction of the coordinates sent up. 0.25 keeps a quarter."
+    )
+    down: As = Field(
+        "values",
+        description="What goes down: the 'values', or their 'change' from the start that both "
+        "sides draw from the seed. What is not sent is zero, or at the start.",
+    )
+    down_history: int = Field(
+        0,
+        ge=0,
+        description="Rounds whose downloads the server remembers, 4 bytes for each parameter and "
+        "round. A client that comes back within them is sent what is new since. It needs "
+        "strategy.down 'change' and wire.down-values 'grid'. 0 remembers nothing.",
     )
     density: float = Field(
         0.25,
@@ -112,6 +125,7 @@ class Inputs:
     layout : the trainable tensors.
     job : the round about to begin.
     params : the server's dense parameters, float32.
+    initial : the values that they began with.
     cohort : clients of the round; empty when only the served model is asked for.
     seed : of the run.
     profiles : what is known of the devices of some clients.
@@ -122,10 +136,16 @@ class Inputs:
     layout: ParamLayout
     job: int
     params: np.ndarray
+    initial: np.ndarray
     cohort: Sequence[str]
     seed: int = 0
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     own: Any = None
+
+    @property
+    def down(self) -> np.ndarray:
+        """What goes down of every coordinate, float32 of shape (P,): what a mask is chosen by."""
+        return self.params - self.initial if self.settings.down == "change" else self.params
 
 
 Means = Mapping[str, np.ndarray]

@@ -9,16 +9,24 @@ from fedllm_app.core.plan import ClientPlan, MeanOver, RoundPlan, TopK
 from fedllm_app.core.region import positions_of
 from fedllm_app.core.rules import HEAD
 from fedllm_app.core.support import All, Derived, Draw, Positions, Support, expand
-from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group, tier_of
+from fedllm_app.server.methods.base import (
+    DOWN_KEYS,
+    Inputs,
+    Method,
+    MethodState,
+    one_group,
+    tier_of,
+)
 from fedllm_app.wire.select import top_positions
 
 FEEDBACK = "error-feedback"
-SPARSE_KEYS = ("head", "mean", FEEDBACK)
+SPARSE_KEYS = ("head", "mean", FEEDBACK, *DOWN_KEYS)
 
 
 def dense(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     """Send, train and return everything."""
-    plan = ClientPlan(down=All(), train=All(), up=All(), keeps=keeps(inputs))
+    down_as = inputs.settings.down
+    plan = ClientPlan(All(), "zero", All(), All(), keeps=keeps(inputs), down_as=down_as)
     return one_group(plan, inputs.cohort), state
 
 
@@ -26,7 +34,8 @@ def floss(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     """Send the largest weights, train all, return the largest changes.
 
     M_down is the top `d_down` of abs(P), one global threshold over all tensors together, taken
-    afresh from the dense parameters each round; what is not sent is zero on the device. Each
+    afresh from the dense parameters each round; what is not sent is zero on the device. With
+    `strategy.down` = "change" it is the top of abs(P - P_0), and the rest is at its start. Each
     device returns the top `d_up` of abs(delta) with a mask of its own.
     """
     settings = inputs.settings
@@ -55,7 +64,8 @@ def floss_tiers(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSt
 def sparse(inputs: Inputs, d_down: float, d_up: float) -> ClientPlan:
     """Return FLoSS' plan of one client at two densities."""
     up, down = TopK(d_up, always=always(inputs)) if d_up < 1 else All(), top(inputs, d_down)
-    return ClientPlan(down=down, fill="zero", train=All(), up=up, keeps=keeps(inputs))
+    down_as = inputs.settings.down
+    return ClientPlan(down, "zero", All(), up, keeps=keeps(inputs), down_as=down_as)
 
 
 def keeps(inputs: Inputs) -> frozenset[str]:
@@ -64,10 +74,10 @@ def keeps(inputs: Inputs) -> frozenset[str]:
 
 
 def top(inputs: Inputs, density: float) -> Support:
-    """Return the largest weights, with the head whole where the settings say so."""
+    """Return what is largest of what goes down, with the head whole where the settings say so."""
     if density >= 1:
         return All()
-    return Positions(top_positions(inputs.params, density, always=head(inputs)))
+    return Positions(top_positions(inputs.down, density, always=head(inputs)))
 
 
 def always(inputs: Inputs) -> Derived | None:
@@ -92,11 +102,13 @@ DENSE = Method(
     dense,
     "Reddi et al. 2021, arXiv 2003.00295 (FedOpt)",
     "Everything sent each way, the server optimizer steps on the mean.",
+    keys=DOWN_KEYS,
 )
 FEDAVG = Method(
     dense,
     "McMahan et al. 2017, arXiv 1602.05629",
     "Everything sent each way, the server takes the mean.",
+    keys=DOWN_KEYS,
     optimizer="sgd",
     weights="examples",
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedllm_app.core.plan import ClientPlan, Outside, RoundPlan
 from fedllm_app.core.support import Positions
-from fedllm_app.server.methods.base import Inputs, Method, MethodState, one_group
+from fedllm_app.server.methods.base import DOWN_KEYS, Inputs, Method, MethodState, one_group
 from fedllm_app.server.methods.floss import FEEDBACK, dense, head, keeps
 from fedllm_app.wire.select import largest, top_count, top_positions, without
 
@@ -20,7 +20,7 @@ STEPPED, MASK = "stepped", "mask"
 
 
 def sparse_adapter(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
-    """Train the top `density` of abs(P) after the dense round; the rest is zero ever after."""
+    """Train the top `density` of abs(P) after the dense round; the rest is zero, or as it began."""
     if not stepped(state):
         return dense(inputs, state)[0], counted(state)
     mask = state[MASK] if MASK in state else positions(inputs)
@@ -40,7 +40,7 @@ def adapter_lth(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSt
     candidates = without(P, state.get(MASK), whole)
     still = P - (0 if whole is None else whole.size)
     density = max(inputs.settings.decay**n, 1 / P)  # a power may be too small for a float
-    mask = largest(inputs.params, top_count(still, density), candidates)
+    mask = largest(inputs.down, top_count(still, density), candidates)
     mask = mask if whole is None else np.union1d(mask, whole)
     return masked(inputs, mask, "zero"), counted(state) | {MASK: mask}
 
@@ -55,13 +55,16 @@ def fed_select(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSta
 def masked(inputs: Inputs, mask: np.ndarray, outside: Outside) -> RoundPlan:
     """Return a round in which the mask rules all."""
     support = Positions(mask)
-    plan = ClientPlan(support, fill="zero", train=support, up=support, keeps=keeps(inputs))
+    down_as = inputs.settings.down
+    plan = ClientPlan(support, "zero", support, support, keeps=keeps(inputs), down_as=down_as)
+    if outside == "zero" and down_as == "change":  # what devices hold there
+        outside = "start"
     return one_group(plan, inputs.cohort, step=support, outside=outside)
 
 
 def positions(inputs: Inputs) -> np.ndarray:
     """Return the top `density` of abs(P)."""
-    return top_positions(inputs.params, inputs.settings.density, always=head(inputs))
+    return top_positions(inputs.down, inputs.settings.density, always=head(inputs))
 
 
 def stepped(state: MethodState) -> int:
@@ -78,17 +81,17 @@ SPARSE_ADAPTER = Method(
     sparse_adapter,
     "He et al. 2022, arXiv 2210.04284; as in Raje 2024",
     "One dense round, then a fixed magnitude mask rules training and traffic.",
-    keys=("density", "head", FEEDBACK),
+    keys=("density", "head", FEEDBACK, *DOWN_KEYS),
 )
 ADAPTER_LTH = Method(
     adapter_lth,
     "Wu and Chen 2022, Algorithms 15(2), lottery tickets in adapters; as in Raje 2024",
     "One dense round, then a magnitude mask that shrinks each round.",
-    keys=("density", "decay", "head", FEEDBACK),
+    keys=("density", "decay", "head", FEEDBACK, *DOWN_KEYS),
 )
 FED_SELECT = Method(
     fed_select,
     "Charles et al. 2022, arXiv 2208.09432 (Federated Select); as in Raje 2024",
     "One dense round, then a fresh magnitude mask each round rules training and traffic.",
-    keys=("density", "head", FEEDBACK),
+    keys=("density", "head", FEEDBACK, *DOWN_KEYS),
 )

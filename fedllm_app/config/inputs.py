@@ -1,0 +1,183 @@
+"""What can be known of data and model without training, checked before anything is started.
+
+What has been found good is noted in the cache under the digest of all that was looked at, so that
+only the first run on some data and some model pays for the look.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedllm_app.core.errors import ConfigError, FedllmError, first_line
+from fedllm_app.data.cache import build_once, digest
+from fedllm_app.data.own import is_own
+from fedllm_app.data.partition import TO_CLIENTS
+from fedllm_app.data.places import source_of_test, source_of_train
+from fedllm_app.data.prepared import identity_of
+from fedllm_app.data.source import NODE, TEXTS, Source
+from fedllm_app.models.settings import BACKBONES
+
+if TYPE_CHECKING:
+    from fedllm_app.config import RunConfig
+
+FOUND = "found.json"
+
+
+def input_problems(c: "RunConfig") -> list[str]:
+    """Return what is wrong with the data and the model that a legal configuration names.
+
+    The demonstration's own text and backbone, and functions of your own, are left to the run.
+
+    Parameters
+    ----------
+    c : a configuration that `RunConfig.parse` has passed.
+    """
+    cache = Path(c.run.home or Path.home() / ".fedllm") / "cache"
+    return [*_of_data(c, cache), *_of_model(c, cache)]
+
+
+def _of_data(c: "RunConfig", cache: Path) -> Iterator[str]:
+    """Yield what is wrong with the examples, and between them and the partition."""
+    sources, problems = _sources(c)
+    yield from problems
+    if problems or sources == [None, None]:
+        return
+    found: dict[str, Any] = {}
+
+    def look(folder: Path) -> None:
+        """Note what was found; raise where something is wrong, so that nothing is kept."""
+        found.update(_look(c, sources, folder, cache, problems))
+        if problems:
+            raise _WrongError
+        (folder / FOUND).write_text(json.dumps(found))
+
+    try:
+        key = digest("data", *identity_of(c.data, c.task, *sources))
+        folder = build_once(cache / "checked" / key, look)
+        found = json.loads((folder / FOUND).read_text())
+    except _WrongError:
+        yield from problems
+    else:
+        if sources[0] is not None:
+            yield from _of_partition(c, found)
+
+
+def _sources(c: "RunConfig") -> tuple[list[Source | None], list[str]]:
+    """Return the training and the test examples that can be looked at, and what is not there."""
+    found: list[Source | None] = []
+    problems: list[str] = []
+    for name, where in (("train", source_of_train), ("test", source_of_test)):
+        try:
+            source = None if name == "train" and c.data.train == NODE else where(c.data)
+            if source is not None and (source.place in TEXTS or is_own(source.place)):
+                source = None
+            if source is not None:
+                source.identity()
+        except FedllmError as error:
+            problems += [line for line in str(error).splitlines() if line not in problems]
+            continue
+        found.append(source)
+    # Test examples are held to the labels of the training examples.
+    unknown = c.task.kind.needs_labels and not c.data.labels
+    return ([None, None] if unknown and found[:1] == [None] else found), problems
+
+
+class _WrongError(Exception):
+    """Something is wrong, and noted already."""
+
+
+def _look(
+    c: "RunConfig", sources: list[Source | None], folder: Path, cache: Path, problems: list[str]
+) -> dict[str, Any]:
+    """Return what the training examples have; add what is wrong with any examples."""
+    from fedllm_app.data.usable import usable
+
+    found: dict[str, Any] = {}
+    labels = None
+    for source, name in zip(sources, ("train", "test"), strict=True):
+        if source is None:
+            continue
+        try:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                raw = source.load(c.task.name, Path(scratch), cache)
+                if raw is None:
+                    continue
+                made = usable(raw, source, c.data, c.task.kind, labels, name == "test")
+        except FedllmError as error:
+            problems += [line for line in str(error).splitlines() if line not in problems]
+            if name == "train" and c.task.kind.needs_labels and not c.data.labels:
+                break  # without its labels there is nothing to hold the test examples to
+            continue
+        if name == "train":
+            labels = made.labels
+            found = {"rows": len(made.rows), "columns": made.rows.column_names}
+    return found
+
+
+def _of_partition(c: "RunConfig", found: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong between the training examples and how they are dealt out."""
+    columns, law = found["columns"], c.partition.name
+    if law == "natural" and c.data.user_column not in columns:
+        yield (
+            f"partition.name is 'natural' and data.user-column {c.data.user_column!r}; the "
+            f"training examples have the columns {columns}"
+        )
+    if law in TO_CLIENTS and c.task.kind.needs_labels and c.partition.clients > found["rows"]:
+        yield (
+            f"partition.clients is {c.partition.clients}, but there are {found['rows']} training "
+            "examples; expected at most one client per example"
+        )
+
+
+def _of_model(c: "RunConfig", cache: Path) -> Iterator[str]:
+    """Yield what is wrong with the model's config and tokenizer."""
+    source = c.model.source
+    if source in BACKBONES:
+        return
+    place = Path(source)
+    if place.is_absolute() and not place.exists():  # said without a look into transformers
+        yield f"model.source is {source!r}: there is no such file or folder"
+        return
+    try:
+        key = digest(
+            "model", c.model.model_dump(), c.task.model_dump(),
+            *(_files(Path(p)) for p in (source, c.model.tokenizer) if Path(p).is_absolute()),
+        )  # fmt: skip
+        build_once(cache / "checked" / key, _loads(c, cache))
+    except FedllmError as error:
+        yield from str(error).splitlines()
+
+
+def _files(place: Path) -> list[str | int]:
+    """Return what tells the files of a model from others without reading them."""
+    files = sorted(place.iterdir()) if place.is_dir() else [place] if place.exists() else []
+    return [part for f in files for part in (str(f), f.stat().st_size, f.stat().st_mtime_ns)]
+
+
+def _loads(c: "RunConfig", cache: Path) -> Callable[[Path], None]:
+    """Return a function that raises ConfigError if the model's config or tokenizer do not load."""
+
+    def look(folder: Path) -> None:
+        """Look; the folder is left empty."""
+        from transformers import AutoConfig
+
+        from fedllm_app.models.backbone import load_tokenizer, local_source
+        from fedllm_app.models.suits import SOURCES
+
+        source = c.model.source
+        if source.endswith(".gguf") and Path(source).is_file():
+            return  # the run converts it, which may take long
+        source = local_source(source, cache)
+        try:
+            AutoConfig.from_pretrained(source)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"model.source is {source!r}, whose config does not load: {first_line(error)} "
+                f"Expected {SOURCES}"
+            ) from error
+        if not c.task.kind.images:
+            load_tokenizer(c.model, source, cache)
+
+    return look

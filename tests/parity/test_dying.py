@@ -1,0 +1,182 @@
+"""Whatever dies under a run ends it within seconds, and the run goes on to the bits of a whole one.
+
+One run through `fedllm run`, whose processes are killed in turn; each start goes on from where the
+last one died. It has a temporary folder of its own, so that nothing left behind goes unseen.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import small
+
+from fedllm_app.play import run_local
+
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(400)]
+ROOT = Path(__file__).parents[2]
+NOTICED_S = 10.0
+START_S = 200.0
+FEDERATION = "num-supernodes = 1\nclient-resources-num-cpus = 1\ninit-args-num-cpus = 1\n"
+# Who is killed, and what the run then says has died.
+VICTIMS = {
+    "flower-superlink": r"Flower's SuperLink \(process {pid}\) died",
+    "flwr-simulation": r"Flower's simulation \(process {pid}\) died",
+    "raylet": r"Ray's raylet( \(process {pid}\))? died",
+    "gcs_server": r"Ray's gcs_server \(process {pid}\) died",
+    "ray::ClientAppActor": r"a worker of Ray's \(process {pid}\) died",
+}
+
+
+@dataclass
+class Mortal:
+    """One run that is started again and again.
+
+    Attributes
+    ----------
+    files : folder with model and data. home : run.home, a small disk where one can be mounted.
+    temporary : its TMPDIR. mounted : whether home is a disk of its own.
+    """
+
+    files: Path
+    home: Path
+    temporary: Path
+    mounted: bool
+    name: str = "mortal"
+
+    def settings(self, **run):
+        run = {"home": str(self.home), "name": self.name, "rounds": 4000} | run
+        return small.settings(
+            self.files, strategy=small.FLOSS, run={"checkpoint-every": 2} | run,
+            round={"evaluate-every": 3},
+        )  # fmt: skip
+
+    @property
+    def folder(self):
+        return self.home / "runs" / self.name
+
+    def rounds(self):
+        file = self.folder / "metrics.jsonl"
+        return file.read_bytes().count(b"\n") - 1 if file.exists() else 0
+
+    def saved(self):
+        found = sorted((self.folder / "checkpoints").glob("*.safetensors"))
+        return int(re.sub(r"\D", "", found[-1].stem)) if found else None
+
+    @contextlib.contextmanager
+    def started(self):
+        """Start the run, wait until it has played some rounds; yield it and all below it."""
+        federation = self.files / "mortal.toml"
+        federation.write_text(FEDERATION)
+        words = small.overrides(self.settings())
+        before, saved = self.rounds(), self.saved()
+        command = [sys.executable, "-m", "fedllm_app.cli", "run", *words]
+        env = os.environ | {"TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        with (self.files / "mortal.log").open("w") as log:
+            process = subprocess.Popen(
+                [*command, "--federation", str(federation)], cwd=ROOT, env=env,
+                stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        try:
+            deadline = time.monotonic() + START_S
+            # Its first lines are cut back to the checkpoint.
+            while self.rounds() < max(before, saved or 0) + 3:
+                assert process.poll() is None and time.monotonic() < deadline, self.log()
+                time.sleep(0.05)
+            yield process, psutil.Process(process.pid).children(recursive=True)
+        finally:
+            process.kill()
+            process.wait()
+        if saved is not None:
+            assert f"run {self.name} goes on after round {saved}, from " in self.log()
+
+    def log(self):
+        return (self.files / "mortal.log").read_text(errors="replace")
+
+    def is_clean(self, below):
+        """Say whether no process and no file is left of a start."""
+        deadline = time.monotonic() + NOTICED_S
+        while time.monotonic() < deadline:
+            if not any(map(lives, below)) and not list(self.temporary.iterdir()):
+                return True
+            time.sleep(0.05)
+        return False
+
+
+def lives(process):
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@pytest.fixture(scope="module")
+def mortal(folder, tmp_path_factory):
+    home = tmp_path_factory.mktemp("disk")
+    # Ray's sockets lie below it, and the path of a socket is short.
+    temporary = Path(tempfile.mkdtemp(prefix="k-", dir="/tmp"))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(home)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    yield Mortal(folder, home, temporary, mounted)
+    if mounted:
+        subprocess.run(["umount", "-l", str(home)], check=True)
+    shutil.rmtree(temporary)
+
+
+def ended(mortal, process, died, killed_at):
+    """Check that a start has ended by itself, in time, with what died and how to go on."""
+    assert process.wait(3 * NOTICED_S) == 1, mortal.log()
+    assert time.monotonic() - killed_at < NOTICED_S
+    log = mortal.log()
+    assert re.search(f"The run failed: {died}", log), log
+    said = re.search(r"It was in round (\d+); all up to round (\d+) is saved", log)
+    assert (int(said[1]), int(said[2])) == (mortal.rounds() + 1, mortal.saved()), log
+    assert re.search(rf"\n  fedllm run .*run.name=.*{mortal.name}.* --federation .*\n", log), log
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_process_that_dies_ends_the_run(mortal, victim):
+    with mortal.started() as (process, below):
+        (target, *_) = [
+            p for p in below if any(Path(w).name.startswith(victim) for w in p.cmdline()[:2])
+        ]
+        killed_at = time.monotonic()
+        target.kill()
+        ended(mortal, process, VICTIMS[victim].format(pid=target.pid), killed_at)
+        assert mortal.is_clean(below)
+
+
+def test_a_full_disk_ends_the_run(mortal):
+    if not mortal.mounted:
+        pytest.skip("a small disk cannot be mounted here")
+    with mortal.started() as (process, below):
+        filler, killed_at = mortal.home / "filler", time.monotonic()
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+        ended(mortal, process, rf"the disk of {mortal.home}.* is full", killed_at)
+        assert mortal.is_clean(below)
+    filler.unlink()
+
+
+def test_a_killed_launcher_takes_everything_with_it(mortal):
+    with mortal.started() as (process, below):
+        process.kill()
+        assert mortal.is_clean(below)
+
+
+def test_after_all_of_it_the_bits_are_those_of_a_run_that_nobody_killed(mortal):
+    rounds = mortal.rounds() + 2
+    run = run_local(small.RunConfig.parse(mortal.settings(rounds=rounds)))
+    whole = run_local(small.RunConfig.parse(mortal.settings(rounds=rounds, name="whole")))
+    for name in ("metrics.jsonl", "ledger.jsonl", "adapter/adapter_model.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert small.same_bits(small.state(run), small.state(whole))
+    assert all(line["clients"] for line in small.lines(run, "metrics.jsonl")[1:])
