@@ -44,7 +44,7 @@ def _unread(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield "round.target-metric"
     if c.round.clip != "auto":
         yield "round.clip-factor"
-    if c.round.clip in ("off", "0"):
+    if c.round.clip == "off":
         yield "round.clip-action"
     if c.round.aggregate != "trimmed-mean":
         yield "round.trim"
