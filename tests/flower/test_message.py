@@ -98,7 +98,7 @@ def test_a_message_is_one_version():
     words = words_of(pack_request(REQUEST)) | {"version": 1}
     with pytest.raises(WireError, match="message version is 1; expected 3"):
         unpack_request(records(words))
-    with pytest.raises(WireError, match="reply version is 1; expected 2"):
+    with pytest.raises(WireError, match="reply version is 1; expected 3"):
         unpack_replies(records({"version": 1, "answers": []}))
 
 
