@@ -67,6 +67,13 @@ def test_bad_rows_of_train_and_test_are_said_together(keys, tmp_path):
     assert found.startswith("partition.name is 'natural' and data.user-column 'user'")
 
 
+def test_the_server_of_devices_looks_at_its_test_examples(keys, tiny):
+    devices = {"data__train": "node", "data__test": str(tiny.root / "text" / "test.jsonl")}
+    assert problems(keys, **devices, data__labels="sky,water,stone") == []
+    (found,) = problems(keys, **devices, data__labels="sky,water")
+    assert "holds 'stone' in row 2; expected one of 2 labels (sky, water)" in found
+
+
 def test_a_split_that_is_named_must_be_there(keys, tiny, tmp_path):
     (found,) = problems(keys, data__test_split="validaton")
     assert "data.test-split is 'validaton'" in found

@@ -92,8 +92,11 @@ def _look(
     c: "RunConfig", sources: list[Source | None], folder: Path, cache: Path, problems: list[str]
 ) -> dict[str, Any]:
     """Return what the training examples have; add what is wrong with any examples."""
+    import datasets
+
     from fedllm_app.data.usable import usable
 
+    datasets.disable_progress_bars()  # the run shows its own
     found: dict[str, Any] = {}
     labels = None
     for source, name in zip(sources, ("train", "test"), strict=True):
