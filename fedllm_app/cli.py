@@ -81,7 +81,7 @@ def run(
     from fedllm_app.config import RunConfig, check_listed
     from fedllm_app.config.inputs import input_problems
     from fedllm_app.core.settings import flatten
-    from fedllm_app.deploy.bundle import kept_back, unshipped_modules
+    from fedllm_app.deploy.bundle import kept_back, too_deep, unshipped_modules
     from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs, run_flower
 
     recipe, overrides = recipe_and_pairs(settings)
@@ -89,7 +89,11 @@ def run(
     overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
     config = RunConfig.parse(flat := flatten(merged_config(recipe, overrides)))
     check_listed(root, flat)
-    if problems := [*unshipped_modules(root, config.flat()), *input_problems(config)]:
+    if problems := [
+        *unshipped_modules(root, config.flat()),
+        *too_deep(root),
+        *input_problems(config),
+    ]:
         raise ConfigError("\n".join(problems))
     if config.model.source not in BACKBONES:
         # In a process of its own: this one waits for the run, and is to stay small.
