@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 
 from fedllm_app.core.errors import ConfigError, WireError
-from fedllm_app.core.region import Region, Where
 from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.marks import Sent
 from fedllm_app.wire.positions import check_ascending
 from fedllm_app.wire.unpack import Values, blocks_of, measured
 
@@ -70,13 +70,13 @@ class Aggregate:
         self.limit = 2.0 ** (63 - STEP_BITS) / self.most_weight
 
     def fold(
-        self, positions: Where, values_K: np.ndarray | Values, weight: int = 1, scale: float = 1.0
+        self, positions: Sent, values_K: np.ndarray | Values, weight: int = 1, scale: float = 1.0
     ) -> None:
         """Add one reply; what is refused leaves the rest as it was.
 
         Parameters
         ----------
-        positions : strictly ascending int64 array of shape (K,), a region, or None for all P.
+        positions : strictly ascending int64 array of shape (K,), a region, marks, or None for all.
         values_K : float32 array of shape (K,), or the same still coded.
         weight : how many times the reply counts, a whole number from 1.
         scale : what every value is multiplied by, in float32, from 0 to 1.
@@ -114,14 +114,14 @@ class Aggregate:
         return mean_P
 
     def _take(
-        self, positions: Where, values_K: np.ndarray | Values, weight: int, scale: float
+        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float
     ) -> None:
         raise NotImplementedError
 
     def _combine(self, mean_P: np.ndarray) -> None:
         raise NotImplementedError
 
-    def check(self, positions: Where, values_K: np.ndarray | Values) -> None:
+    def check(self, positions: Sent, values_K: np.ndarray | Values) -> None:
         """Raise WireError where `fold` would for these positions and values."""
         K = self.P if positions is None else positions.size
         if values_K.dtype != np.float32 or values_K.shape != (K,):
@@ -159,7 +159,7 @@ class Mean(Aggregate):
         self._senders_P = np.zeros(P, dtype=np.int32) if self.by_senders else None
 
     def _take(
-        self, positions: Where, values_K: np.ndarray | Values, weight: int, scale: float
+        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float
     ) -> None:
         for part, values in blocks_of(values_K):
             steps = whole_steps(values, scale)
@@ -178,11 +178,11 @@ class Mean(Aggregate):
             else:
                 mean /= np.maximum(self._senders_P[part], 1).astype(np.float32)
 
-    def _at(self, positions: Where, part: slice) -> slice | np.ndarray:
+    def _at(self, positions: Sent, part: slice) -> slice | np.ndarray:
         """Return where a block of a reply's values belongs among all P."""
         if positions is None:
             return part
-        return positions.part(part) if isinstance(positions, Region) else positions[part]
+        return positions[part] if isinstance(positions, np.ndarray) else positions.part(part)
 
     def _add(self, at: slice | np.ndarray, steps: np.ndarray, weight: int) -> None:
         if isinstance(at, slice):

@@ -17,13 +17,13 @@ import numpy as np
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply, TrainMetrics
 from fedllm_app.core.plan import PARAMS
-from fedllm_app.core.region import positions_of
 from fedllm_app.core.state import Pending
 from fedllm_app.run.ledger import Ledger
 from fedllm_app.server.aggregate import Aggregate
 from fedllm_app.server.asked import Asked, Expected, Key
 from fedllm_app.server.clip import OFF, Bound, Clip
 from fedllm_app.wire.codec import Coded, decode_blocks, dense_bytes, size_of
+from fedllm_app.wire.marks import Sent, mask_of
 from fedllm_app.wire.slices import Origin
 from fedllm_app.wire.unpack import measured
 
@@ -235,17 +235,24 @@ def decoded(expected: Expected, origin: Origin, payload: np.ndarray) -> Coded:
         value_type=expected.value_type,
     )
     if chosen and update.positions is not None:
-        sent = positions_of(update.positions, origin.P)
-        if within is not None:
-            allowed = positions_of(within, origin.P)
-            if expected.always is not None:
-                allowed = np.union1d(allowed, expected.always)
-            if not np.isin(sent, allowed, assume_unique=True).all():
-                raise WireError("positions outside those that the plan allows")
-        if expected.always is not None:
-            if not np.isin(expected.always, sent, assume_unique=True).all():
-                raise WireError("positions that the plan sends whole are missing")
+        _check_inside(update.positions, expected, origin.P)
     return update
+
+
+def _check_inside(positions: Sent, expected: Expected, P: int) -> None:
+    """Raise WireError unless positions are among those allowed, and hold those always sent."""
+    within, always = expected.within, expected.always
+    if within is None and always is None:
+        return
+    sent_P = mask_of(positions, P)
+    if always is not None and not sent_P[always].all():
+        raise WireError("positions that the plan sends whole are missing")
+    if within is not None:
+        for where in (within, always):
+            if where is not None:
+                sent_P &= ~mask_of(where, P)
+        if sent_P.any():
+            raise WireError("positions outside those that the plan allows")
 
 
 def check_metrics(metrics: TrainMetrics) -> None:

@@ -3,8 +3,7 @@
 Both look at each coordinate by itself (arXiv 1803.01498): the trimmed mean leaves out the lowest
 and the highest replies, the median all but the middle. They need all replies at once. A reply is
 kept as the bytes that it came as, and P / 8 bytes that say which coordinates it has; a block of
-coordinates at a time is then decoded from all of them. What a reply marked as not sent inside its
-values takes 4 bytes for each coordinate that it sent.
+coordinates at a time is then decoded from all of them.
 
 Where a reply did not send a coordinate, it counts as a zero by "cohort". By "senders" it does not
 count at all: the lowest and highest are left out of those that sent. A coordinate that one client
@@ -22,8 +21,8 @@ from typing import Literal
 import numpy as np
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.region import Region, Where
 from fedllm_app.server.aggregate import STEP, Aggregate, whole_steps
+from fedllm_app.wire.marks import Marks, Sent, mask_of
 from fedllm_app.wire.unpack import Values
 
 CELLS = 1 << 19  # of the table of n by B values that is in memory at a time
@@ -54,7 +53,7 @@ class Robust(Aggregate):
         self._kept: list[_Kept] = []
 
     def _take(
-        self, positions: Where, values_K: np.ndarray | Values, weight: int, scale: float
+        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float
     ) -> None:
         if weight * self.cohort > self.most_weight:
             raise ConfigError(
@@ -115,13 +114,7 @@ class _Kept:
         return count
 
 
-def _bitmap(positions: Where, P: int) -> np.ndarray | None:
+def _bitmap(positions: Sent, P: int) -> np.ndarray | None:
     if positions is None:
         return None
-    flat_P = np.zeros(P, dtype=np.bool_)
-    if isinstance(positions, Region):
-        for view in positions.views(flat_P):
-            view[...] = True
-    else:
-        flat_P[positions] = True
-    return np.packbits(flat_P, bitorder="little")
+    return positions.bits if isinstance(positions, Marks) else Marks.of(mask_of(positions, P)).bits

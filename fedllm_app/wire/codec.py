@@ -31,6 +31,7 @@ from fedllm_app.wire.header import (
     digest,
     read_header,
 )
+from fedllm_app.wire.marks import Sent, listed
 from fedllm_app.wire.modes import read_positions, write_positions
 from fedllm_app.wire.quantize import (
     ValueType,
@@ -39,7 +40,7 @@ from fedllm_app.wire.quantize import (
     value_bytes,
 )
 from fedllm_app.wire.slices import Origin
-from fedllm_app.wire.unpack import Values, unpack_marked
+from fedllm_app.wire.unpack import Marked, Values
 
 Expected = Literal["any", "all", "explicit", "derived"]
 
@@ -99,11 +100,11 @@ class Coded:
 
     Attributes
     ----------
-    positions : as those of an `Update`.
+    positions : as those of an `Update`, or one bit for each coordinate.
     values : float32 array of shape (K,), or the same still coded; `blocks_of` reads either.
     """
 
-    positions: Where
+    positions: Sent
     values: np.ndarray | Values
 
 
@@ -227,8 +228,8 @@ def decode(
         If the payload is malformed, foreign, not finite, or not the support expected.
     """
     coded = _decode(payload, origin, expect, count, derived, value_type)
-    values = coded.values
-    return Update(coded.positions, values.whole() if isinstance(values, Values) else values)
+    values, where = coded.values, listed(coded.positions)
+    return Update(where, values.whole() if isinstance(values, Values) else values)
 
 
 def decode_blocks(
@@ -284,6 +285,7 @@ def _decode(
     section = payload[HEADER_BYTES : HEADER_BYTES + header.position_bytes]
     data = payload[HEADER_BYTES + header.position_bytes :]
     if header.mode == MARKED:
-        return Coded(*unpack_marked(data, P, header.K, header.value_type, header.block))
-    found = read_positions(header, section, origin, derived)
-    return Coded(found, Values(data, header.K, header.value_type, header.block))
+        marked = Marked(data, P, header.K, header.value_type, header.block)
+        return Coded(marked.marks, marked)
+    sent = read_positions(header, section, origin, derived)
+    return Coded(sent, Values(data, header.K, header.value_type, header.block))

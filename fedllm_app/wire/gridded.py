@@ -18,6 +18,7 @@ from fedllm_app.wire.header import (
     digest,
     read_header,
 )
+from fedllm_app.wire.marks import listed
 from fedllm_app.wire.modes import read_positions, write_positions
 from fedllm_app.wire.slices import Origin, Slices
 
@@ -76,7 +77,7 @@ def read_gridded(
 ) -> tuple[Where, Grid]:
     """Return the set and the grid of a payload whose header is checked."""
     split = HEADER_BYTES + header.position_bytes
-    found = read_positions(header, payload[HEADER_BYTES:split], origin, derived)
+    found = listed(read_positions(header, payload[HEADER_BYTES:split], origin, derived))
     return found, decode_grid(payload[split:], header.K, _cut(header.mode, origin), since)
 
 

@@ -11,6 +11,7 @@ from fedllm_app.core.errors import WireError
 from fedllm_app.core.region import Where
 from fedllm_app.wire import positions as where
 from fedllm_app.wire.header import ALL, BITMAP, DERIVED, MARKED, RICE, SLICED, Header
+from fedllm_app.wire.marks import Sent
 from fedllm_app.wire.sliced import decode_sliced, encode_sliced
 from fedllm_app.wire.slices import Origin
 
@@ -58,7 +59,7 @@ def write_positions(
     return Written(BITMAP, where.encode_bitmap(positions, P))
 
 
-def read_positions(header: Header, section: np.ndarray, origin: Origin, derived: Where) -> Where:
+def read_positions(header: Header, section: np.ndarray, origin: Origin, derived: Where) -> Sent:
     """Return the set that a payload names, in any mode but "marked".
 
     Raises

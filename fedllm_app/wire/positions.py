@@ -16,6 +16,7 @@ import numpy as np
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.marks import FEW, Marks
 
 MAX_K = 31
 # Codes of the eight groups of three bits (first bit lowest), left-aligned in four, first bit
@@ -79,8 +80,8 @@ def encode_bitmap(positions: np.ndarray, P: int) -> np.ndarray:
     return np.packbits(bits_P, bitorder="little")
 
 
-def decode_bitmap(data: np.ndarray, P: int, K: int) -> np.ndarray:
-    """Return the int64 positions of a bitmap.
+def decode_bitmap(data: np.ndarray, P: int, K: int) -> Marks:
+    """Return the positions of a bitmap, a view of it.
 
     Raises
     ------
@@ -89,14 +90,12 @@ def decode_bitmap(data: np.ndarray, P: int, K: int) -> np.ndarray:
     """
     if data.size != bitmap_bytes(P):
         raise WireError(f"bitmap has {data.size} bytes; expected {bitmap_bytes(P)} for P={P}")
-    ones = _ones(data)
-    if ones != K:
-        raise WireError(f"bitmap holds {ones} positions; the header says {K}")
-    bits_P = np.unpackbits(data, count=P, bitorder="little").view(np.bool_)
-    positions = np.flatnonzero(bits_P)
-    if positions.size != K:
+    marks = Marks(data)
+    if marks.size != K:
+        raise WireError(f"bitmap holds {marks.size} positions; the header says {K}")
+    if P % 8 and int(data[-1]) >> P % 8:
         raise WireError("padding bits of the bitmap are set; expected zeros")
-    return positions.astype(np.int64, copy=False)
+    return marks
 
 
 def encode_rice(positions: np.ndarray, P: int) -> Rice:
@@ -120,8 +119,10 @@ def encode_rice(positions: np.ndarray, P: int) -> Rice:
     return best
 
 
-def decode_rice(rice: Rice, P: int, K: int) -> np.ndarray:
-    """Return the int64 positions of a Rice code; memory stays within a few times P and K.
+def decode_rice(rice: Rice, P: int, K: int) -> np.ndarray | Marks:
+    """Return the positions of a Rice code: few as int64, many as one bit for each coordinate.
+
+    Memory is a few times the code, and P bytes for many.
 
     Raises
     ------
@@ -143,24 +144,25 @@ def decode_rice(rice: Rice, P: int, K: int) -> np.ndarray:
     low_data = data[unary_bytes:]
     if low_data.size and int(low_data[-1]) >> ((K * k - 1) % 8 + 1):
         raise WireError("padding bits after the low bits are set; expected zeros")
-    bits_U = (_lengthen if rice.shortened else _unpack_tight)(data[:unary_bytes], most_U)
-    ends = np.flatnonzero(bits_U.view(np.bool_))
+    ends = Marks((_lengthen if rice.shortened else _tight)(data[:unary_bytes], most_U))
     if ends.size != K:
         raise WireError(f"Rice code holds {ends.size} positions; the header says {K}")
+    few = K <= P // FEW
+    found = np.empty(K, dtype=np.int64) if few else np.zeros(P, dtype=np.bool_)
     # ends[i] = i + sum of quotients up to i, and position i = i + sum of gaps up to i.
-    positions, lows = ends.astype(np.int64, copy=False), 0
+    lows = 0
     for part in parts(K, 8):
         order = np.arange(part.start, part.stop)
         low = np.cumsum(_unpack_low(low_data, part, k), dtype=np.int64) + lows
-        positions[part] = (positions[part] - order << k) + order + low
+        positions = (ends.part(part) - order << k) + order + low
         lows = int(low[-1])
-    if K and int(positions[-1]) >= P:
-        raise WireError(f"last position is {int(positions[-1])}; expected at most {P - 1}")
-    return positions
-
-
-def _ones(data: np.ndarray) -> int:
-    return int(np.bitwise_count(data).sum(dtype=np.int64))
+        if int(positions[-1]) >= P:
+            raise WireError(f"last position is {int(positions[-1])}; expected at most {P - 1}")
+        if few:
+            found[part] = positions
+        else:
+            found[positions] = True
+    return found if few else Marks.of(found)
 
 
 def _best_k(gaps: np.ndarray, P: int) -> int:
@@ -218,12 +220,11 @@ def _unpack_low(data: np.ndarray, part: slice, k: int) -> np.ndarray:
     return low
 
 
-def _unpack_tight(data: np.ndarray, most_U: int) -> np.ndarray:
-    """Return the bits of a plain unary stream, which ends in a one within its last byte."""
+def _tight(data: np.ndarray, most_U: int) -> np.ndarray:
+    """Return the bytes of a plain unary stream, which ends in a one within its last byte."""
     if data.size and data[-1] == 0:
         raise WireError("the unary stream ends in an empty byte; expected a one in it")
-    bits: np.ndarray = np.unpackbits(data, bitorder="little")
-    return bits
+    return data
 
 
 def _shorten(bits_U: np.ndarray) -> np.ndarray:
@@ -243,7 +244,7 @@ def _shorten(bits_U: np.ndarray) -> np.ndarray:
 
 
 def _lengthen(data: np.ndarray, most_U: int) -> np.ndarray:
-    """Return the unary stream of a shortened one, checked before memory is taken."""
+    """Return the bytes of the unary stream of a shortened one, checked before memory is taken."""
     if data.size < 4:
         raise WireError(f"shortened stream has {data.size} bytes; expected at least 4")
     N = int.from_bytes(data[:4].tobytes(), "little")
@@ -272,4 +273,4 @@ def _lengthen(data: np.ndarray, most_U: int) -> np.ndarray:
     bits_U = np.empty((N, 3), dtype=np.uint8)
     for bit in range(3):
         bits_U[:, bit] = groups_N >> bit & 1
-    return bits_U.ravel()
+    return np.packbits(bits_U.ravel(), bitorder="little")

@@ -9,9 +9,13 @@ the entropy of their density; a support that is spread evenly is shorter without
 Shapes: P flat trainable parameters, K positions, S slices, T tensors.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fedllm_app.core.errors import WireError
+from fedllm_app.wire.blocks import BLOCK, parts
+from fedllm_app.wire.marks import Marks
 from fedllm_app.wire.slices import Slices
 
 PARAMETER_BITS = 4
@@ -57,8 +61,8 @@ def encode_sliced(positions: np.ndarray, slices: Slices, P: int, below: int) -> 
     return section if section.size < below else None
 
 
-def decode_sliced(data: np.ndarray, slices: Slices, P: int, K: int) -> np.ndarray:
-    """Return the int64 positions of a section.
+def decode_sliced(data: np.ndarray, slices: Slices, P: int, K: int) -> Marks:
+    """Return the positions of a section; beside it this takes 2 P bytes, and some for each slice.
 
     Raises
     ------
@@ -72,48 +76,71 @@ def decode_sliced(data: np.ndarray, slices: Slices, P: int, K: int) -> np.ndarra
     if int(count_S.sum()) != K or bool((count_S > slices.lengths).any()):
         raise WireError(f"the counts of {S} slices do not fit them, or do not sum to K={K}")
     k_S, is_rice_S, is_map_S = _coding(count_S, slices.lengths)
-    whole = _run_through(np.flatnonzero(count_S == slices.lengths), slices.lengths)
-    mapped = _run_through(np.flatnonzero(is_map_S), slices.lengths)
-    set_M = np.flatnonzero(stream.take(mapped[0].size))
-    slice_R = np.repeat(np.flatnonzero(is_rice_S), count_S[is_rice_S])
-    k_R = k_S.astype(np.uint8)[slice_R]
-    offset_R = stream.unary(k_R.size)
-    if bool((offset_R > np.int64(P) >> k_R).any()):
-        raise WireError("a gap is longer than all coordinates together")
-    offset_R <<= k_R
-    offset_R |= stream.planes(k_R)
-    stream.end()
-    # Within a slice, position i is i plus the gaps up to it.
-    offset_R += 1
-    np.cumsum(offset_R, out=offset_R)
-    counts_R = count_S[is_rice_S]
-    before = np.append(0, offset_R)[np.cumsum(counts_R) - counts_R]
-    offset_R -= np.repeat(before, counts_R)
-    offset_R -= 1
-    if bool((offset_R >= slices.lengths[slice_R]).any()):
-        raise WireError("a position lies beyond its slice")
-    slice_K = np.concatenate([slice_R, whole[0], mapped[0][set_M]])
-    if slice_K.size != K:
-        raise WireError(f"the bitmaps of slices hold {slice_K.size - K} positions too many")
-    offset_K = np.concatenate([offset_R, whole[1], mapped[1][set_M]])
-    del slice_R, offset_R, k_R, whole, mapped, set_M
-    return _ascending(slices.flat(slice_K, offset_K), P)
-
-
-def _ascending(positions: np.ndarray, P: int) -> np.ndarray:
-    """Return distinct positions below P in order: few are sorted, many are read off a mask."""
-    if positions.size < P >> 6:
-        return np.sort(positions)
     mask_P = np.zeros(P, dtype=np.bool_)
-    mask_P[positions] = True
-    return np.flatnonzero(mask_P)
+    _mark(mask_P, slices, np.flatnonzero(count_S == slices.lengths), None)
+    _mark(mask_P, slices, np.flatnonzero(is_map_S), stream)
+    chosen = np.flatnonzero(is_rice_S)
+    _mark_gaps(mask_P, slices, chosen, count_S[chosen], k_S[chosen], stream)
+    stream.end()
+    marks = Marks.of(mask_P)
+    if marks.size != K:
+        raise WireError(f"slices hold {marks.size} positions; their counts say {K}")
+    return marks
 
 
-def _run_through(chosen: np.ndarray, length_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the slice and the place in it of every coordinate of the chosen slices."""
-    lengths = length_S[chosen]
-    offset = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(chosen, lengths), offset
+def _mark(mask_P: np.ndarray, slices: Slices, chosen: np.ndarray, stream: "_Stream | None") -> None:
+    """Mark the chosen slices: whole, or as the next bits of a stream say."""
+    lengths, first = slices.lengths[chosen], slices.first[chosen]
+    ends, at = np.cumsum(lengths), 0
+    while at < chosen.size:
+        # As many slices as are a block together, or a longer one by itself.
+        done = int(ends[at - 1]) if at else 0
+        stop = max(at + 1, int(np.searchsorted(ends, done + BLOCK, side="right")))
+        total = int(ends[stop - 1]) - done
+        bits = True if stream is None else stream.take(total)
+        if stop == at + 1:
+            begin, step, length = int(first[at]), int(slices.step[chosen[at]]), int(lengths[at])
+            mask_P[begin : begin + step * (length - 1) + 1 : step] = bits
+        else:
+            some = lengths[at:stop]
+            offset = np.arange(total) - np.repeat(np.cumsum(some) - some, some)
+            mask_P[slices.flat(np.repeat(chosen[at:stop], some), offset)] = bits
+        at = stop
+
+
+def _mark_gaps(
+    mask_P: np.ndarray,
+    slices: Slices,
+    chosen: np.ndarray,
+    counts: np.ndarray,
+    k: np.ndarray,
+    stream: "_Stream",
+) -> None:
+    """Mark the positions of the chosen slices, each given by the gap to the one before."""
+    ends = np.cumsum(counts)
+    R = int(ends[-1]) if ends.size else 0
+    quotients, lows = stream.gaps(R), stream.rows(k, counts)
+    sums, begin = 0, 0  # of gaps and ones, all and those before the slice that a block begins in
+    for part in parts(R):
+        order = np.arange(part.start, part.stop)
+        which = np.searchsorted(ends, order, side="right")
+        gap = quotients(part)
+        if bool((gap > np.int64(mask_P.size) >> k[which]).any()):
+            raise WireError("a gap is longer than all coordinates together")
+        gap = gap << k[which] | lows(k[which])
+        # Within a slice, position i is i plus the gaps up to it.
+        total = np.cumsum(gap + 1) + sums
+        before = np.append(sums, total)[:-1]
+        opens = np.flatnonzero(order == (ends - counts)[which])
+        base = np.full(order.size, begin)
+        if opens.size:
+            last = np.searchsorted(opens, np.arange(order.size), side="right") - 1
+            base = np.where(last >= 0, before[opens[last]], begin)
+        offset = total - base - 1
+        if bool((offset >= slices.lengths[chosen[which]]).any()):
+            raise WireError("a position lies beyond its slice")
+        mask_P[slices.flat(chosen[which], offset)] = True
+        sums, begin = int(total[-1]), int(base[-1])
 
 
 def _coding(count_S: np.ndarray, length_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -121,9 +148,12 @@ def _coding(count_S: np.ndarray, length_S: np.ndarray) -> tuple[np.ndarray, np.n
     free_S = length_S - count_S
     some_S = (count_S > 0) & (free_S > 0)
     # What a Rice code with parameter k takes at most; the first of the smallest is taken.
-    most = np.array([count_S * (k + 1) + (free_S >> k) for k in range(MOST_K + 1)])
-    k_S: np.ndarray = np.argmin(most, axis=0)
-    is_map_S = some_S & (most[k_S, np.arange(k_S.size)] >= length_S)
+    k_S, least_S = np.zeros_like(count_S), count_S + free_S
+    for k in range(1, MOST_K + 1):
+        most_S = count_S * (k + 1) + (free_S >> k)
+        better_S = most_S < least_S
+        k_S[better_S], least_S[better_S] = k, most_S[better_S]
+    is_map_S = some_S & (least_S >= length_S)
     return k_S, some_S & ~is_map_S, is_map_S
 
 
@@ -156,6 +186,7 @@ class _Stream:
     """The bits of a section, read from the front; every read is checked before memory is taken."""
 
     def __init__(self, data: np.ndarray) -> None:
+        self._marks = Marks(data)
         self._bits = np.unpackbits(data, bitorder="little").view(np.bool_)
         self._at = 0
 
@@ -166,22 +197,55 @@ class _Stream:
         self._at += count
         return self._bits[self._at - count : self._at]
 
+    def gaps(self, count: int) -> Callable[[slice], np.ndarray]:
+        """Return what reads the next numbers written by `_unary`, one part after the other."""
+        start, first = self._at, int(np.count_nonzero(self._bits[: self._at]))
+        if self._marks.size - first < count:
+            raise WireError(f"a section holds {self._marks.size - first} numbers; expected {count}")
+        if count:
+            last = slice(first + count - 1, first + count)
+            self._at = int(self._marks.part(last)[0]) + 1
+        before = start - 1
+
+        def read(part: slice) -> np.ndarray:
+            nonlocal before
+            ends = self._marks.part(slice(first + part.start, first + part.stop))
+            numbers: np.ndarray = np.diff(ends, prepend=before) - 1
+            before = int(ends[-1]) if ends.size else before
+            return numbers
+
+        return read
+
     def unary(self, count: int) -> np.ndarray:
         """Return the next numbers written by `_unary`."""
-        ends = np.flatnonzero(self._bits[self._at :])[:count]
-        if ends.size < count:
-            raise WireError(f"a section holds {ends.size} numbers; expected {count}")
-        self._at += int(ends[-1]) + 1 if count else 0
-        numbers: np.ndarray = np.diff(ends, prepend=-1) - 1
-        return numbers
+        return self.gaps(count)(slice(0, count))
+
+    def rows(self, widths: np.ndarray, counts: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Return what reads the next numbers written by `_planes`, one part after the other.
+
+        Parameters
+        ----------
+        widths, counts : how wide numbers are, and how many of that width come in a row.
+        """
+        planes = [
+            self.take(int(counts[widths > bit].sum())) for bit in range(int(widths.max(initial=0)))
+        ]
+        read_of = [0] * len(planes)
+
+        def read(width: np.ndarray) -> np.ndarray:
+            numbers = np.zeros(width.size, dtype=np.int64)
+            for bit, plane in enumerate(planes):
+                wide = width > bit
+                stop = read_of[bit] + int(np.count_nonzero(wide))
+                numbers[wide] |= plane[read_of[bit] : stop].astype(np.int64) << bit
+                read_of[bit] = stop
+            return numbers
+
+        return read
 
     def planes(self, width: np.ndarray) -> np.ndarray:
         """Return the next numbers written by `_planes`."""
-        numbers = np.zeros(width.size, dtype=np.int64)
-        for bit in range(width.max(initial=0)):
-            wide = width > bit
-            numbers[wide] |= self.take(int(np.count_nonzero(wide))).astype(np.int64) << bit
-        return numbers
+        return self.rows(width, np.ones_like(width))(width)
 
     def end(self) -> None:
         """Refuse anything but the padding of the last byte."""

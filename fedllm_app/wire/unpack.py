@@ -12,6 +12,7 @@ import numpy as np
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import levels
 from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.marks import Marks
 from fedllm_app.wire.quantize import BITS, NOT_SENT, WORD
 
 
@@ -114,29 +115,70 @@ def measure(blocks: Iterator[np.ndarray]) -> tuple[float, float]:
     return largest, squares**0.5
 
 
-def unpack_marked(
-    data: np.ndarray, P: int, K: int, value_type: str, block: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (int64 positions, float32 values) of the K coordinates that were sent.
+class Marked(Values):
+    """The values of a section in which a code says what is not sent, decoded as they are asked for.
+
+    Parameters
+    ----------
+    data : uint8 array of shape (value_bytes(P, value_type, block, True),).
+    K : how many of the P coordinates are sent.
+
+    Attributes
+    ----------
+    marks : which they are.
 
     Raises
     ------
     WireError
-        If a value that was sent is not finite, or their number is not K.
+        If the number of those that are sent is not K.
     """
-    section, found = _Section(data, P, value_type, block, marked=True), 0
-    positions, values = np.empty(K, dtype=np.int64), np.empty(K, dtype=np.float32)
-    for part in section.parts():
-        codes = section.codes(part)
-        at = np.flatnonzero(codes != NOT_SENT[value_type])
-        if at.size > K - found:
-            raise WireError(f"more values than K={K} are marked as sent")
-        positions[found : found + at.size] = at + part.start
-        values[found : found + at.size] = section.values(part, codes, at)
-        found += at.size
-    if found < K:
-        raise WireError(f"{found} values are marked as sent; expected K={K}")
-    return positions, values
+
+    def __init__(self, data: np.ndarray, P: int, K: int, value_type: str, block: int) -> None:
+        self.shape = (K,)
+        self._section = _Section(data, P, value_type, block, marked=True)
+        self._parts = list(self._section.parts())
+        bits, counts = np.zeros(-(-P // 8), dtype=np.uint8), []
+        for part in self._parts:
+            sent = self._section.codes(part) != NOT_SENT[value_type]
+            bits[part.start // 8 : -(-part.stop // 8)] = np.packbits(sent, bitorder="little")
+            counts.append(int(np.count_nonzero(sent)))
+        if sum(counts) != K:
+            raise WireError(f"{sum(counts)} values are marked as sent; expected K={K}")
+        self.marks, self._ends = Marks(bits), np.cumsum(counts)
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Return the values that are sent, in order, each block with the slice of 0..K - 1.
+
+        Raises
+        ------
+        WireError
+            If one is not finite.
+        """
+        for i in range(len(self._parts)):
+            values = self._block(i)
+            if values.size:
+                yield slice(int(self._ends[i]) - values.size, int(self._ends[i])), values
+
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """Return the values number `start` to `stop`, float32, which were checked before."""
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        last = int(np.searchsorted(self._ends, stop, side="left"))
+        found = np.concatenate([self._block(i) for i in range(first, last + 1)])
+        begin = start - int(self._ends[first - 1] if first else 0)
+        return found[begin : begin + stop - start]
+
+    def whole(self) -> np.ndarray:
+        """Return all values, float32 of shape (K,)."""
+        values_K = np.empty(self.shape, dtype=np.float32)
+        for part, values in self.blocks():
+            values_K[part] = values
+        return values_K
+
+    def _block(self, i: int) -> np.ndarray:
+        part = self._parts[i]
+        codes = self._section.codes(part)
+        sent = np.flatnonzero(codes != NOT_SENT[self._section.value_type])
+        return self._section.values(part, codes, sent)
 
 
 class _Section:

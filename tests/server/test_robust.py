@@ -89,7 +89,7 @@ def test_two_wrong_replies_of_ten_move_nothing():
 
 
 @pytest.mark.parametrize("value_type", ["fp32", "bf16", "int8", "q4", "q3"])
-@pytest.mark.parametrize("K", [5, 20_000, 90_000])
+@pytest.mark.parametrize("K", [5, 20_000, 99_990])
 def test_values_stay_coded_until_they_are_wanted(value_type, K):
     size, rng = 100_000, np.random.default_rng(K)
     origin, found = Origin(size, HASH, HASH), []

@@ -10,7 +10,7 @@ from fedllm_app.core.errors import WireError
 from fedllm_app.wire import levels
 from fedllm_app.wire.quantize import pack_marked, pack_values, value_bytes
 from fedllm_app.wire.table import table_for
-from fedllm_app.wire.unpack import Values, unpack_marked
+from fedllm_app.wire.unpack import Marked, Values
 
 FEW = ("int8", "int4", "q4", "q3")
 
@@ -121,12 +121,12 @@ def test_a_code_without_a_level_is_refused(value_type, code):
     # With all 2 L codes in use there is none; a marked section has one that means nothing.
     out = np.empty(value_bytes(3, value_type, 16, True), dtype=np.uint8)
     pack_marked(f32(1, 2), np.array([0, 2]), 3, value_type, 16, np.random.default_rng(0), out)
-    assert unpack_marked(out, 3, 2, value_type, 16)[0].tolist() == [0, 2]
+    assert Marked(out, 3, 2, value_type, 16).marks.positions().tolist() == [0, 2]
     codes = np.array([1, code - 1, code], np.uint8)
     packed = levels.pack_codes(codes, levels.BITS[value_type])
     out[-packed.size :] = packed
     with pytest.raises(WireError, match=f"a value is code {code}; expected 0 to {code - 2}"):
-        unpack_marked(out, 3, 2, value_type, 16)
+        Marked(out, 3, 2, value_type, 16).whole()
 
 
 @pytest.mark.parametrize("value_type", ["int8", "int4"])

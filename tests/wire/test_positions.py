@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import positions as where
+from fedllm_app.wire.marks import listed
 from fedllm_app.wire.positions import Rice
 
 
@@ -34,10 +35,10 @@ def test_both_codes_give_the_positions_back(support):
     positions, P = support
     bitmap = where.encode_bitmap(positions, P)
     assert bitmap.size == where.bitmap_bytes(P)
-    assert np.array_equal(where.decode_bitmap(bitmap, P, positions.size), positions)
+    assert np.array_equal(listed(where.decode_bitmap(bitmap, P, positions.size)), positions)
     rice = where.encode_rice(positions, P)
     assert rice.data.size <= where.max_rice_bytes(positions.size, P)
-    assert np.array_equal(where.decode_rice(rice, P, positions.size), positions)
+    assert np.array_equal(listed(where.decode_rice(rice, P, positions.size)), positions)
 
 
 @pytest.mark.parametrize("inverse", [2, 2.4, 2.63, 3, 4, 4.7, 5, 8, 9, 10, 16, 17, 64, 256, 1000])
@@ -51,7 +52,7 @@ def test_random_supports_take_at_most_1_02_of_their_entropy(inverse):
 
 def test_the_shortened_stream_of_the_specification():
     rice = Rice(0, True, data(6, 0, 0, 0, 0x31, 0xA8))
-    assert where.decode_rice(rice, 16, 5).tolist() == [2, 6, 7, 8, 15]
+    assert listed(where.decode_rice(rice, 16, 5)).tolist() == [2, 6, 7, 8, 15]
 
 
 def test_positions_beyond_32_bits():
@@ -116,7 +117,7 @@ def test_any_bytes_are_refused_or_are_positions(raw, P, K, k, shortened):
         except WireError:
             continue
         assert positions.size == min(K, P)
-        where.check_positions(positions, P)
+        where.check_positions(listed(positions), P)
 
 
 def test_a_claim_of_many_groups_takes_no_memory():

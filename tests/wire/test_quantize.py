@@ -11,7 +11,7 @@ from fedllm_app.core.errors import WireError
 from fedllm_app.wire import quantize
 from fedllm_app.wire.levels import pack_codes
 from fedllm_app.wire.quantize import LARGEST, VALUE_TYPES, WORD, value_bytes
-from fedllm_app.wire.unpack import Values, unpack_marked
+from fedllm_app.wire.unpack import Marked, Values
 
 
 def f32(*values):
@@ -118,9 +118,10 @@ def test_marked_keeps_a_sent_zero_apart_from_not_sent(value_type):
     out = np.empty(value_bytes(20, value_type, 16, True), dtype=np.uint8)
     positions, values = np.array([0, 3, 19]), f32(0, 127, 0)
     quantize.pack_marked(values, positions, 20, value_type, 16, np.random.default_rng(0), out)
-    got, back = unpack_marked(out, 20, 3, value_type, 16)
-    assert got.tolist() == [0, 3, 19]
-    assert back.tolist() == [0, 127, 0]
+    got = Marked(out, 20, 3, value_type, 16)
+    assert got.marks.positions().tolist() == [0, 3, 19]
+    assert got.whole().tolist() == [0, 127, 0]
+    assert got.between(1, 3).tolist() == [127, 0]
 
 
 @pytest.mark.parametrize("value_type", ["fp32", "fp16", "bf16", "int8", "int4"])
