@@ -81,7 +81,7 @@ def run(
     from fedllm_app.config import RunConfig, check_listed
     from fedllm_app.config.inputs import input_problems
     from fedllm_app.core.settings import flatten
-    from fedllm_app.deploy.bundle import kept_back, unshipped_modules
+    from fedllm_app.deploy.bundle import kept_back, too_deep, unshipped_modules
     from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs, run_flower
 
     recipe, overrides = recipe_and_pairs(settings)
@@ -89,11 +89,15 @@ def run(
     overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
     config = RunConfig.parse(flat := flatten(merged_config(recipe, overrides)))
     check_listed(root, flat)
-    if problems := [*unshipped_modules(root, config.flat()), *input_problems(config)]:
+    problems = [*unshipped_modules(root, config.flat()), *too_deep(root)]
+    embedded = config.model.source in BACKBONES
+    problems += input_problems(config) if embedded else []
+    if problems:
         raise ConfigError("\n".join(problems))
-    if config.model.source not in BACKBONES:
+    if not embedded:
         # In a process of its own: this one waits for the run, and is to stay small.
         words = [sys.executable, "-m", "fedllm_app.cli", "check", *map(str, settings or [])]
+        words += ["--verbose"] if verbose else []
         if subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode:
             raise typer.Exit(1)
     if said := kept_back(root):
@@ -119,15 +123,12 @@ def check(
     from fedllm_app.config.inputs import input_problems
     from fedllm_app.core.settings import flatten
     from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
-    from fedllm_app.parts import Parts, Place
 
     recipe, overrides = recipe_and_pairs(settings)
     find_app()  # modules of one's own are found there
     config = RunConfig.parse(flatten(merged_config(recipe, overrides)))
     if problems := input_problems(config):
         raise ConfigError("\n".join(problems))
-    if config.model.source not in BACKBONES:
-        Parts(config, Place.of(config)).check_model()
     typer.echo("Settings, data and model fit together.")
 
 

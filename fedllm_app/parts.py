@@ -32,7 +32,6 @@ from fedllm_app.models.backbone import (
 )
 from fedllm_app.models.image import image_spec
 from fedllm_app.models.positions import check_positions
-from fedllm_app.models.preflight import check_model
 from fedllm_app.models.settings import BACKBONES
 from fedllm_app.models.suits import check_reads
 from fedllm_app.models.trainable import TrainableModel
@@ -173,26 +172,6 @@ class Parts:
         """A device's own examples."""
         c = self.config
         return node_data(self.place.data, c.data, c.task, self.tokenizer, self.cache, self.labels)
-
-    def check_model(self) -> None:
-        """Refuse in seconds a model that cannot be trained as asked; reads no weights and no data.
-
-        Raises
-        ------
-        ConfigError
-            See `models/preflight.py`.
-        """
-        c = self.config
-        check_model(
-            c.model, c.lora, self.source, c.task.name, self._labels_or_two(), c.task.max_tokens,
-            self.cache, self.tokenizer,
-        )  # fmt: skip
-
-    def _labels_or_two(self) -> list[str]:
-        """Return the labels that the settings name; two of any name where the data tell."""
-        if not self.kind.needs_labels:
-            return []
-        return fixed_labels(self.config.data) or ["0", "1"]
 
     @cached_property
     def model(self) -> TrainableModel:

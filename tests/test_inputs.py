@@ -67,6 +67,13 @@ def test_bad_rows_of_train_and_test_are_said_together(keys, tmp_path):
     assert found.startswith("partition.name is 'natural' and data.user-column 'user'")
 
 
+def test_the_server_of_devices_looks_at_its_test_examples(keys, tiny):
+    devices = {"data__train": "node", "data__test": str(tiny.root / "text" / "test.jsonl")}
+    assert problems(keys, **devices, data__labels="sky,water,stone") == []
+    (found,) = problems(keys, **devices, data__labels="sky,water")
+    assert "holds 'stone' in row 2; expected one of 2 labels (sky, water)" in found
+
+
 def test_a_split_that_is_named_must_be_there(keys, tiny, tmp_path):
     (found,) = problems(keys, data__test_split="validaton")
     assert "data.test-split is 'validaton'" in found
@@ -79,23 +86,27 @@ def test_a_model_whose_files_do_not_load_is_said(keys, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{torn")
     (found,) = problems(keys, model__source=str(tmp_path / "model"))
-    assert found.startswith(f"model.source is '{tmp_path / 'model'}', whose config does not load")
+    assert "holds no weights" in found
+    (found,) = problems(keys, model__source=str(tmp_path / "model"), model__init="random")
+    assert found.startswith(f"model.source is '{tmp_path / 'model'}'")
+    assert "config" in found
     assert "\n" not in found
 
 
-def test_the_command_says_it_and_starts_nothing(keys, monkeypatch, capsys):
+def test_the_command_says_it_and_starts_nothing(keys, monkeypatch, capfd):
     from typer.testing import CliRunner
 
     monkeypatch.setattr(
         "fedllm_app.deploy.launch.run_flower", lambda *a, **k: pytest.fail("started")
     )
     words = [f"{key}={value}" for key, value in keys.items() if value != ""]
-    done = CliRunner().invoke(cli.app, ["run", *words, "data.label-column=topic"])
-    assert done.exit_code == 1
-    assert done.stderr.startswith("ConfigError: data.label-column is 'topic', but data.train=")
-    assert done.stderr.count("\n") == 1
-    done = CliRunner().invoke(cli.app, ["run", *words, "data.label-column=topic", "--verbose"])
-    assert "Traceback" in done.stderr
+    # A model of one's own is looked at in a process of its own, and the data with it.
+    assert CliRunner().invoke(cli.app, ["run", *words, "data.label-column=topic"]).exit_code == 1
+    said = capfd.readouterr().err
+    assert said.startswith("ConfigError: data.label-column is 'topic', but data.train=")
+    assert said.count("\n") == 1
+    CliRunner().invoke(cli.app, ["run", *words, "data.label-column=topic", "--verbose"])
+    assert "Traceback" in capfd.readouterr().err
     done = CliRunner().invoke(cli.app, ["report", "nothing", "--verbose"])
     assert "Traceback" in done.stderr
 
@@ -118,3 +129,16 @@ def test_flower_logs_an_error_of_ours_as_its_sentence(caplog, verbose, monkeypat
     assert verbose or caplog.messages == ["DataError: no rows"]
     logger.error("Traceback of somebody else")
     assert "somebody else" in caplog.text
+
+
+def test_a_model_is_checked_without_weights(tiny, tmp_path):
+    keys = tiny.keys() | {"run.home": str(tmp_path)}
+    assert input_problems(RunConfig.parse(keys)) == []
+    for key, value, words in (
+        ("task.max-tokens", 33, "task.max-tokens is 33; expected at most 32"),
+        ("lora.rank", 64, "lora.rank is 64; expected at most 16"),
+        ("lora.targets", "q_proj", "lora.targets is 'q_proj'"),
+        ("model.source", str(tiny.root / "dinov2"), "a model of type 'dinov2'"),
+    ):
+        (problem,) = input_problems(RunConfig.parse(keys | {key: value}))
+        assert words in problem

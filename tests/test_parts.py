@@ -43,17 +43,3 @@ def test_a_device_does_no_job_of_another_client(tiny, tmp_path):
     assert next(device.batches("ann", 4, np.random.default_rng(0)))["labels"].shape == (4,)
     with pytest.raises(WireError, match="the job is of client 'bob'; this is 'ann'"):
         device.batches("bob", 4, np.random.default_rng(0))
-
-
-def test_a_model_is_checked_without_weights_or_data(tiny, tmp_path):
-    keys = tiny.keys() | {"data.train": "/not/there.jsonl", "run.home": str(tmp_path)}
-    Parts(config := RunConfig.parse(keys), Place.of(config)).check_model()
-    for key, value, words in (
-        ("task.max-tokens", 33, "task.max-tokens is 33; expected at most 32"),
-        ("lora.rank", 64, "lora.rank is 64; expected at most 16"),
-        ("lora.targets", "q_proj", "lora.targets is 'q_proj'"),
-        ("model.source", str(tiny.root / "dinov2"), "no tokenizer at"),
-    ):
-        config = RunConfig.parse(keys | {key: value})
-        with pytest.raises(ConfigError, match=words):
-            Parts(config, Place.of(config)).check_model()

@@ -7,11 +7,13 @@ only the first run on some data and some model pays for the look.
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedllm_app.core.errors import ConfigError, FedllmError, first_line
+from fedllm_app.core.errors import FedllmError
 from fedllm_app.data.cache import build_once, digest
+from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own
 from fedllm_app.data.partition import TO_CLIENTS
 from fedllm_app.data.places import source_of_test, source_of_train
@@ -92,8 +94,11 @@ def _look(
     c: "RunConfig", sources: list[Source | None], folder: Path, cache: Path, problems: list[str]
 ) -> dict[str, Any]:
     """Return what the training examples have; add what is wrong with any examples."""
+    import datasets
+
     from fedllm_app.data.usable import usable
 
+    datasets.disable_progress_bars()  # the run shows its own
     found: dict[str, Any] = {}
     labels = None
     for source, name in zip(sources, ("train", "test"), strict=True):
@@ -132,7 +137,7 @@ def _of_partition(c: "RunConfig", found: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_model(c: "RunConfig", cache: Path) -> Iterator[str]:
-    """Yield what is wrong with the model's config and tokenizer."""
+    """Yield what is wrong with the model: its files, its sense, its layers and its tokenizer."""
     source = c.model.source
     if source in BACKBONES:
         return
@@ -142,7 +147,8 @@ def _of_model(c: "RunConfig", cache: Path) -> Iterator[str]:
         return
     try:
         key = digest(
-            "model", c.model.model_dump(), c.task.model_dump(),
+            "model", c.model.model_dump(), c.lora.model_dump(), c.task.model_dump(),
+            c.data.labels,
             *(_files(Path(p)) for p in (source, c.model.tokenizer) if Path(p).is_absolute()),
         )  # fmt: skip
         build_once(cache / "checked" / key, _loads(c, cache))
@@ -157,27 +163,22 @@ def _files(place: Path) -> list[str | int]:
 
 
 def _loads(c: "RunConfig", cache: Path) -> Callable[[Path], None]:
-    """Return a function that raises ConfigError if the model's config or tokenizer do not load."""
+    """Return a function that raises ConfigError if the model cannot be trained as asked."""
 
     def look(folder: Path) -> None:
-        """Look; the folder is left empty."""
-        from transformers import AutoConfig
-
-        from fedllm_app.models.backbone import load_tokenizer, local_source
-        from fedllm_app.models.suits import SOURCES
+        """Look; the folder is left empty. No weights are read."""
+        from fedllm_app.models.backbone import load_tokenizer
+        from fedllm_app.models.preflight import check_model
 
         source = c.model.source
         if source.endswith(".gguf") and Path(source).is_file():
             return  # the run converts it, which may take long
-        source = local_source(source, cache)
-        try:
-            AutoConfig.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(
-                f"model.source is {source!r}, whose config does not load: {first_line(error)} "
-                f"Expected {SOURCES}"
-            ) from error
-        if not c.task.kind.images:
-            load_tokenizer(c.model, source, cache)
+        kind = c.task.kind
+        labels = (fixed_labels(c.data) or ["0", "1"]) if kind.needs_labels else []
+        tokenizer = partial(load_tokenizer, c.model, source, cache)
+        check_model(
+            c.model, c.lora, source, c.task.name, labels, c.task.max_tokens, cache,
+            None if kind.images else tokenizer,
+        )  # fmt: skip
 
     return look

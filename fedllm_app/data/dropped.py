@@ -34,6 +34,10 @@ class Dropped:
             if len(shown) < SHOWN:
                 shown.append(f"{unit} {place}")
 
+    def copy(self) -> "Dropped":
+        """Return a copy to count on in."""
+        return Dropped(dict(self.counts), {cause: list(p) for cause, p in self.first.items()})
+
     @property
     def total(self) -> int:
         """Number of rows of all causes."""

@@ -63,6 +63,12 @@ class Labels:
     codes: NDArray[np.int64]
     numbers: bool
 
+    def only(self, good_N: NDArray[np.bool_]) -> "Labels":
+        """Return the column with no label in the rows that are not good."""
+        kept = set(np.unique(self.codes[good_N]).tolist())
+        texts = [text if code in kept else None for code, text in enumerate(self.texts)]
+        return Labels(texts, self.codes, self.numbers)
+
 
 def fixed_labels(settings: DataSettings) -> list[str] | None:
     """Return the label names that `data.labels` gives, or None if it leaves them to the data.

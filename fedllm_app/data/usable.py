@@ -86,30 +86,16 @@ def usable(
     problems = [p for key in kind.reads if (p := _missing(raw, key, settings, source))]
     if problems:
         raise DataError("\n".join(problems))
-    bad_N = np.zeros(len(raw.rows), bool)
-    bad = {
-        cause: mask
-        for key in kind.reads
-        for cause, mask in ((_empty(raw, key, settings, source, kind.needs_labels)),)
-        if mask.any()
-    }
-    found, numbers_N = None, np.zeros(0, np.int64)
+    bad_N, dropped = np.zeros(len(raw.rows), bool), raw.dropped.copy()
+    for key in kind.reads:
+        cause, empty_N = _empty(raw, key, settings, source, kind.needs_labels)
+        dropped.add(cause, np.flatnonzero(empty_N & ~bad_N).tolist())
+        bad_N |= empty_N
+    rows, numbers_N = raw.rows, np.zeros(0, np.int64)
     if kind.needs_labels:
-        if labels is None and (fixed := fixed_labels(settings)):
-            labels = LabelSet.of(fixed)
-        found = read_labels(raw, settings, source, labels.values if labels else None)
-        if test and all(text is None for text in found.texts):
-            raise DataError(_hidden(source, settings))
-        if labels is None:
-            labels = label_set(found, raw, settings, source)
-        numbers_N = _numbers(found, labels, settings, source)
-        if (numbers_N < 0).any():
-            bad["no label"] = numbers_N < 0
-    dropped = Dropped(dict(raw.dropped.counts), dict(raw.dropped.first))
-    for cause, mask in bad.items():
-        dropped.add(cause, np.flatnonzero(mask & ~bad_N).tolist())
-        bad_N |= mask
-    rows = raw.rows
+        labels, numbers_N = _labelled(raw, source, settings, labels, test, ~bad_N)
+        dropped.add("no label", np.flatnonzero((numbers_N < 0) & ~bad_N).tolist())
+        bad_N |= numbers_N < 0
     if bad_N.any() and settings.bad_rows == "refuse":
         raise DataError(_refused(source, dropped, int(bad_N.sum()), len(rows)))
     if bad_N.all():
@@ -121,6 +107,30 @@ def usable(
     size = len(labels.names) if labels is not None else 0
     counts = np.bincount(numbers_N, minlength=size)[:size].astype(np.int64)
     return Usable(rows, labels, counts, dropped)
+
+
+def _labelled(
+    raw: Raw,
+    source: Source,
+    settings: DataSettings,
+    labels: LabelSet | None,
+    test: bool,
+    good_N: NDArray[np.bool_],
+) -> tuple[LabelSet, NDArray[np.int64]]:
+    """Return the label set, and the number of each row's label, int64 of shape (N,), -1 for none.
+
+    `good_N` are the rows that count: a label that stands in no other is no class.
+    """
+    if labels is None and (fixed := fixed_labels(settings)):
+        labels = LabelSet.of(fixed)
+    found = read_labels(raw, settings, source, labels.values if labels else None)
+    if test and all(text is None for text in found.texts):
+        raise DataError(_hidden(source, settings))
+    found = found.only(good_N)
+    if labels is None and any(text is not None for text in found.texts):
+        labels = label_set(found, raw, settings, source)
+    labels = labels or LabelSet((), ())
+    return labels, _numbers(found, labels, settings, source)
 
 
 def _missing(raw: Raw, key: str, settings: DataSettings, source: Source) -> str:

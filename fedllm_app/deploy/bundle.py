@@ -15,12 +15,14 @@ from fedllm_app.core.settings import Scalar
 from fedllm_app.core.units import format_bytes
 from fedllm_app.data.own import is_own
 
-# What Flower ships by itself, and folders in which it does not look.
+# What Flower ships by itself, folders that it passes over, and those that it ships nothing of.
 SHIPPED = re.compile(r".*\.(py|toml|md|yaml|yml|json|jsonl)")
-SKIPPED = {".venv", "venv", "env", ".git", ".flwr", "__pycache__", "build", "lib", "node_modules"}
+PASSED_OVER = {".venv", ".flwr", "__pycache__", ".git"}
+SKIPPED = {"venv", "env", "build", "lib"}  # beside pyproject.toml
 # Parts of this checkout that are no part of the app, and nobody's secret.
 OURS = ("docs", "tests", "benchmarks", "recipes", "README.md", "pyproject-federation.toml")
 NAMED = 3
+DEEPEST = 10  # folders; a file below more stops Flower, bundled or not
 
 
 def kept_back(app: Path) -> str:
@@ -35,7 +37,7 @@ def kept_back(app: Path) -> str:
         return ""
     files = [
         (name, size)
-        for name, size in _candidates(app)
+        for name, size in _candidates(app, SKIPPED)
         if name.split("/")[0] not in OURS and not include.match_file(name)
     ]
     files = [f for f in files if f[0] != "pyproject.toml"]
@@ -73,6 +75,17 @@ def unshipped_modules(app: Path, config: Mapping[str, Scalar]) -> Iterator[str]:
             )
 
 
+def too_deep(app: Path) -> Iterator[str]:
+    """Yield a sentence if a file lies so deep that Flower refuses the whole checkout for it."""
+    for name, _ in _candidates(app, set()):
+        if len(Path(name).parts) - 1 > DEEPEST:
+            yield (
+                f"{name} lies more than {DEEPEST} folders deep, and Flower bundles no checkout "
+                "that holds such a file; move it, or name its folder in .gitignore"
+            )
+            return
+
+
 def _patterns(app: Path) -> Any:
     """Return what matches the files that may travel; None if there is no list."""
     from pathspec import PathSpec
@@ -82,7 +95,7 @@ def _patterns(app: Path) -> Any:
     return PathSpec.from_lines("gitignore", patterns) if patterns else None
 
 
-def _candidates(app: Path) -> Iterator[tuple[str, int]]:
+def _candidates(app: Path, skipped: set[str]) -> Iterator[tuple[str, int]]:
     """Yield the files, with their bytes, that Flower takes without a list; ignored ones not."""
     from pathspec import PathSpec
 
@@ -91,9 +104,8 @@ def _candidates(app: Path) -> Iterator[tuple[str, int]]:
     ignored = PathSpec.from_lines("gitignore", lines)
     for folder, folders, names in os.walk(app):
         here = Path(folder)
-        folders[:] = [
-            f for f in folders if f not in SKIPPED and not (here / f / "pyvenv.cfg").exists()
-        ]
+        top = here == app
+        folders[:] = [f for f in folders if f not in PASSED_OVER and not (top and f in skipped)]
         for name in names:
             file = here / name
             inside = file.relative_to(app).as_posix()

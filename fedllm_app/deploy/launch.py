@@ -36,7 +36,7 @@ from fedllm_app.run.note import DONE, VARIABLE, Note, make_note, read_note
 
 FEDERATION = "pyproject-federation.toml"
 LOOK_S = 0.5
-GRACE_S, DONE_S = 4.0, 60.0  # for Flower's own end after a failure, after a run that is whole
+GRACE_S, DONE_S = 7.0, 60.0  # for Flower's own end after a failure, after a run that is whole
 # Ends after which the same command would not go on.
 FINAL = (DONE, *(e.__name__ for e in (ConfigError, DataError, CheckpointError, RunFailedError)))
 

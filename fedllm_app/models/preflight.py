@@ -4,7 +4,7 @@ The model is built on torch's meta device, where tensors have shapes and no memo
 not matter. What only the weights can tell, such as a tensor that the checkpoint lacks, is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ def check_model(
     labels: Sequence[str],
     max_tokens: int,
     cache: Path,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None,
 ) -> None:
     """Refuse a model that cannot be trained as the settings ask; nothing is read but its heads.
 
@@ -39,7 +39,7 @@ def check_model(
     task, max_tokens : as in task.name and task.max-tokens.
     labels : class names; any two where they are not known yet.
     cache : folder for converted models.
-    tokenizer : None leaves its size unchecked.
+    tokenizer : loads it; None leaves its size unchecked.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def check_model(
     check_files(Path(source), weights=pretrained)
     config = read_config(source, **config_overrides(task, labels))
     check_config(config, source, task, weights=pretrained)
-    prepare_config(config, task, tokenizer)
+    prepare_config(config, task, tokenizer() if tokenizer else None)
     with without_bars(), torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = auto_model(task).from_config(config)
     if not task_of(task).images:

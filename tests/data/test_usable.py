@@ -85,3 +85,13 @@ def test_an_image_that_is_missing_is_a_bad_row():
     pictures = [{"bytes": b"x", "path": None}, {"bytes": None, "path": None}, None]
     found = clean({**rows, "image": pictures, "label": [0, 1, 1]}, "image-classification", **DROP)
     assert found.dropped.first == {"no image": ["row 1", "row 2"]}
+
+
+def test_a_label_that_stands_in_bad_rows_alone_is_no_class():
+    found = clean({"text": ["a", "b", ""], "label": ["x", "y", "z"]}, bad_rows="drop")
+    assert found.labels.names == ("x", "y")
+
+
+def test_no_label_at_all_is_told_by_its_rows():
+    with pytest.raises(DataError, match=r"2 of 2 rows cannot be used: 2 with no label"):
+        clean({"text": ["a", "b"], "label": [None, -1]})

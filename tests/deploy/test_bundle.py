@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from fedllm_app.deploy.bundle import kept_back, unshipped_modules
+from fedllm_app.deploy.bundle import kept_back, too_deep, unshipped_modules
 
 ROOT = Path(__file__).parents[2]
 PRIVATE = {
@@ -85,6 +85,20 @@ def test_without_the_list_all_of_it_would_travel(checkout):
     with pytest.raises(ValueError, match="FAB size exceeds"):
         build_fab_from_disk(checkout)
     file.write_text(text)
+    assert build_fab_from_disk(checkout)
+
+
+def test_a_file_that_lies_too_deep_is_told_before_flower_stops_at_it(checkout):
+    assert list(too_deep(checkout)) == []
+    folder = checkout.joinpath("deep", *"123456789", "10")
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text("{}")
+    with pytest.raises(Exception, match="depth"):
+        build_fab_from_disk(checkout)
+    (found,) = too_deep(checkout)
+    assert found.startswith("deep/1/2/3/4/5/6/7/8/9/10/x.json lies more than 10 folders deep")
+    (checkout / ".gitignore").write_text("deep/\n")
+    assert list(too_deep(checkout)) == []
     assert build_fab_from_disk(checkout)
 
 
