@@ -77,29 +77,31 @@ class Place:
             return cls(Path(config.run.home or own))
         if config.data.train != "node":
             raise ConfigError(
-                f"data.train is {config.data.train!r}; this device has data of its own, and "
-                "opens no other: expected 'node'"
+                f"data.train is {config.data.train!r}; this device opens no data but what its own "
+                "node-config names: expected 'node'"
             )
         keys = ("home", "data-path", "model-path", "tokenizer-path")
         home, data, model, tokenizer = (str(node_config.get(key, "")) for key in keys)
         client = str(node_config.get("client-id", node_config.get("partition-id", "")))
         missing = [k for k, v in (("client-id", client), ("data-path", data)) if not v]
         relative = [v for v in (home, data, model, tokenizer) if v and not Path(v).is_absolute()]
+        asked, problems = config.model, list[str]()
         if missing or relative:
-            raise ConfigError(
+            problems.append(
                 f"node-config lacks {missing}, and {relative} are not absolute paths; expected "
                 'for example --node-config \'client-id="alice" data-path="/data/alice.jsonl"\''
             )
-        asked = config.model
         for setting, theirs, path, key in (
             ("model.source", asked.source, model, "model-path"),
             ("model.tokenizer", asked.tokenizer, tokenizer, "tokenizer-path"),
         ):
             if theirs and not path and theirs not in named(node_config, "allow-models"):
-                raise ConfigError(
+                problems.append(
                     f"{setting} is {theirs!r}; this device opens and downloads only what its "
                     f'node-config names: expected {key}, or allow-models="{theirs}" there'
                 )
+        if problems:
+            raise ConfigError(". ".join(problems))  # one line: it is what the server shows
         return cls(Path(home or own), data, model, tokenizer, client)
 
 

@@ -14,7 +14,7 @@ ANN = {"client-id": "ann", "data-path": "/data/ann.jsonl"}
 def test_a_device_plays_no_client_of_a_simulation(train):
     config = RunConfig.parse({"data.train": train, "model.source": "/models/minilm"})
     for node in (ANN, {"partition-id": 0, "num-partitions": 2}, {}):
-        with pytest.raises(ConfigError, match="this device has data of its own"):
+        with pytest.raises(ConfigError, match="opens no data but what its own"):
             Place.of(config, node)
     assert Place.of(config).client == ""
 

@@ -1,7 +1,7 @@
 """A SuperNode opens, imports and downloads only what its own node-config names.
 
-One federation for all of it: carol names her id and her data and nothing else, and the other node
-says of itself what Flower's own examples say, the words of a simulated one.
+One federation for all of it. Its nodes say of themselves what Flower's own examples say, the words
+of a simulated node: neither a client-id nor a data-path.
 """
 
 import http.server
@@ -34,7 +34,7 @@ SAID = {
         "node-config lacks ['data-path']",
     ],
     "module": ["client.rule is 'trap:Mine'; this device does not import 'trap'"],
-    "data": ["server.jsonl'; this device has data of its own, and opens no other"],
+    "data": ["server.jsonl'; this device opens no data but what its own node-config names"],
 }
 
 
@@ -91,11 +91,10 @@ def test_what_a_node_config_does_not_name_is_refused(tmp_path, hub):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "trap.py").write_text(MODULE)
     nodes = [
-        {"client-id": "carol", "data-path": str(tmp_path / "carol.jsonl")},
         {"partition-id": "0", "num-partitions": "2"},
+        {"partition-id": "1", "num-partitions": "2"},
     ]
-    for who in ("carol", "server"):
-        save_rows(tmp_path / f"{who}.jsonl", ["sky", "soil"] * 4)
+    save_rows(tmp_path / "server.jsonl", ["sky", "soil"] * 4)
     env = {"PYTHONPATH": str(tmp_path / "code"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
     asking = env | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "empty-cache")}
     environments = {f"supernode-{i}": asking for i in range(len(nodes))}

@@ -42,7 +42,7 @@ def test_a_device_imports_no_module_that_its_node_config_does_not_allow(trap, ke
 def test_a_node_that_is_no_worker_of_a_simulation_is_a_device(trap, config):
     with pytest.raises(ConfigError, match="does not import 'trap'"):
         node.holdings({"strategy.name": trap}, config)
-    with pytest.raises(ConfigError, match="this device has data of its own"):
+    with pytest.raises(ConfigError, match="opens no data but what its own"):
         node.holdings({"model.source": "some/model"}, config)
 
 
