@@ -58,6 +58,12 @@ WRONG = [
     ("client.lr", True, "number"),
     ("client.lr", math.nan, "finite"),
     ("round.timeout-s", math.inf, "finite"),
+    ("round.clip", "none", "'auto', 'off', or a number of 0 (off) or more"),
+    ("round.clip", -1.0, "'auto', 'off', or a number of 0 (off) or more"),
+    ("round.clip", "nan", "'auto', 'off', or a number of 0 (off) or more"),
+    ("round.clip-factor", 0.5, "greater than or equal to 1"),
+    ("round.aggregate", "krum", "'mean', 'trimmed-mean' or 'median'"),
+    ("round.trim", 0.5, "less than 0.5"),
     ("model.dropout", 1, "boolean"),
     ("model.dropout", "true", "boolean"),
     ("lora.targets", 3, "string"),
@@ -149,6 +155,27 @@ AT_ODDS = {
         {"round.min-replies": 6},
         "round.min-replies is 6; expected at most round.clients = 5",
         {"round.clients": 6},
+    ),
+    "a median of weights": (
+        {"strategy.name": "fedavg", "round.aggregate": "median"},
+        "round.aggregate is 'median', where all replies count alike, with round.weights = "
+        "'examples'",
+        {"round.weights": "uniform"},
+    ),
+    "a trimmed mean that trims nobody": (
+        {"round.aggregate": "trimmed-mean", "round.trim": 0.1, "strategy.d-up": 1.0},
+        "leaves out nobody of round.clients = 5 with round.trim = 0.1",
+        {"round.clients": 10},
+    ),
+    "a median of two": (
+        {"round.aggregate": "median", "round.clients": 2, "strategy.name": "dense"},
+        "leaves out nobody of round.clients = 2",
+        {"round.clients": 3},
+    ),
+    "a median of what few clients send": (
+        {"round.aggregate": "median", "round.clients": 10},
+        "0.25 of the coordinates, and what is not sent counts as a zero",
+        {"strategy.mean": "senders"},
     ),
     "a larger cohort than there are clients": (
         {"partition.clients": 4},

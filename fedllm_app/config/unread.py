@@ -42,6 +42,12 @@ def _unread(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield "wire.block"
     if not c.round.target:
         yield "round.target-metric"
+    if c.round.clip != "auto":
+        yield "round.clip-factor"
+    if c.round.clip == "off":
+        yield "round.clip-action"
+    if c.round.aggregate != "trimmed-mean":
+        yield "round.trim"
 
 
 def _of_data(c: RunConfig, kind: TaskKind) -> Iterator[str]:

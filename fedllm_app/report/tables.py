@@ -209,7 +209,7 @@ def guard_table(run: Run) -> Table:
     rows += [["Bound of the norm, first and last round", shown, ""]]
     rows += [["Fails again and again", "", line] for line in failing_lines(run)]
     cells = [Row([Cell(text) for text in row]) for row in rows] if bounds or len(rows) > 2 else []
-    note = "" if cells else "round.clip is off, and no client failed twice for one reason."
+    note = "" if cells else "No bound was in force, and no client failed twice for one reason."
     return Table("Single clients", ["", "", "Clients"], cells, note, look="runs fit")
 
 

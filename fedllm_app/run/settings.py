@@ -129,13 +129,12 @@ class RoundSettings(Settings):
     @field_validator("clip", mode="before")
     @classmethod
     def _is_a_bound(cls, bound: object) -> object:
-        if isinstance(bound, int | float) and not isinstance(bound, bool):
-            bound = f"{bound:g}"
-        if isinstance(bound, str) and bound not in ("auto", "off"):
-            try:
-                norm = float(bound)
-            except ValueError:
-                norm = -1.0
-            if not 0 <= norm < math.inf:
-                raise ValueError("'auto', 'off', or a number of 0 (off) or more")
-        return bound
+        if bound in ("auto", "off") or isinstance(bound, bool):
+            return bound
+        try:
+            norm = float(str(bound))
+        except ValueError:
+            norm = -1.0
+        if not 0 <= norm < math.inf:
+            raise ValueError("'auto', 'off', or a number of 0 (off) or more")
+        return repr(norm) if norm else "off"  # one spelling of each, for a run that is resumed

@@ -29,7 +29,7 @@ class Guard:
     @classmethod
     def of(cls, settings: RoundSettings) -> "Guard":
         """Return what the settings of a round ask for."""
-        norm = settings.clip if settings.clip in (AUTO, OFF) else float(settings.clip) or OFF
+        norm = settings.clip if settings.clip in (AUTO, OFF) else float(settings.clip)
         bound = Bound(norm, settings.clip_factor, settings.clip_action == "drop")
         return cls(bound, settings.aggregate, settings.trim)
 

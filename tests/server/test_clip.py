@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from toys import BASE, LAYOUT, PARAMS, P, Scripted, bits, toy_device, toy_loop
 
+from fedllm_app.core.job import Reply
 from fedllm_app.core.state import RunState
+from fedllm_app.report.page import summary_rows, write_report
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.clip import ENOUGH, OFF, WINDOW, Bound, Clip
 from fedllm_app.wire.codec import encode
@@ -117,6 +119,29 @@ def test_a_fixed_norm_is_a_bound_from_the_first_reply_on(play):
     assert np.allclose(PARAMS - loop.optimizer.params, 2 / np.sqrt(P))
     assert records(loop)[0]["clipped"] == 6
     assert records(loop)[0]["clip-bound"] == 2.0
+
+
+def test_who_fails_again_and_again_is_named_at_the_end(play, tmp_path):
+    def broken(words, *rounds):
+        def edit(reply):
+            failed = Reply(reply.job, reply.client, error=f"{words} {reply.job}")
+            return [failed if reply.job in rounds else reply]
+
+        return edit
+
+    edits = {"a": broken("no room", 1, 2, 4), "b": broken("once", 3), "e": scaled(1e4)}
+    folder, how = tmp_path / "run", {"edits": edits, "rounds": 4, "checkpoint_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        play(folder=folder, die_in=4, **how).play()
+    ended(play(folder=folder, **how))
+    rows = summary_rows(folder)
+    assert ("fails again and again", "client a: 3 times error: no room 4") in rows
+    assert ("scaled down", "4 by round.clip, of clients e (4)") in rows
+    assert not [value for _, value in rows if "once" in value]
+    page = write_report(folder).read_text()
+    assert "client a: 3 times error: no room 4" in page
+    assert "Updates scaled down by round.clip" in page
+    assert "e (4)" in page
 
 
 def norms_after(bound, rounds):

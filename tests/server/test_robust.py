@@ -1,5 +1,7 @@
 """Trimmed mean and median: against numpy by hand, exact in any order, block by block."""
 
+import tracemalloc
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -113,3 +115,28 @@ def test_a_region_is_where_it_says():
     combined = Robust(LAYOUT.size, cohort=1)
     combined.fold(region, np.full(region.size, 3, np.float32))
     assert np.flatnonzero(combined.mean()).tolist() == region.positions().tolist()
+
+
+def test_replies_are_kept_coded_and_combined_in_little_memory():
+    size, K = 1 << 21, 1 << 17
+    origin, rng = Origin(size, HASH, HASH), np.random.default_rng(0)
+    payloads = []
+    for _ in range(10):
+        positions = np.sort(rng.choice(size, K, replace=False))
+        values = rng.normal(size=K).astype(np.float32)
+        how = {"value_type": "q4", "block": 256, "rng": rng}
+        payloads.append(encode(values, positions, origin, **how))
+    combined = Robust(size, cohort=10)
+    tracemalloc.start()
+    for payload in payloads:
+        update = decode_blocks(payload, origin)
+        combined.fold(update.positions, update.values)
+    del update
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    combined.mean()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # One bit for each coordinate; the payloads themselves were there before.
+    assert kept < 1.1 * 10 * size / 8
+    assert peak - kept - 4 * size < 24e6
