@@ -18,7 +18,9 @@ from rich.table import Table
 
 from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.models.settings import BACKBONES
+from fedllm_app.study.centralized import centralized
 from fedllm_app.study.command import plan
+from fedllm_app.study.walltime_command import walltime
 
 app = typer.Typer(
     help="Fine-tune language models over devices that keep their own data.",
@@ -207,6 +209,8 @@ def keys(
 
 
 app.command("plan")(user_errors(plan))
+app.command("centralized")(user_errors(centralized))
+app.command("walltime")(user_errors(walltime))
 
 
 def run_folder(name: str, home: Path) -> Path:
