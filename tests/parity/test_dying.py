@@ -1,7 +1,8 @@
 """Whatever dies under a run ends it within seconds, and the run goes on to the bits of a whole one.
 
-One run through `fedllm run`, whose processes are killed in turn; each start goes on from where the
-last one died. It has a temporary folder of its own, so that nothing left behind goes unseen.
+Two runs through `fedllm run`, whose processes are killed in turn; each start goes on from where the
+last one died. Starting takes most of the time, so the two run side by side. Each has a temporary
+folder of its own, so that nothing left behind goes unseen.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ import small
 
 from fedllm_app.play import run_local
 
-pytestmark = [pytest.mark.flower, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 NOTICED_S = 10.0
 START_S = 200.0
@@ -50,7 +52,7 @@ class Mortal:
     home: Path
     temporary: Path
     mounted: bool
-    name: str = "mortal"
+    name: str
 
     def settings(self, **run):
         run = {"home": str(self.home), "name": self.name, "rounds": 4000} | run
@@ -74,13 +76,13 @@ class Mortal:
     @contextlib.contextmanager
     def started(self):
         """Start the run, wait until it has played some rounds; yield it and all below it."""
-        federation = self.files / "mortal.toml"
+        federation = self.files / f"{self.name}.toml"
         federation.write_text(FEDERATION)
         words = small.overrides(self.settings())
         before, saved = self.rounds(), self.saved()
         command = [sys.executable, "-m", "fedllm_app.cli", "run", *words]
         env = os.environ | {"TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
-        with (self.files / "mortal.log").open("w") as log:
+        with (self.files / f"{self.name}.log").open("w") as log:
             process = subprocess.Popen(
                 [*command, "--federation", str(federation)], cwd=ROOT, env=env,
                 stdout=log, stderr=subprocess.STDOUT,
@@ -99,7 +101,7 @@ class Mortal:
             assert f"run {self.name} goes on after round {saved}, from " in self.log()
 
     def log(self):
-        return (self.files / "mortal.log").read_text(errors="replace")
+        return (self.files / f"{self.name}.log").read_text(errors="replace")
 
     def is_clean(self, below):
         """Say whether no process and no file is left of a start."""
@@ -117,17 +119,18 @@ def lives(process):
     return False
 
 
-@pytest.fixture(scope="module")
-def mortal(folder, tmp_path_factory):
-    home = tmp_path_factory.mktemp("disk")
+@contextlib.contextmanager
+def mortal(name, files, home):
     # Ray's sockets lie below it, and the path of a socket is short.
     temporary = Path(tempfile.mkdtemp(prefix="k-", dir="/tmp"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(home)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
-    yield Mortal(folder, home, temporary, mounted)
-    if mounted:
-        subprocess.run(["umount", "-l", str(home)], check=True)
-    shutil.rmtree(temporary)
+    try:
+        yield Mortal(files, home, temporary, mounted, name)
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(home)], check=True)
+        shutil.rmtree(temporary)
 
 
 def ended(mortal, process, died, killed_at):
@@ -141,8 +144,7 @@ def ended(mortal, process, died, killed_at):
     assert re.search(rf"\n  fedllm run .*run.name=.*{mortal.name}.* --federation .*\n", log), log
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
-def test_a_process_that_dies_ends_the_run(mortal, victim):
+def process_dies(mortal, victim):
     with mortal.started() as (process, below):
         (target, *_) = [
             p for p in below if any(Path(w).name.startswith(victim) for w in p.cmdline()[:2])
@@ -153,7 +155,7 @@ def test_a_process_that_dies_ends_the_run(mortal, victim):
         assert mortal.is_clean(below)
 
 
-def test_a_full_disk_ends_the_run(mortal):
+def disk_is_full(mortal, _):
     if not mortal.mounted:
         pytest.skip("a small disk cannot be mounted here")
     with mortal.started() as (process, below):
@@ -166,13 +168,13 @@ def test_a_full_disk_ends_the_run(mortal):
     filler.unlink()
 
 
-def test_a_killed_launcher_takes_everything_with_it(mortal):
+def launcher_is_killed(mortal, _):
     with mortal.started() as (process, below):
         process.kill()
         assert mortal.is_clean(below)
 
 
-def test_after_all_of_it_the_bits_are_those_of_a_run_that_nobody_killed(mortal):
+def bits_are_those_of_a_run_that_nobody_killed(mortal, _):
     rounds = mortal.rounds() + 2
     run = run_local(small.RunConfig.parse(mortal.settings(rounds=rounds)))
     whole = run_local(small.RunConfig.parse(mortal.settings(rounds=rounds, name="whole")))
@@ -180,3 +182,38 @@ def test_after_all_of_it_the_bits_are_those_of_a_run_that_nobody_killed(mortal):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     assert small.same_bits(small.state(run), small.state(whole))
     assert all(line["clients"] for line in small.lines(run, "metrics.jsonl")[1:])
+
+
+# What happens to each run, in order; the second has fewer, and its bits are looked at.
+DEATHS = {
+    "first": [*[(process_dies, v) for v in list(VICTIMS)[:3]], (disk_is_full, "")],
+    "second": [
+        *[(process_dies, v) for v in list(VICTIMS)[3:]],
+        (launcher_is_killed, ""),
+        (bits_are_those_of_a_run_that_nobody_killed, ""),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def deaths(folder, tmp_path_factory):
+    """Start both runs; return what comes of each death, as it comes."""
+    found: dict[tuple[str, str], Future] = {}
+    with contextlib.ExitStack() as stack:
+        for name, planned in DEATHS.items():
+            one = stack.enter_context(mortal(name, folder, tmp_path_factory.mktemp(name)))
+            line = stack.enter_context(ThreadPoolExecutor(1))
+            found |= {(how.__name__, v): line.submit(how, one, v) for how, v in planned}
+        yield found
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_process_that_dies_ends_the_run(deaths, victim):
+    deaths["process_dies", victim].result()
+
+
+@pytest.mark.parametrize(
+    "how", [disk_is_full, launcher_is_killed, bits_are_those_of_a_run_that_nobody_killed]
+)
+def test_the_same_holds_where(deaths, how):
+    deaths[how.__name__, ""].result()
