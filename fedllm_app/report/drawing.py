@@ -260,7 +260,7 @@ def whole_rounds(axes: "Axes") -> None:
 
 
 def unit_axis(axes: "Axes", which: str, unit: str) -> None:
-    """Label an axis in kB, MB or ms instead of powers of ten; thousands of seconds are no ks."""
+    """Label an axis in kB, MB or ms, not powers of ten; seconds above two hours are hours."""
     from matplotlib.ticker import (
         EngFormatter,
         FuncFormatter,
@@ -270,9 +270,12 @@ def unit_axis(axes: "Axes", which: str, unit: str) -> None:
     )
 
     axis = axes.xaxis if which == "x" else axes.yaxis
-    scaled = EngFormatter(unit=unit)
+    scaled = EngFormatter(unit="" if unit == "tokens" else unit)
+    hours = unit == "s" and max(map(abs, axis.get_view_interval())) > 7200
 
     def plain(value: float, place: int | None = None) -> str:
+        if hours:
+            return f"{value / 3600:.3g} h"
         return f"{value:,.0f} s" if abs(value) >= 1000 else scaled(value, place)
 
     axis.set_major_formatter(FuncFormatter(plain) if unit == "s" else scaled)

@@ -1,4 +1,4 @@
-"""Plot how well a run or several runs learnt, against rounds, bytes and simulated seconds.
+"""Plot how well a run or several runs learnt, against rounds, bytes, tokens and simulated seconds.
 
 Every function returns a `Plot`; one that has nothing to show has no drawing and says why.
 What bytes and seconds were spent on is drawn in costs.py.
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.core.units import format_metric, words
 from fedllm_app.report import costs, drawing, palette
+from fedllm_app.report.curves import Curve, over_rounds, running_mean, smoothed, window_of
 from fedllm_app.report.drawing import Plot, Series
+from fedllm_app.report.dynamics import agreement, norms, update_norm
 from fedllm_app.report.run import Run
-from fedllm_app.report.xaxis import ROUNDS, SIMULATED, TRAFFIC, UPLOAD, Curve, XAxis
+from fedllm_app.report.xaxis import ROUNDS, SIMULATED, TOKENS, TRAFFIC, UPLOAD, XAxis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,10 +31,12 @@ def all_plots(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -
     quality = []
     for metric in dict.fromkeys(run.headline for run in runs if run.headline):
         against = [x, UPLOAD, TRAFFIC] + [SIMULATED] * any(run.clock for run in runs)
+        against += [TOKENS] * all(run.counts_tokens for run in runs)
         quality += [metric_by(runs, looks, metric, one) for one in dict.fromkeys(against)]
     if not quality:
         quality = [Plot("Metric", "Nothing was evaluated, so no metric is drawn.")]
     learnt = [train_loss(runs, looks, x), update_norm(runs, looks, x)]
+    learnt += [norms(runs[0], x)] * (len(runs) == 1) + [agreement(runs, looks, x)]
     return [*quality, *learnt, *costs.cost_plots(runs, x)]
 
 
@@ -66,10 +70,10 @@ def metric_by(runs: Sequence[Run], looks: Sequence[Series], metric: str, x: XAxi
 def train_loss(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -> Plot:
     """Draw the mean training loss of the clients, beside the held-out loss for a single run."""
     title = "Training loss" if len(runs) > 1 else "Loss"
-    curves = _over_rounds(runs, "train-loss", x)
+    curves = over_rounds(runs, "train-loss", x)
     if curves is None:
         return Plot(title, "No round has a training loss yet.")
-    window = _window(curves)
+    window = window_of(curves)
     with drawing.figure(len(runs)) as (figure, axes):
         for look, (ats, losses) in zip(looks, curves, strict=True):
             label = look.label if len(runs) > 1 else "clients, while training"
@@ -82,54 +86,7 @@ def train_loss(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) 
         axes.set_ylabel("loss")
         drawing.legend(figure, axes)
         svg = drawing.to_svg(figure, title)
-    return Plot(title, f"Mean over the clients of a round{_smoothed(window)}.", svg)
-
-
-def update_norm(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -> Plot:
-    """Draw the length of the mean update: where it does not shrink or jumps, look at the rates."""
-    title = "Update norm"
-    curves = _over_rounds(runs, "update-norm", x)
-    if curves is None:
-        return Plot(title, "No round has an update norm yet.")
-    window = _window(curves)
-    with drawing.figure(len(runs)) as (figure, axes):
-        for look, (ats, norms) in zip(looks, curves, strict=True):
-            drawing.line(axes, look, ats, running_mean(norms, window), look.label, points=False)
-        x.finish(axes, x.logarithmic(curves))
-        axes.set_ylabel("Euclidean norm")
-        axes.margins(y=0.1)
-        axes.set_ylim(bottom=0)
-        if len(runs) > 1:
-            drawing.legend(figure, axes)
-        svg = drawing.to_svg(figure, title)
-    return Plot(title, f"Mean of the clients' updates in a round{_smoothed(window)}.", svg)
-
-
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Return the mean of each value and those before it, `window` in all; NaN is left out."""
-    means = []
-    for end in range(1, len(values) + 1):
-        known = [v for v in values[max(0, end - window) : end] if math.isfinite(v)]
-        means.append(sum(known) / len(known) if known else math.nan)
-    return means
-
-
-def _over_rounds(runs: Sequence[Run], key: str, x: XAxis) -> list[Curve] | None:
-    """Return one curve per run, None if no run has a finite value."""
-    curves: list[Curve] = [
-        ([x.of(r) for r in run.rounds], [_number(r.get(key)) for r in run.rounds]) for run in runs
-    ]
-    return curves if any(math.isfinite(y) for _, ys in curves for y in ys) else None
-
-
-def _window(curves: Sequence[Curve]) -> int:
-    """Return over how many rounds to smooth: several noisy curves would hide each other."""
-    rounds = max(len(x) for x, _ in curves)
-    return max(1, rounds // (20 if len(curves) > 1 else 100))
-
-
-def _smoothed(window: int) -> str:
-    return f", running over {window} rounds" if window > 1 else ""
+    return Plot(title, f"Mean over the clients of a round{smoothed(window)}.", svg)
 
 
 def _draw_metric(
@@ -148,7 +105,3 @@ def _draw_metric(
 def _positive(x: Sequence[float], y: Sequence[float]) -> Curve:
     kept = [(a, b) for a, b in zip(x, y, strict=True) if a > 0]
     return [a for a, _ in kept], [b for _, b in kept]
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan

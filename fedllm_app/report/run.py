@@ -20,7 +20,7 @@ from fedllm_app.tasks import TASKS, falls
 
 PARTS = ("values", "positions", "header")
 DENSE = ("dense", "fedavg")
-SPENT = ("up-bytes", "down-bytes", "simulated-s")
+SPENT = ("up-bytes", "down-bytes", "simulated-s", "tokens")
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ class Run:
     def clock(self) -> bool:
         """Whether seconds were simulated over the links of `network`."""
         return bool(self.settings.get("network.down-mbps")) or self.simulated_s is not None
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether rounds say how many tokens were trained on."""
+        return any("tokens" in record for record in self.metrics)
 
     @property
     def simulated_s(self) -> float | None:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.report import drawing
+from fedllm_app.report.curves import Curve
 from fedllm_app.report.run import Run
 from fedllm_app.run.metrics import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Curve = tuple[Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class XAxis:
     name : how a title ends.
     keys : what is summed of a record; a record without them is not drawn.
     label : below the axis.
-    unit : "B" or "s"; "" for whole rounds.
+    unit : "B", "s" or "tokens"; "" for whole rounds.
     about : what a metric against it says.
     absent : what its records have beside them, for a figure that has none.
     """
@@ -91,6 +90,10 @@ SIMULATED = XAxis(
     "A round lasts as long as its slowest client's measured bytes take over its link; "
     "computing is not counted, nor the one-time download of the base model.",
     "simulated seconds",
+)  # fmt: skip
+TOKENS = XAxis(
+    "tokens", ("tokens",), "tokens so far", "tokens",
+    "Tokens that all clients were trained on; those of a dropped reply are not counted.", "tokens",
 )  # fmt: skip
 # What `fedllm report --x` may put under figures over rounds.
 CHOICES = {"rounds": ROUNDS, "simulated": SIMULATED}

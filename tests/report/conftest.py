@@ -65,6 +65,7 @@ def make_run(
     client_prefix: str = "",
     final: float = 0.62,
     up_mbps: float = 0.0,
+    dynamics: bool = False,
 ) -> Path:
     """Write a run's folder and return it; with `up_mbps`, of a run with a simulated clock."""
     rng = np.random.default_rng([int(1e6 * d_up), *values.encode()])
@@ -114,6 +115,9 @@ def make_run(
             "train-loss": 2.4 * math.exp(-round / 40) + 0.5 + rng.normal(0, 0.09),
             "update-norm": 0.3 + rng.random() / 10,
         }
+        if dynamics:
+            record |= {"params-norm": 40 + round / 9, "momentum-norm": 3.0, "cosine": 0.2 / round}
+            record["tokens"] = 16_384 * round
         if evaluate and (round % every == 0 or round == rounds):
             record["evaluation"] = scores(round)
         record |= {"up-bytes": ledger.totals.up_bytes, "down-bytes": ledger.totals.down_bytes}

@@ -96,6 +96,19 @@ def test_a_clock_has_a_figure_a_tile_and_a_line_in_the_terminal(run_maker: Maker
     assert dict(summary_rows(folder))["simulated time"] == total
 
 
+def test_norms_cosines_and_tokens_are_drawn_where_a_run_has_them(
+    run_maker: Maker, tmp_path: Path
+) -> None:
+    runs = [run_maker(name, rounds=20, dynamics=True) for name in ("a", "b")]
+    page = assert_stands_alone(write_report(runs[0]))
+    assert page.count("svg") == 11
+    for words in ("Norms", "Agreement of clients", "Accuracy by tokens", "server's momentum"):
+        assert words in page.text
+    both = assert_stands_alone(write_comparison([*runs, run_maker("c", rounds=9)], tmp_path / "c"))
+    assert "Agreement of clients" in both.text
+    assert "Accuracy by tokens" not in both.text  # which one of them does not count
+
+
 def test_simulated_seconds_below_every_figure_over_rounds(run_maker: Maker, tmp_path: Path) -> None:
     one, other = run_maker("a", rounds=20, up_mbps=200.0), run_maker("b", rounds=20, up_mbps=1.0)
     page = assert_stands_alone(write_report(one, "simulated"))

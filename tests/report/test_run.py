@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.core.units import format_bytes, format_metric, format_seconds, format_times
-from fedllm_app.report.plots import running_mean
+from fedllm_app.report.curves import running_mean
 from fedllm_app.report.run import Run, carried, read_run
 from fedllm_app.report.tables import DASH, evaluation_table
 from fedllm_app.run.ledger import Ledger
