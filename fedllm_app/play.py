@@ -30,12 +30,13 @@ from fedllm_app.run.note import told
 from fedllm_app.run.record import Recorder
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
-from fedllm_app.server.loop import Loop, Transport
+from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.opening import opening
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing.sync import Sync
 from fedllm_app.server.planning import Planner
+from fedllm_app.server.transport import Transport
 
 log = logging.getLogger("fedllm")
 

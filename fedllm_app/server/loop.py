@@ -11,15 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
 from fedllm_app.core.errors import FedllmError
-from fedllm_app.core.job import Profile, Reply, Request
 from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.state import RunState
-from fedllm_app.run.budget import Cost
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.record import Outcome, Recorder
 from fedllm_app.server.asked import Asked, Key, asked_for
@@ -28,47 +25,14 @@ from fedllm_app.server.guard import Guard
 from fedllm_app.server.intake import MOST_COUNT, Intake
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.methods.base import Means
+from fedllm_app.server.opened import OpenRound, record_downloads
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing.base import Pacing
 from fedllm_app.server.planning import Planned, Planner
+from fedllm_app.server.transport import Transport
 from fedllm_app.server.weights import WeightBy, Weights
-from fedllm_app.wire.codec import dense_bytes, size_of
 
 log = logging.getLogger("fedllm")
-
-
-class Transport(Protocol):
-    """Carries requests to clients and brings their replies back."""
-
-    def clients(self) -> Mapping[str, int]:
-        """Return the number of examples of every client that can be asked now."""
-
-    def profiles(self) -> Mapping[str, Profile]:
-        """Return what is known of the devices of some clients."""
-
-    def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
-        """Send requests."""
-
-    def poll(self) -> list[Reply]:
-        """Return the replies that have come, after a moment's wait when there are none."""
-
-
-@dataclass(frozen=True)
-class OpenRound:
-    """A round between its plan and its step."""
-
-    planned: Planned
-    requests: Sequence[Request]
-    downloads: Mapping[str, np.ndarray]
-    intake: Intake
-    clock: Clock
-    bound: Cost
-    clients: Mapping[str, int]
-
-    @property
-    def t(self) -> int:
-        """The round."""
-        return self.planned.inputs.job
 
 
 @dataclass(kw_only=True)
@@ -136,7 +100,7 @@ class Loop:
             return why
         # 3. Send it. Every device trains on its own data and sends back what the plan says.
         self.transport.submit(opened.requests, self.limits.timeout_s(self.state))
-        self.record_downloads(opened)
+        record_downloads(self.recorder.ledger, opened, self.planner.layout.size)
         # 4. Fold each reply into the mean as it comes.
         self.collect(opened)
         # 5. Step the server's optimizer on the mean, evaluate, and write the round down.
@@ -282,16 +246,3 @@ class Loop:
     def evaluation(self) -> dict[str, float]:
         """Return the metrics of the model that devices would receive next, or {}."""
         return self.evaluate(self.served()) if self.evaluate else {}
-
-    def record_downloads(self, opened: OpenRound) -> None:
-        """Put down every client's download; the clients of a group receive the same bytes."""
-        dense = dense_bytes(self.planner.layout.size)
-        for request in opened.requests:
-            for name, payload in request.vectors.items():
-                size = size_of(payload)
-                for job in request.jobs:
-                    self.recorder.ledger.record(
-                        opened.t, job.client, request.group, "down",
-                        size.header, size.positions, size.values,
-                        dense if name == PARAMS else 0, vector=name,
-                    )  # fmt: skip
