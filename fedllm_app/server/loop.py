@@ -20,9 +20,10 @@ from fedllm_app.core.state import RunState
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.record import Outcome, Recorder
 from fedllm_app.server.asked import Asked, Key, asked_for
+from fedllm_app.server.checked import MOST_COUNT
 from fedllm_app.server.clip import Clip
 from fedllm_app.server.guard import Guard
-from fedllm_app.server.intake import MOST_COUNT, Intake
+from fedllm_app.server.intake import Intake
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.methods.base import Means
 from fedllm_app.server.opened import OpenRound, record_downloads
@@ -212,7 +213,9 @@ class Loop:
         intake, planned = opened.intake, opened.planned
         state = replace(self.state, accepted=intake.remembered(self.state.accepted))
         counts = opened.clients  # what a client says that it did is bounded by what it can do
-        took = [min(m.steps, self.most_steps(counts.get(c, 1))) for c, m in intake.accepted.items()]
+        took = [
+            min(m.steps, self.most_steps(counts.get(c, 1))) for (_, c), m in intake.accepted.items()
+        ]
         clock = state.clock + max(took, default=0)
         if len(intake.accepted) < self.min_replies:
             log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
@@ -225,7 +228,7 @@ class Loop:
         self.optimizer.step(
             means[PARAMS], planned.step, planned.plan.outside, self.schedule(state.steps)
         )
-        used = {c: state.progress.get(c, 0) + m.examples for c, m in intake.accepted.items()}
+        used = {c: state.progress.get(c, 0) + m.examples for (_, c), m in intake.accepted.items()}
         return float(np.linalg.norm(means[PARAMS])), replace(
             state,
             round=opened.t,
