@@ -28,6 +28,7 @@ from fedllm_app.devices.network import Network
 from fedllm_app.run.checkpoint import newest_whole, set_aside
 from fedllm_app.run.record import Recorder
 from fedllm_app.run.settings import RoundSettings, RunSettings
+from fedllm_app.server.counting import Counting
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
@@ -211,8 +212,8 @@ def toy_loop(
         recorder=Recorder(folder, state, rounds, checkpoint_every, base_client_bytes),
         min_replies=asked.min_replies,
         most_steps=most_steps,
-        weights=asked.weights or "uniform",
-        guard=Guard.of(asked),
+        counting=Counting(asked.weights or "uniform", guard=Guard.of(asked)),
+        simulated=True,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ follows leaves the same bytes as if nothing had happened (timing.jsonl apart: wa
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class Outcome:
     failed : of each job whose reply was dropped, the reason and why.
     clipped : of each job that was above the bound of `round.clip`, how many times above it was.
     bound : of the norm of an update, None without one.
+    staleness : of each accepted reply, how many steps the server took since its model; None where
+        no job outlives its round.
     """
 
     accepted: Mapping[Job, TrainMetrics] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Outcome:
     failed: Mapping[Job, tuple[str, str]] = field(default_factory=dict)
     clipped: Mapping[Job, float] = field(default_factory=dict)
     bound: float | None = None
+    staleness: Sequence[int] | None = None
 
 
 class Recorder:
@@ -114,7 +117,7 @@ class Recorder:
         }
         if outcome.simulated_s is not None:
             record["simulated-s"] = state.spent.simulated_s
-        record |= _of_clients(outcome)
+        record |= _of_clients(outcome) | _of_ages(outcome.staleness)
         if outcome.evaluation:
             record["evaluation"] = dict(outcome.evaluation)
         self.metrics.append(record)
@@ -201,6 +204,14 @@ def _of_clients(outcome: Outcome) -> dict[str, object]:
         failed = sorted(outcome.failed.items())
         words["failed-clients"] = [[c, reason] for (_, c), (reason, _) in failed]
     return words
+
+
+def _of_ages(staleness: Sequence[int] | None) -> dict[str, object]:
+    """Return mean and largest staleness of a round's replies."""
+    if not staleness:
+        return {}
+    mean = sum(staleness) / len(staleness)
+    return {"staleness-mean": mean, "staleness-most": max(staleness)}
 
 
 def _why(outcome: Outcome) -> dict[str, str]:

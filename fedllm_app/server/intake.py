@@ -30,6 +30,7 @@ MOST_NAMES = 200  # characters of a client's names that reach the log
 SHOWN = 5  # clients that one line of the log names
 TIMED_OUT = "no reply within round.timeout-s"
 CLOSED = "the round was closed before its reply came"
+UNUSED = "it goes on from a reply that was not used"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,7 @@ class Intake:
     dropped : count of drops by reason.
     failed : of each job whose reply was dropped, the reason and why.
     late : jobs whose upload may still come after they were given up.
+    steps : local steps that each client was asked for last.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Intake:
         self._waiting: list[Taken] = []
         self._heard: dict[str, int] = {}
         self._groups: dict[str, str] = {}
+        self.steps: dict[str, int] = {}
         self.add(asked)
 
     @property
@@ -101,7 +104,7 @@ class Intake:
         """Wait for the replies to these jobs, too."""
         for one in asked:
             self.open[one.key] = one
-            self._groups[one.job.client] = one.group
+            self._groups[one.job.client], self.steps[one.job.client] = one.group, one.steps
             self._newest = max(self._newest, one.job.id)
 
     def take(self, reply: Reply) -> None:
@@ -145,11 +148,19 @@ class Intake:
             log.info("round %d, scaled down by round.clip: %s%s", self.round,
                      ", ".join(named[:SHOWN]), more)  # fmt: skip
 
-    def give_up(self, keys: Iterable[Key] | None = None, why: str = TIMED_OUT) -> None:
-        """Drop as late these of the jobs that are open; None is all of them."""
+    def give_up(
+        self, keys: Iterable[Key] | None = None, why: str = TIMED_OUT, *, owed: bool = True
+    ) -> None:
+        """Drop as late these of the jobs that are open.
+
+        Parameters
+        ----------
+        keys : of the jobs; None is all of them.
+        owed : their uploads may still come, and then cost their bytes.
+        """
         for key in [*self.open] if keys is None else list(keys):
             asked = self.open.pop(key)
-            self.late.append(asked)
+            self.late += [asked] if owed else []
             self._drop(asked, "late", why)
 
     def outstanding(self, earlier: Sequence[Pending]) -> tuple[Pending, ...]:
