@@ -35,7 +35,7 @@ from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
-from fedllm_app.server.pacing.sync import Sync
+from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
 from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import WireSettings
@@ -182,7 +182,7 @@ def toy_loop(
     checkpoint_every: int = 5,
     base_client_bytes: int = 0,
     network: Network | None = None,
-    pacing: Any = None,
+    pacing: Any = "sync",
     most_steps: Callable[[int], int] = lambda examples: 1 << 48,
     **round_: Any,
 ) -> Loop:
@@ -195,7 +195,8 @@ def toy_loop(
         state = restored.state.resumed()
         optimizer.restore(restored.tensors)
     run = RunSettings(rounds=rounds, seed=seed, checkpoint_every=checkpoint_every)
-    asked = RoundSettings(**({"timeout_s": 20.0} | round_))
+    named = {"pacing": pacing} if isinstance(pacing, str) else {}
+    asked = RoundSettings(**({"timeout_s": 20.0} | named | round_))
     return Loop(
         state=state or RunState(),
         resumed=state is not None,
@@ -204,7 +205,7 @@ def toy_loop(
             StrategySettings(**(strategy or {})), wire or WireSettings(), LAYOUT, BASE, -PARAMS,
             seed,
         ),
-        pacing=pacing or Sync(asked.clients, seed),
+        pacing=pacing_of(asked, seed) if named else pacing,
         limits=Limits(run, asked, network, frozenset({"loss"})),
         optimizer=optimizer,
         transport=transport,
