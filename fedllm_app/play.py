@@ -177,12 +177,23 @@ def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
         "task": f"{c.task.name}, data {c.data.train}, partition {c.partition.name}",
         **parts.data.notes.lines(),
         "model": f"{c.model.source}, trains {c.model.train}, frozen base of {base}",
-        "clients": f"{who}, {c.round.clients} a round",
+        "clients": f"{who}, {loop.pacing.about}",
+        **_late(loop),
         "devices": f"{c.client.optimizer}, learning rate {c.client.lr:g}, batch {c.client.batch}",
         "server": f"{c.server.optimizer}, learning rate {c.server.lr:g}",
         "folder": f"{folder} (config.toml has every setting; --verbose prints them)",
     }
-    return opening(loop, c.round.clients, known)
+    return opening(loop, c.round.step_on if loop.pacing.refills else c.round.at_once, known)
+
+
+def _late(loop: Loop) -> dict[str, str]:
+    """Return the line on who is late, where that changes the model."""
+    if not loop.pacing.ordered:
+        return {}
+    if loop.arrivals.clocked:
+        return {"late": "by the simulated clock: played again, the run has the same bits"}
+    again = ", and a resumed one asks anew for what was open" if loop.pacing.waits_on else ""
+    return {"late": f"by the wall-clock: such a run is not reproducible{again}"}
 
 
 def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:

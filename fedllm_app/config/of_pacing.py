@@ -7,7 +7,6 @@ from fedllm_app.core.settings import kebab
 from fedllm_app.data.partition import TO_CLIENTS
 from fedllm_app.devices.compute import compute_problems
 from fedllm_app.run.settings import RoundSettings
-from fedllm_app.server.pacing.deadline import selected
 
 if TYPE_CHECKING:
     from fedllm_app.config import RunConfig
@@ -35,21 +34,15 @@ def of_pacing(c: "RunConfig") -> Iterator[str]:
     if asked.min_replies > most:
         yield f"round.min-replies is {asked.min_replies}; expected at most {key} = {most}"
     dealt = c.data.train != "node" and c.partition.name in TO_CLIENTS
-    named, count = at_once(asked)
-    if dealt and count > c.partition.clients:
+    if dealt and asked.at_once > c.partition.clients:
+        named = {
+            "sync": f"round.clients is {asked.clients}",
+            "deadline": f"round.over-select is {asked.over_select:g}, by which {asked.at_once} "
+            f"clients are asked for round.clients = {asked.clients}",
+            "async": f"round.concurrency is {asked.concurrency}",
+        }[asked.pacing]
         yield f"{named}; expected at most partition.clients = {c.partition.clients}"
     yield from _of_clock(c)
-
-
-def at_once(asked: RoundSettings) -> tuple[str, int]:
-    """Return how many clients are at work at once, after the words that say so."""
-    if asked.pacing == "async":
-        return f"round.concurrency is {asked.concurrency}", asked.concurrency
-    if asked.pacing == "deadline":
-        count = selected(asked.clients, asked.over_select)
-        factor = f"round.over-select = {asked.over_select:g}"
-        return f"round.clients is {asked.clients}, of which {factor} asks {count}", count
-    return f"round.clients is {asked.clients}", asked.clients
 
 
 def _of_async(c: "RunConfig", asked: RoundSettings) -> Iterator[str]:

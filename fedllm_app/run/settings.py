@@ -2,6 +2,7 @@
 
 import math
 import re
+from fractions import Fraction
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -173,6 +174,19 @@ class RoundSettings(Settings):
             concurrency = self.concurrency or self.clients
             update |= {"concurrency": concurrency, "goal": self.goal or -(-concurrency // 2)}
         return self.model_copy(update=update)
+
+    @property
+    def at_once(self) -> int:
+        """How many clients are at work at once: 13 where 10 are over-selected by 1.3."""
+        if self.pacing == "async":
+            return self.resolved("").concurrency
+        factor = Fraction(str(self.over_select)) if self.pacing == "deadline" else 1
+        return math.ceil(self.clients * factor)
+
+    @property
+    def step_on(self) -> int:
+        """How many accepted replies the server steps on, where nobody fails."""
+        return self.resolved("").goal if self.pacing == "async" else self.clients
 
     @field_validator("clip", mode="before")
     @classmethod

@@ -93,8 +93,9 @@ class Loop:
         evaluation = {} if self.state.evaluated == self.state.round else self.evaluation()
         self.state = replace(self.state.with_evaluation(evaluation), finished=ended)
         self.recorder.finish(self.state, evaluation, self.optimizer.tensors())
+        if words := wasted(self.state.dropped, len(self.waiting)):
+            log.info(words)
         log.info("ended after round %d: %s", self.state.round, ended)
-        log.info("%s", wasted(self.state.dropped, len(self.waiting)))
         return ended
 
     def play_round(self) -> str:

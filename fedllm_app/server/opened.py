@@ -84,8 +84,8 @@ def unfounded(state: RunState, intake: Intake) -> list[Key]:
 
 
 def wasted(dropped: Mapping[str, int], open: int) -> str:
-    """Say what was asked for in vain: replies that were dropped, and jobs still open at the end."""
+    """Say what was asked for in vain, dropped replies and jobs open at the end, or ""."""
     each = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
     found = [*each, ("open at the end", open)] if open else each
-    listed = ", ".join(f"{count:,} {reason}" for reason, count in found) or "none"
-    return f"updates that were asked for and not counted: {listed}"
+    listed = ", ".join(f"{count:,} {reason}" for reason, count in found)
+    return f"updates that were asked for and not counted: {listed}" if listed else ""

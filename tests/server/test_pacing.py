@@ -23,6 +23,7 @@ class FirstK:
     refills: bool = False
     ordered: bool = True
     lasts_s: float = 0.0
+    about: str = ""
 
     def ask(self, state, clients, open, failed=()):
         return sorted(clients.keys() - open)

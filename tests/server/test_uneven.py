@@ -69,9 +69,9 @@ def speeds(folder, **network):
 
 
 def loop_over(folder, *, edits=None, shuffle=0, die_after=0, device=None, clock=True, network=None,
-              **how):  # fmt: skip
+              only="abcdefgh", **how):  # fmt: skip
     made = toy_device(SLOPES, folder / "kept", bend=0.3, **(device or {}))
-    counts = dict.fromkeys(SLOPES, 2)
+    counts = dict.fromkeys(only, 2)
     transport = Workers(made, counts, edits or {}, shuffle=shuffle, die_after=die_after)
     how = {"checkpoint_every": 2, "evaluate_every": 3, "server": {"lr": 0.5}} | how
     return toy_loop(
@@ -212,3 +212,130 @@ def test_killed_anywhere_and_resumed_equals_never_killed(tmp_path, said, how, de
     resumed.play()
     assert "starts fresh" not in said.text
     assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole")
+
+
+def test_a_longer_async_run_equals_one_that_was_long_from_the_start(tmp_path):
+    loop_over(tmp_path / "whole", **ASYNC).play()
+    loop_over(tmp_path / "grown", **ASYNC | {"rounds": 6}).play()
+    # Among its open jobs are some of several versions of the model; each version is kept once.
+    state, _ = load_state(latest_checkpoint(tmp_path / "grown" / "checkpoints"))
+    versions = [one.request.round for one in state.open]
+    assert len(versions) == len({*versions}) > 1
+    assert sum(len(one.request.jobs) for one in state.open) == ASYNC["concurrency"] - 1
+    assert len(state.open_vectors()) == len(versions)
+    loop_over(tmp_path / "grown", **ASYNC).play()
+    assert state_of(tmp_path / "grown") == state_of(tmp_path / "whole")
+
+
+def test_one_client_has_one_job_at_a_time_and_goes_on_from_its_last(tmp_path):
+    # Both clients are always at work, so that a often answers twice within a round.
+    how = {"pacing": "async", "concurrency": 3, "goal": 3, "rounds": 6}
+    loop = loop_over(tmp_path, only="abh", **how)
+    loop.play()
+    given = [job for requests in loop.transport.submitted for r in requests for job in r.jobs]
+    assert sorted(job.id for job in given) == list(range(1, len(given) + 1))
+    of_a = [job for job in given if job.client == "a"]
+    assert [job.state_from for job in of_a] == [-1, *(job.id for job in of_a[:-1])]
+    assert [job.position for job in of_a] == list(range(0, P * len(of_a), P))
+    up = [r for r in read_lines(tmp_path / "ledger.jsonl") if r["direction"] == "up"]
+    assert max(sum(r["client"] == "a" and r["round"] == t for r in up) for t in range(7)) > 1
+    assert {r["clients"] for r in rows(tmp_path)} == {3}
+
+
+def test_a_job_that_goes_on_from_a_reply_that_was_not_used_is_dropped(tmp_path):
+    # b answers at 2 s and would again at 4 s; c fails at 3 s, and the budget ends at 3.5 s.
+    fails = {"c": lambda r: [replace(r, vectors={}, error="no")]}
+    how = {"pacing": "async", "concurrency": 3, "goal": 2, "min_replies": 2, "rounds": 3}
+    loop = loop_over(tmp_path, only="bch", edits=fails, max_simulated_s=3.5, **how)
+    assert "budget round.max-simulated-s" in loop.play()
+    row = rows(tmp_path)[0]
+    assert row["clients"] == 1 and row["update-norm"] is None
+    assert row["dropped"] == {"error": 1, "late": 1} and row["simulated-s"] == 3.5
+    assert loop.state.progress == {} and loop.state.accepted == {}
+    assert [client for _, client in loop.waiting] == ["h"]
+
+
+def test_a_reply_that_is_too_stale_is_dropped_and_counted(tmp_path):
+    loop = loop_over(tmp_path, **ASYNC | {"goal": 1, "most_stale": 2})
+    loop.play()
+    assert max(r["staleness-most"] for r in rows(tmp_path)) == 2
+    stale = sum(r["dropped"].get("stale", 0) for r in rows(tmp_path))
+    assert stale == loop.state.dropped["stale"] > 0
+    rejected = [r for r in read_lines(tmp_path / "ledger.jsonl") if not r.get("accepted", True)]
+    assert len(rejected) == stale  # it has travelled
+
+
+def test_what_is_in_vain_is_said_at_the_end(tmp_path, said):
+    loop_over(tmp_path, **DEADLINE).play()
+    assert f"not counted: {8 * 2} late" in said.text
+    loop_over(tmp_path / "async", **ASYNC).play()
+    assert f"not counted: {ASYNC['concurrency'] - 1} open at the end" in said.text
+
+
+@pytest.mark.parametrize("how", [ASYNC, DEADLINE], ids=["async", "deadline"])
+@pytest.mark.parametrize("budget", ["max_up_bytes", "max_down_bytes", "max_simulated_s"])
+def test_no_budget_is_exceeded(tmp_path, how, budget):
+    payload = 64 + 4 * P
+    limit = {"max_simulated_s": 17.0}.get(budget, 20 * payload + 70)
+    loop = loop_over(tmp_path, **how, **{budget: limit})
+    why = loop.play()
+    assert f"budget round.{budget.replace('_', '-')}" in why
+    totals, state = loop.recorder.ledger.totals, loop.state
+    spent = {"max_up_bytes": totals.up_bytes, "max_down_bytes": totals.down_bytes}
+    assert 0.5 * limit < spent.get(budget, state.spent.simulated_s) <= limit
+    assert state.round > 1
+
+
+HOSTILE = {
+    "b": lambda r: [replace(r, vectors={"params": np.full(200, 9, np.uint8)})],
+    "c": lambda r: [replace(r, client="nobody"), r, r],
+    "d": lambda r: [replace(r, vectors={}, error="CUDA went away")],
+    "e": lambda r: [],
+}
+
+
+@pytest.mark.parametrize("how", [ASYNC, DEADLINE], ids=["async", "deadline"])
+@pytest.mark.parametrize("clock", [True, False], ids=["clock", "wall"])
+def test_bad_replies_are_dropped_and_free_their_place(tmp_path, how, clock):
+    how = how | {"rounds": 6, "timeout_s": 0.2, "clip": "off"}
+    loop = loop_over(tmp_path, edits=HOSTILE, clock=clock, **how)
+    assert loop.play() == "all 6 rounds"
+    assert {"malformed", "error"} <= loop.state.dropped.keys()
+    assert set(loop.state.accepted) <= set("acfgh") and loop.state.steps >= 4
+
+
+@pytest.mark.parametrize("clock", [True, False], ids=["clock", "wall"])
+@pytest.mark.parametrize("lost", [[], "error"], ids=["silent", "failing"])
+def test_a_run_in_which_nobody_replies_ends_as_failed(tmp_path, clock, lost):
+    def edit(reply):
+        return [replace(reply, vectors={}, error="no")] if lost else []
+
+    how = ASYNC | {"timeout_s": 0.05}
+    loop = loop_over(tmp_path, edits=dict.fromkeys(SLOPES, edit), clock=clock, **how)
+    assert loop.play().startswith("given up: rounds 1 to 3 took no step")
+    # Nobody is asked twice in a round that cannot come to anything.
+    assert len(loop.transport.trained) <= 3 * len(SLOPES)
+
+
+# --- the wall-clock
+
+
+class InTurn(Workers):
+    """Replies come one by one, to earlier jobs first, and the slowest client's last."""
+
+    def submit(self, requests, timeout_s):
+        super().submit(requests, timeout_s)
+        self._coming.sort(key=lambda r: (r.job, SECONDS[r.client]), reverse=True)
+
+
+def test_by_the_wall_clock_the_first_to_come_close_a_round(tmp_path):
+    loop = loop_over(tmp_path, clock=False, **DEADLINE | {"over_select": 8 / 3, "rounds": 2})
+    transport = InTurn(loop.transport.device, loop.transport.counts)
+    loop.transport = loop.arrivals._transport = transport
+    loop.play()
+    assert set(loop.state.accepted) == set("abc")
+    assert [r["dropped"] for r in rows(tmp_path)] == [{"late": 5}] * 2
+    assert "simulated-s" not in rows(tmp_path)[0]
+    # What was late in round 1 comes in round 2, has travelled, and is no longer owed.
+    late = [r for r in read_lines(tmp_path / "ledger.jsonl") if not r.get("accepted", True)]
+    assert {r["round"] for r in late} == {2}

@@ -10,12 +10,12 @@ from fedllm_app.server.pacing.sync import Sync
 
 PACINGS: dict[str, Callable[[RoundSettings, int], Pacing]] = {
     "sync": lambda s, seed: Sync(s.clients, seed),
-    "deadline": lambda s, seed: Deadline(s.clients, s.over_select, seed, s.deadline_s),
+    "deadline": lambda s, seed: Deadline(s.clients, s.at_once, seed, s.deadline_s),
     "async": lambda s, seed: Buffered(s.concurrency, s.goal, s.most_stale, seed),
 }
 
 
 def pacing_of(settings: RoundSettings, seed: int) -> Pacing:
     """Return the policy of a run."""
-    resolved = settings.resolved(settings.weights)
+    resolved = settings.resolved("")
     return PACINGS[resolved.pacing](resolved, seed)

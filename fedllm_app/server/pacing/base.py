@@ -35,6 +35,10 @@ class Pacing(Protocol):
     def lasts_s(self) -> float:
         """Seconds after which a round closes, simulated where a clock runs; 0 for no such limit."""
 
+    @property
+    def about(self) -> str:
+        """Who is asked, and when the server steps, in words."""
+
     def ask(
         self,
         state: RunState,

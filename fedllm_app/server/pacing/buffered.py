@@ -45,6 +45,11 @@ class Buffered:
     ordered: bool = True
     lasts_s: float = 0.0
 
+    @property
+    def about(self) -> str:
+        """Say who is asked, and when the server steps."""
+        return f"{self.concurrency} at work at any time, a step every {self.goal} replies"
+
     def ask(
         self,
         state: RunState,

@@ -5,20 +5,13 @@ are slow or drop out hold up nothing. What comes later is dropped as late. The p
 those that were late, and a model that has seen less of the data of slow devices.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 from fedllm_app.core.state import RunState
 from fedllm_app.server.asked import Asked
 from fedllm_app.server.intake import Intake
 from fedllm_app.server.sampling import sample_cohort
-
-
-def selected(clients: int, factor: float) -> int:
-    """Return how many clients are asked so that `clients` answer: 13 for 10 by 1.3."""
-    return math.ceil(clients * Fraction(str(factor)))
 
 
 @dataclass(frozen=True)
@@ -28,19 +21,25 @@ class Deadline:
     Attributes
     ----------
     clients : accepted replies that close a round.
-    over_select : how many times as many are asked.
+    asked : clients asked each round, more than those.
     seed : of the run.
     lasts_s : seconds after which a round closes, 0 for no such limit.
     """
 
     clients: int
-    over_select: float
+    asked: int
     seed: int
     lasts_s: float = 0.0
     fresh: int = 1
     waits_on: bool = False
     refills: bool = False
     ordered: bool = True
+
+    @property
+    def about(self) -> str:
+        """Say who is asked, and when the server steps."""
+        lasts = f", for at most {self.lasts_s:g} s" if self.lasts_s else ""
+        return f"{self.asked} a round, of which the first {self.clients} count{lasts}"
 
     def ask(
         self,
@@ -50,8 +49,7 @@ class Deadline:
         failed: Collection[str] = (),
     ) -> list[str]:
         """Return the cohort of the next round, more than are needed."""
-        n = selected(self.clients, self.over_select)
-        return sample_cohort(clients, n, self.seed, state.round + 1)
+        return sample_cohort(clients, self.asked, self.seed, state.round + 1)
 
     def weight(self, state: RunState, asked: Asked) -> int:
         """Return 1: a reply of another round is not awaited."""

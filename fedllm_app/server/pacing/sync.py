@@ -27,6 +27,11 @@ class Sync:
     ordered: bool = False
     lasts_s: float = 0.0
 
+    @property
+    def about(self) -> str:
+        """Say who is asked, and when the server steps."""
+        return f"{self.clients} a round"
+
     def ask(
         self,
         state: RunState,
