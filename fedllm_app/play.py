@@ -28,14 +28,16 @@ from fedllm_app.run.begun import check_same
 from fedllm_app.run.checkpoint import latest_checkpoint, locked, newest_whole, set_aside
 from fedllm_app.run.note import told
 from fedllm_app.run.record import Recorder
+from fedllm_app.server.counting import Counting
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
-from fedllm_app.server.loop import Loop, Transport
+from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.opening import opening
 from fedllm_app.server.optimizer import ServerOptimizer
-from fedllm_app.server.pacing.sync import Sync
+from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
+from fedllm_app.server.transport import Transport
 
 log = logging.getLogger("fedllm")
 
@@ -120,7 +122,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         If model or data are not those that the run began with, or no checkpoint is whole.
     """
     c = parts.config
-    network = network_of(c.network, c.run.seed)  # first: its file may be refused
+    network = network_of(c.network, c.run.seed, c.compute)  # first: its file may be refused
     if network and c.data.train != "node":
         network.warn_of_strangers(parts.counts())
     model = parts.model
@@ -139,7 +141,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
             method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
             parts.initial, c.run.seed,
         ),
-        pacing=Sync(c.round.clients, c.run.seed),
+        pacing=pacing_of(c.round, c.run.seed),
         limits=Limits(c.run, c.round, network, c.task.kind.falling),
         optimizer=optimizer,
         transport=transport,
@@ -148,11 +150,13 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
             folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes
         ),
         min_replies=c.round.min_replies,
-        weights=c.round.weights or method_of(c.strategy.name).weights,
-        guard=Guard.of(c.round),
-        most_units=parts.most_units,
+        counting=Counting(
+            c.round.weights or method_of(c.strategy.name).weights, parts.most_units,
+            Guard.of(c.round),
+        ),
         most_steps=parts.most_steps,
         schedule=partial(factor, c.server),
+        simulated=c.data.train != "node",
     )  # fmt: skip
 
 
@@ -173,12 +177,23 @@ def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
         "task": f"{c.task.name}, data {c.data.train}, partition {c.partition.name}",
         **parts.data.notes.lines(),
         "model": f"{c.model.source}, trains {c.model.train}, frozen base of {base}",
-        "clients": f"{who}, {c.round.clients} a round",
+        "clients": f"{who}, {loop.pacing.about}",
+        **_late(loop),
         "devices": f"{c.client.optimizer}, learning rate {c.client.lr:g}, batch {c.client.batch}",
         "server": f"{c.server.optimizer}, learning rate {c.server.lr:g}",
         "folder": f"{folder} (config.toml has every setting; --verbose prints them)",
     }
-    return opening(loop, c.round.clients, known)
+    return opening(loop, c.round.step_on if loop.pacing.refills else c.round.at_once, known)
+
+
+def _late(loop: Loop) -> dict[str, str]:
+    """Return the line on who is late, where that changes the model."""
+    if not loop.pacing.ordered:
+        return {}
+    if loop.arrivals.clocked:
+        return {"late": "by the simulated clock: played again, the run has the same bits"}
+    again = ", and a resumed one asks anew for what was open" if loop.pacing.waits_on else ""
+    return {"late": f"by the wall-clock: such a run is not reproducible{again}"}
 
 
 def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:

@@ -28,13 +28,14 @@ from fedllm_app.devices.network import Network
 from fedllm_app.run.checkpoint import newest_whole, set_aside
 from fedllm_app.run.record import Recorder
 from fedllm_app.run.settings import RoundSettings, RunSettings
+from fedllm_app.server.counting import Counting
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
-from fedllm_app.server.pacing.sync import Sync
+from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
 from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.codec import WireSettings
@@ -181,7 +182,7 @@ def toy_loop(
     checkpoint_every: int = 5,
     base_client_bytes: int = 0,
     network: Network | None = None,
-    pacing: Any = None,
+    pacing: Any = "sync",
     most_steps: Callable[[int], int] = lambda examples: 1 << 48,
     **round_: Any,
 ) -> Loop:
@@ -194,7 +195,8 @@ def toy_loop(
         state = restored.state.resumed()
         optimizer.restore(restored.tensors)
     run = RunSettings(rounds=rounds, seed=seed, checkpoint_every=checkpoint_every)
-    asked = RoundSettings(**({"timeout_s": 20.0} | round_))
+    named = {"pacing": pacing} if isinstance(pacing, str) else {}
+    asked = RoundSettings(**({"timeout_s": 20.0} | named | round_))
     return Loop(
         state=state or RunState(),
         resumed=state is not None,
@@ -203,7 +205,7 @@ def toy_loop(
             StrategySettings(**(strategy or {})), wire or WireSettings(), LAYOUT, BASE, -PARAMS,
             seed,
         ),
-        pacing=pacing or Sync(asked.clients, seed),
+        pacing=pacing_of(asked, seed) if named else pacing,
         limits=Limits(run, asked, network, frozenset({"loss"})),
         optimizer=optimizer,
         transport=transport,
@@ -211,8 +213,8 @@ def toy_loop(
         recorder=Recorder(folder, state, rounds, checkpoint_every, base_client_bytes),
         min_replies=asked.min_replies,
         most_steps=most_steps,
-        weights=asked.weights or "uniform",
-        guard=Guard.of(asked),
+        counting=Counting(asked.weights or "uniform", guard=Guard.of(asked)),
+        simulated=True,
     )  # fmt: skip
 
 

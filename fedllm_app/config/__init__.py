@@ -23,6 +23,7 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
 from fedllm_app.data.source import DataSettings
+from fedllm_app.devices.compute import ComputeSettings
 from fedllm_app.devices.network import NetworkSettings, automatic_words
 from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.run.settings import RoundSettings, RunSettings
@@ -47,6 +48,7 @@ class RunConfig(Settings):
     strategy: StrategySettings = Field(default_factory=StrategySettings)
     wire: WireSettings = Field(default_factory=WireSettings)
     network: NetworkSettings = Field(default_factory=NetworkSettings)
+    compute: ComputeSettings = Field(default_factory=ComputeSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)
 
     @classmethod
@@ -110,9 +112,7 @@ class RunConfig(Settings):
                 "server": self.server.resolved(method.optimizer),
                 "strategy": self.strategy.model_copy(update=strategy),
                 "network": self.network.resolved(),
-                "round": self.round.model_copy(
-                    update={"weights": self.round.weights or method.weights}
-                ),
+                "round": self.round.resolved(method.weights),
             }
         )
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.client.rules import rule_of
 from fedllm_app.config.of_method import of_aggregate, of_strategy
+from fedllm_app.config.of_pacing import of_pacing
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.extend import load
 from fedllm_app.core.schedule import schedule_problems
 from fedllm_app.data.formats import SUFFIXES, is_encoding
 from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own, is_there
-from fedllm_app.data.partition import BY_LABEL, TO_CLIENTS, law_of
+from fedllm_app.data.partition import BY_LABEL, law_of
 from fedllm_app.data.source import TEXTS, DataSettings, dataset_function
 from fedllm_app.devices.network import network_problems
 from fedllm_app.models.settings import BACKBONES
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 PATH_KEYS = (
     "run.home", "data.train", "data.test", "model.source", "model.tokenizer", "network.file",
+    "compute.file",
 )  # fmt: skip
-LOCAL_KEYS = ("run.home", "network.file")  # always a path, never a hub name
+LOCAL_KEYS = ("run.home", "network.file", "compute.file")  # always a path, never a hub name
 FILE_SUFFIXES = (*SUFFIXES, ".gguf")
 
 
@@ -56,19 +58,8 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
                 f"{key} is {keeps!r} with run.name = ''; expected a name, by which a device finds "
                 "what it kept"
             )
-    if c.round.min_replies > c.round.clients:
-        yield (
-            f"round.min-replies is {c.round.min_replies}; expected at most round.clients = "
-            f"{c.round.clients}"
-        )
     yield from of_aggregate(c, method)
     simulated = c.data.train != "node"
-    dealt = simulated and c.partition.name in TO_CLIENTS
-    if dealt and c.round.clients > c.partition.clients:
-        yield (
-            f"round.clients is {c.round.clients}; expected at most partition.clients = "
-            f"{c.partition.clients}"
-        )
     yield from _of_modules(c, simulated)
     try:
         kind = task_of(c.task.name)
@@ -79,11 +70,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     yield from _of_data(c.data)
     yield from network_problems(c.network)
     yield from _of_extensions(c)
-    if c.round.max_simulated_s and not c.network.on:
-        yield (
-            f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
-            "network.preset, or network.down-mbps and network.up-mbps"
-        )
+    yield from of_pacing(c)
     yield from _relative_paths(c)
 
 

@@ -41,7 +41,7 @@ class WireError(FedllmError):
         self,
         message: str,
         reason: Literal[
-            "error", "late", "malformed", "foreign", "non-finite", "forgotten"
+            "error", "late", "stale", "malformed", "foreign", "non-finite", "forgotten"
         ] = "malformed",
     ) -> None:
         super().__init__(message)

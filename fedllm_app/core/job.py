@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 Profile = Mapping[str, float | str]  # what is known of a device, such as {"class": "phone"}
-Reason = Literal["error", "late", "malformed", "foreign", "non-finite", "forgotten"]
+Reason = Literal["error", "late", "stale", "malformed", "foreign", "non-finite", "forgotten"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Job:
 
     Attributes
     ----------
-    id : the round, when synchronous.
+    id : the round; where a free device is given a job within a round, the number of the job in
+        the run. No client has two jobs of one id, and a later job has a larger one.
     client : the owner of the data.
     clock : local steps that the run has asked of a client before this job (for schedules).
     state_from : id of that client's last job whose reply was accepted, -1 for none; state kept on

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from fedllm_app.core.job import Job, Request
+
 TOO_FEW = "accepted, fewer than round.min-replies"
 Pending = tuple[str, int, int]  # client, job, the most bytes that its upload has
 
@@ -31,6 +33,33 @@ class Spent:
     simulated_s: float = 0.0
     seconds: float = 0.0
     slowest_s: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """Jobs of one request that are open when the server has stepped, so that they are played again.
+
+    Attributes
+    ----------
+    request : as it was sent, with its vectors.
+    starts : simulated second in which each of its jobs began.
+    """
+
+    request: Request
+    starts: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is not a vector as JSON values."""
+        words = {n: v for n, v in vars(self.request).items() if n not in ("vectors", "jobs")}
+        jobs = [asdict(job) for job in self.request.jobs]
+        return words | {"jobs": jobs, "starts": list(self.starts)}
+
+    @classmethod
+    def from_json(cls, words: Mapping[str, Any], vectors: Mapping[str, np.ndarray]) -> "Open":
+        """Return it from its words, which are used up, and its vectors."""
+        rest = dict(words)
+        jobs, starts = tuple(Job(**job) for job in rest.pop("jobs")), rest.pop("starts")
+        return cls(Request(**rest, jobs=jobs, vectors=vectors), tuple(map(float, starts)))
 
 
 @dataclass(frozen=True)
@@ -58,6 +87,9 @@ class RunState:
     begun_on : digests of what the run trains and evaluates, by name (run/begun.py).
     finished : why the run ended, empty while it has not.
     norms : of each vector, the norms that were accepted in the latest rounds, oldest round first.
+    given : jobs that were given so far, where they have ids of their own.
+    open : jobs that are open after the round, where a resumed run plays them again.
+    dropped : the count of drops by reason, over all rounds.
     """
 
     round: int = 0
@@ -79,6 +111,9 @@ class RunState:
     begun_on: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
     norms: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    given: int = 0
+    open: tuple[Open, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def resumed(self) -> "RunState":
         """Return the state that a run goes on with; one that had given up may try again."""
@@ -105,9 +140,14 @@ class RunState:
 
     def to_json(self) -> dict[str, Any]:
         """Return what is not a tensor as JSON values."""
-        apart = ("method", "downloads", "saved", "spent")
+        apart = ("method", "downloads", "saved", "spent", "open")
         words = {n: v for n, v in vars(self).items() if n not in apart}
-        return words | {"spent": asdict(self.spent)}
+        return words | {"spent": asdict(self.spent), "open": [one.to_json() for one in self.open]}
+
+    def open_vectors(self) -> dict[str, np.ndarray]:
+        """Return the vectors of the open jobs, once for each request, by its number and name."""
+        every = enumerate(one.request.vectors.items() for one in self.open)
+        return {f"{i}.{name}": payload for i, vectors in every for name, payload in vectors}
 
     @classmethod
     def from_json(
@@ -115,6 +155,7 @@ class RunState:
         words: Mapping[str, Any],
         method: Mapping[str, np.ndarray],
         downloads: Mapping[str, np.ndarray],
+        open_vectors: Mapping[str, np.ndarray] | None = None,
     ) -> "RunState":
         """Return the state of a checkpoint.
 
@@ -128,4 +169,10 @@ class RunState:
         norms = {n: tuple(tuple(map(float, one)) for one in rounds) for n, rounds in found.items()}
         fixed: dict[str, Any] = {"pending": pending, "spent": Spent(**words["spent"])}
         fixed |= {"method": method, "downloads": downloads, "saved": dict(words["accepted"])}
+        vectors: dict[str, dict[str, np.ndarray]] = {}
+        for name, payload in (open_vectors or {}).items():
+            number, _, own = name.partition(".")
+            vectors.setdefault(number, {})[own] = payload
+        opened = [Open.from_json(w, vectors[str(i)]) for i, w in enumerate(words.get("open", []))]
+        fixed["open"] = tuple(opened)
         return cls(**{**words, **fixed, "norms": norms})

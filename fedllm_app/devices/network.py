@@ -1,19 +1,18 @@
-"""A simulated clock: how long a round would have lasted over links of a given speed.
+"""A simulated clock: how long a round would have lasted on devices and links of a given speed.
 
 A simulation sends its payloads through memory; this says what the ledger's bytes would have taken
-over a network. A participant takes its download and then its upload, a round lasts as long as its
-slowest participant, and a run as long as its rounds together.
+over a network. A participant takes its download, then its local steps where `compute` says how
+long one lasts, and then its upload. A round lasts as long as its slowest participant, and a run as
+long as its rounds together.
 
-It is the time of the network alone, transfer and latency. Seconds and joules of a device's
-computing belong to a profile of the device, and join in `Network.participant_seconds`, the one
-place where a participant's time is put together. The one-time download of the base model is a row
-of the ledger and no part of any round, so it is outside this clock.
+`Network.participant_seconds` is the one place where a participant's time is put together. The
+one-time download of the base model is a row of the ledger and no part of any round, so it is
+outside this clock.
 
 Source of the presets: Raje 2024: 200 Mbps down and 20 Mbps up, and uploads 1, 4 and 16 times
 slower than the download.
 """
 
-import csv
 import logging
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -23,9 +22,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings, kebab
+from fedllm_app.devices.compute import Compute, ComputeSettings
+from fedllm_app.devices.figures import MISTAKES_SHOWN, read_figures
 
 log = logging.getLogger("fedllm")
 
@@ -37,7 +37,7 @@ PRESETS = {
     "thesis-16x": (200.0, 12.5),
 }
 COLUMNS = ("down-mbps", "up-mbps", "latency-ms")
-MISTAKES_SHOWN = 10
+KEY = "network.file"
 
 
 class NetworkSettings(Settings):
@@ -159,7 +159,7 @@ Traffic = Mapping[str, tuple[int, int | None]]
 
 
 class Network:
-    """The links of all clients, and how long a round takes over them.
+    """The links and local steps of all clients, and how long a round takes.
 
     A client's factor is drawn from (run seed, client) and is the same for both ways, so that
     `network.spread` makes clients faster and slower but keeps the asymmetry of their links; the
@@ -167,8 +167,9 @@ class Network:
 
     Parameters
     ----------
-    settings : with a clock that is on.
+    settings : of the links; where they are off, no time is spent on the way.
     seed : of the run.
+    compute : how long local steps last, None for no time.
 
     Raises
     ------
@@ -176,13 +177,18 @@ class Network:
         If the file cannot be read or has a value that no link has.
     """
 
-    def __init__(self, settings: NetworkSettings, seed: int) -> None:
-        self._settings, self._seed = settings.resolved(), seed
-        self.own = read_links(Path(settings.file)) if settings.file else {}
+    def __init__(
+        self, settings: NetworkSettings, seed: int, compute: Compute | None = None
+    ) -> None:
+        self._settings, self._seed, self._compute = settings.resolved(), seed, compute
+        path = Path(settings.file)
+        self.own = read_figures(KEY, path, COLUMNS, COLUMNS[2:]) if settings.file else {}
 
     def link(self, client: str) -> Link:
         """Return the link of a client, of any name."""
         s, factor = self._settings, 1.0
+        if not s.on:
+            return Link(math.inf, math.inf)
         if s.spread:
             drawn = generator(self._seed, "network", client).standard_normal()
             factor = math.exp(s.spread * drawn)
@@ -190,88 +196,35 @@ class Network:
         return replace(base, **self.own.get(client, {}))
 
     def warn_of_strangers(self, clients: Collection[str]) -> None:
-        """Log names in the file that no client has: their figures would be used by nobody."""
-        if strangers := sorted(self.own.keys() - set(clients)):
-            shown = ", ".join(strangers[:MISTAKES_SHOWN])
-            log.warning(
-                "network.file names %d clients that are not in the data: %s", len(strangers), shown
-            )
+        """Log names in the files that no client has: their figures would be used by nobody."""
+        of_compute = self._compute.own if self._compute else {}
+        for key, own in ((KEY, self.own), ("compute.file", of_compute)):
+            if strangers := sorted(own.keys() - set(clients)):
+                shown, count = ", ".join(strangers[:MISTAKES_SHOWN]), len(strangers)
+                log.warning("%s names %d clients that are not in the data: %s", key, count, shown)
 
     def participant_seconds(
-        self, client: str, down_bytes: int | None, up_bytes: int | None = None
+        self, client: str, down_bytes: int | None, up_bytes: int | None = None, steps: int = 0
     ) -> float:
-        """Return how long one client takes for a round: here, what its link takes."""
-        return self.link(client).seconds(down_bytes, up_bytes)
+        """Return how long one client takes for a job: download, local steps, upload."""
+        seconds = self.link(client).seconds(down_bytes, up_bytes)
+        return seconds + (self._compute.seconds(client, steps) if self._compute else 0.0)
 
-    def round_seconds(self, traffic: Traffic) -> float:
-        """Return how long a round lasts: as long as its slowest participant, 0 without any."""
-        return max((self.participant_seconds(c, *both) for c, both in traffic.items()), default=0.0)
+    def round_seconds(self, traffic: Traffic, steps: Mapping[str, int] | None = None) -> float:
+        """Return how long a round lasts: as long as its slowest participant, 0 without any.
 
-
-def network_of(settings: NetworkSettings, seed: int) -> Network | None:
-    """Return the network of a run, None where no clock runs."""
-    return Network(settings, seed) if settings.on else None
-
-
-def read_links(path: Path) -> dict[str, dict[str, float]]:
-    """Return the figures of single clients from a CSV: fields of `Link` by client.
-
-    The first line names the columns: client and at least one of down-mbps, up-mbps, latency-ms.
-    An empty cell is left out.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, or with one line per mistake, the first ten.
-    """
-    links: dict[str, dict[str, float]] = {}
-    mistakes: list[str] = []
-    named = f"network.file {str(path)!r}"
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            names = [name.strip() for name in next(rows, [])]
-            known = [name for name in ("client", *COLUMNS) if name in names]
-            if sorted(known) != sorted(names) or "client" not in names or len(names) < 2:
-                raise ConfigError(
-                    f"{named} has columns {names}; expected client and any of {', '.join(COLUMNS)}"
-                )
-            for cells in filter(None, rows):
-                try:
-                    client, figures = _link(names, cells)
-                    if client in links:
-                        raise ValueError(f"client {client!r} is there twice; expected one line")
-                    links[client] = figures
-                except ValueError as error:
-                    mistakes.append(f"{named} line {rows.line_num}: {error}")
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise ConfigError(f"{named} cannot be read ({error}); expected a CSV") from None
-    if mistakes:
-        more = len(mistakes) - MISTAKES_SHOWN
-        last = [f"{named}: {more} more mistakes"] if more > 0 else []
-        raise ConfigError("\n".join(mistakes[:MISTAKES_SHOWN] + last))
-    return links
+        Parameters
+        ----------
+        steps : local steps by client; none where it does not say.
+        """
+        taken = steps or {}
+        each = (self.participant_seconds(c, *both, taken.get(c, 0)) for c, both in traffic.items())
+        return max(each, default=0.0)
 
 
-def _link(names: list[str], cells: list[str]) -> tuple[str, dict[str, float]]:
-    """Return client and figures of one line, or raise ValueError."""
-    if len(cells) != len(names):
-        raise ValueError(f"{len(cells)} cells; expected {len(names)}: {', '.join(names)}")
-    row = dict(zip(names, (cell.strip() for cell in cells), strict=True))
-    client, figures = row.pop("client"), {}
-    if not client:
-        raise ValueError("client is ''; expected a name")
-    for name, text in row.items():
-        if not text:
-            continue
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        least = "0 or more" if name == "latency-ms" else "above 0"
-        if not math.isfinite(value) or value < 0 or (value == 0 and name != "latency-ms"):
-            raise ValueError(
-                f"{name} is {text!r}; expected a number, {least}, or nothing for network.{name}"
-            )
-        figures[name.replace("-", "_")] = value
-    return client, figures
+def network_of(
+    settings: NetworkSettings, seed: int, compute: ComputeSettings | None = None
+) -> Network | None:
+    """Return the clock of a run, None where none runs: neither over links nor over local steps."""
+    steps = Compute(compute, seed) if compute and compute.on else None
+    return Network(settings, seed, steps) if settings.on or steps else None

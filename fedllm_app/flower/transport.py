@@ -94,7 +94,7 @@ class FlowerTransport:
         """Send requests; a device that is still at an earlier job is not given another."""
         self._wait_s = SHORTEST_WAIT_S
         # Answers to earlier rounds: their nodes are free again, and their bytes have travelled.
-        self._failed = self._replies()
+        self._failed += self._replies()
         alive = set(self._grid.get_node_ids())
         self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
         for node, request in self.assign(requests):
@@ -152,6 +152,9 @@ class FlowerTransport:
             return
         nodes = sorted(self._grid.get_node_ids())
         load = dict.fromkeys(nodes, 0)
+        for node, still in self._open.values():
+            if node in load:
+                load[node] += sum(self._simulated.get(job.client, 0) for job in still)
         for request in requests:
             held: dict[int, list[Job]] = {}
             # Longest first onto the least loaded: a round lasts as long as its busiest node.

@@ -23,7 +23,7 @@ from fedllm_app.core.tensorfile import load_tensors, save_tensors
 log = logging.getLogger("fedllm")
 CHECKPOINTS = 2  # the newest that stay
 VERSION = 3
-METHOD, DOWNLOADS = "method.", "downloads."
+METHOD, DOWNLOADS, OPEN = "method.", "downloads.", "open."
 DAMAGED = ".damaged"  # added to the name of one that a run went back behind
 
 
@@ -52,7 +52,7 @@ def save_state(folder: Path, state: RunState, tensors: Mapping[str, Tensor]) -> 
     tensors : the parameters and the optimizer's.
     """
     path = folder / f"round-{state.round:08d}.safetensors"
-    arrays = {METHOD: state.method, DOWNLOADS: state.downloads}
+    arrays = {METHOD: state.method, DOWNLOADS: state.downloads, OPEN: state.open_vectors()}
     own = {p + n: torch.from_numpy(a) for p, named in arrays.items() for n, a in named.items()}
     save_tensors(path, {**tensors, **own}, {"version": VERSION, "state": state.to_json()})
     for old in checkpoints(folder)[CHECKPOINTS:]:
@@ -118,15 +118,15 @@ def load_state(path: Path) -> tuple[RunState, dict[str, Tensor]]:
             f"{path} was written by another version of fedllm (format {words.get('version')!r}; "
             f"expected {VERSION}); start a run with a new run.name"
         )
-    method, downloads = (
+    arrays = [
         {n.removeprefix(p): t.numpy() for n, t in tensors.items() if n.startswith(p)}
-        for p in (METHOD, DOWNLOADS)
-    )
+        for p in (METHOD, DOWNLOADS, OPEN)
+    ]
     try:
-        state = RunState.from_json(words["state"], method, downloads)
+        state = RunState.from_json(words["state"], *arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of fedllm: {error!r}") from None
-    return state, {n: t for n, t in tensors.items() if not n.startswith((METHOD, DOWNLOADS))}
+    return state, {n: t for n, t in tensors.items() if not n.startswith((METHOD, DOWNLOADS, OPEN))}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ follows leaves the same bytes as if nothing had happened (timing.jsonl apart: wa
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fedllm_app.run.metrics import Board, JsonLines, read_lines, versions
 
 log = logging.getLogger("fedllm")
 MOST_WORDS = 200  # of why a reply was dropped, in characters
+Job = tuple[int, str]  # its id and its client
 
 
 @dataclass(frozen=True)
@@ -32,26 +33,29 @@ class Outcome:
 
     Attributes
     ----------
-    accepted : metrics of each client whose update is in the mean.
+    accepted : metrics of each job, by its id and client, whose update is in the mean.
     dropped : count of drops by reason.
     train_loss : mean over units, None without any.
     update_norm : of the mean change, None where the server took no step.
     evaluation : metrics where they are due, headline first.
     simulated_s : how long the round lasts over the links of `network`, None without a clock.
-    failed : of each client whose reply was dropped, the reason and why.
-    clipped : of each client that was above the bound of `round.clip`, how many times above it was.
+    failed : of each job whose reply was dropped, the reason and why.
+    clipped : of each job that was above the bound of `round.clip`, how many times above it was.
     bound : of the norm of an update, None without one.
+    staleness : of each accepted reply, how many steps the server took since its model; None where
+        no job outlives its round.
     """
 
-    accepted: Mapping[str, TrainMetrics] = field(default_factory=dict)
+    accepted: Mapping[Job, TrainMetrics] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
     train_loss: float | None = None
     update_norm: float | None = None
     evaluation: Mapping[str, float] = field(default_factory=dict)
     simulated_s: float | None = None
-    failed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    clipped: Mapping[str, float] = field(default_factory=dict)
+    failed: Mapping[Job, tuple[str, str]] = field(default_factory=dict)
+    clipped: Mapping[Job, float] = field(default_factory=dict)
     bound: float | None = None
+    staleness: Sequence[int] | None = None
 
 
 class Recorder:
@@ -113,7 +117,7 @@ class Recorder:
         }
         if outcome.simulated_s is not None:
             record["simulated-s"] = state.spent.simulated_s
-        record |= _of_clients(outcome)
+        record |= _of_clients(outcome) | _of_ages(outcome.staleness)
         if outcome.evaluation:
             record["evaluation"] = dict(outcome.evaluation)
         self.metrics.append(record)
@@ -195,12 +199,21 @@ def _of_clients(outcome: Outcome) -> dict[str, object]:
     if outcome.bound is not None:
         words |= {"clip-bound": outcome.bound, "clipped": len(outcome.clipped)}
     if outcome.clipped:
-        words["clipped-clients"] = [[c, t] for c, t in sorted(outcome.clipped.items())]
+        words["clipped-clients"] = [[c, t] for (_, c), t in sorted(outcome.clipped.items())]
     if outcome.failed:
-        words["failed-clients"] = [[c, reason] for c, (reason, _) in sorted(outcome.failed.items())]
+        failed = sorted(outcome.failed.items())
+        words["failed-clients"] = [[c, reason] for (_, c), (reason, _) in failed]
     return words
+
+
+def _of_ages(staleness: Sequence[int] | None) -> dict[str, object]:
+    """Return mean and largest staleness of a round's replies."""
+    if not staleness:
+        return {}
+    mean = sum(staleness) / len(staleness)
+    return {"staleness-mean": mean, "staleness-most": max(staleness)}
 
 
 def _why(outcome: Outcome) -> dict[str, str]:
     """Return what each client's failure said: words of another machine, outside the promise."""
-    return {client: why[:MOST_WORDS] for client, (_, why) in outcome.failed.items()}
+    return {client: why[:MOST_WORDS] for (_, client), (_, why) in outcome.failed.items()}

@@ -2,6 +2,7 @@
 
 import math
 import re
+from fractions import Fraction
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -41,6 +42,41 @@ class RoundSettings(Settings):
     """Namespace `round`: who takes part, how long it may last, when to stop."""
 
     clients: int = Field(5, ge=1, description="Number of clients sampled in each round.")
+    pacing: Literal["sync", "deadline", "async"] = Field(
+        "sync",
+        description="When the server steps: 'sync' after all replies of a round, 'deadline' after "
+        "the first round.clients of more that are asked, 'async' after every round.goal replies of "
+        "clients that are always at work.",
+    )
+    over_select: float = Field(
+        1.3,
+        ge=1,
+        le=100,
+        description="With round.pacing 'deadline', how many times round.clients are asked.",
+    )
+    deadline_s: float = Field(
+        0.0,
+        ge=0,
+        description="With round.pacing 'deadline', seconds after which a round closes, simulated "
+        "where a clock runs. 0: no such limit.",
+    )
+    concurrency: int = Field(
+        0,
+        ge=0,
+        description="With round.pacing 'async', number of clients that are at work at any time. "
+        "Automatic: round.clients.",
+    )
+    goal: int = Field(
+        0,
+        ge=0,
+        description="With round.pacing 'async', number of accepted replies for a step. Automatic: "
+        "half of round.concurrency.",
+    )
+    most_stale: int = Field(
+        100,
+        ge=0,
+        description="With round.pacing 'async', a reply whose model is more steps old is dropped.",
+    )
     timeout_s: float = Field(
         600.0,
         gt=0,
@@ -122,9 +158,35 @@ class RoundSettings(Settings):
     max_simulated_s: float = Field(
         0.0,
         ge=0,
-        description="Budget of simulated network seconds (see network.*). The run stops "
+        description="Budget of simulated seconds (see network.*, compute.*). The run stops "
         "before a round that could exceed it. 0 means no limit.",
     )
+
+    def resolved(self, weights: str) -> "RoundSettings":
+        """Return the settings with every automatic value filled in.
+
+        Parameters
+        ----------
+        weights : of the method.
+        """
+        update: dict[str, object] = {"weights": self.weights or weights}
+        if self.pacing == "async":
+            concurrency = self.concurrency or self.clients
+            update |= {"concurrency": concurrency, "goal": self.goal or -(-concurrency // 2)}
+        return self.model_copy(update=update)
+
+    @property
+    def at_once(self) -> int:
+        """How many clients are at work at once: 13 where 10 are over-selected by 1.3."""
+        if self.pacing == "async":
+            return self.resolved("").concurrency
+        factor = Fraction(str(self.over_select)) if self.pacing == "deadline" else 1
+        return math.ceil(self.clients * factor)
+
+    @property
+    def step_on(self) -> int:
+        """How many accepted replies the server steps on, where nobody fails."""
+        return self.resolved("").goal if self.pacing == "async" else self.clients
 
     @field_validator("clip", mode="before")
     @classmethod

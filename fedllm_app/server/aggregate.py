@@ -45,7 +45,7 @@ class Aggregate:
 
     Attributes
     ----------
-    n, weight : replies folded in so far, and the sum of their weights.
+    n, weight : replies folded in so far, and the sum of their weights in full.
 
     Raises
     ------
@@ -70,7 +70,12 @@ class Aggregate:
         self.limit = 2.0 ** (63 - STEP_BITS) / self.most_weight
 
     def fold(
-        self, positions: Sent, values_K: np.ndarray | Values, weight: int = 1, scale: float = 1.0
+        self,
+        positions: Sent,
+        values_K: np.ndarray | Values,
+        weight: int = 1,
+        scale: float = 1.0,
+        full: int | None = None,
     ) -> None:
         """Add one reply; what is refused leaves the rest as it was.
 
@@ -80,6 +85,8 @@ class Aggregate:
         values_K : float32 array of shape (K,), or the same still coded.
         weight : how many times the reply counts, a whole number from 1.
         scale : what every value is multiplied by, in float32, from 0 to 1.
+        full : what it adds to the weight that the sum is divided by, `weight` or more; None is
+            `weight`. A reply that is discounted moves the mean less, and not the others more.
 
         Raises
         ------
@@ -89,15 +96,16 @@ class Aggregate:
         """
         if self.n == self.cohort:
             raise WireError(f"a reply more than the cohort of {self.cohort} came")
-        if not 1 <= weight <= self.most_weight - self.weight:
+        full = weight if full is None else full
+        if not 1 <= weight <= full <= self.most_weight - self.weight:
             raise WireError(
-                f"a reply has weight {weight}; expected 1 to {self.most_weight - self.weight}, "
+                f"a reply has weight {full}; expected 1 to {self.most_weight - self.weight}, "
                 f"as all sum to at most {self.most_weight}"
             )
         self.check(positions, values_K)
-        self._take(positions, values_K, weight, scale)
+        self._take(positions, values_K, weight, scale, full)
         self.n += 1
-        self.weight += weight
+        self.weight += full
 
     def mean(self) -> np.ndarray:
         """Return the float32 mean of shape (P,), 0 where nobody sent.
@@ -114,7 +122,7 @@ class Aggregate:
         return mean_P
 
     def _take(
-        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float
+        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float, full: int
     ) -> None:
         raise NotImplementedError
 
@@ -159,13 +167,13 @@ class Mean(Aggregate):
         self._senders_P = np.zeros(P, dtype=np.int32) if self.by_senders else None
 
     def _take(
-        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float
+        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float, full: int
     ) -> None:
         for part, values in blocks_of(values_K):
             steps = whole_steps(values, scale)
             if weight != 1:
                 steps *= weight
-            self._add(self._at(positions, part), steps, weight)
+            self._add(self._at(positions, part), steps, full)
 
     def _combine(self, mean_P: np.ndarray) -> None:
         """Write the mean: the exact sum is rounded to float32 once, and its quotient once."""
@@ -184,13 +192,13 @@ class Mean(Aggregate):
             return part
         return positions[part] if isinstance(positions, np.ndarray) else positions.part(part)
 
-    def _add(self, at: slice | np.ndarray, steps: np.ndarray, weight: int) -> None:
+    def _add(self, at: slice | np.ndarray, steps: np.ndarray, full: int) -> None:
         if isinstance(at, slice):
             self._sum_P[at] += steps
         else:
             np.add.at(self._sum_P, at, steps)  # no copy of what is there
         if self._senders_P is not None:
-            self._senders_P[at] += np.int32(weight)
+            self._senders_P[at] += np.int32(full)
 
 
 def whole_steps(values: np.ndarray, scale: float = 1.0) -> np.ndarray:

@@ -6,8 +6,8 @@ longer than a round.
 Shapes: P trainable parameters, K coordinates sent.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from fedllm_app.core.job import Job, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import PARAMS, ClientPlan, TopK
 from fedllm_app.core.region import Where, positions_of, size_of
-from fedllm_app.core.support import Draw, Support, expand
-from fedllm_app.wire.codec import WireSettings, max_bytes
+from fedllm_app.core.state import Open
+from fedllm_app.core.support import Draw, Sent, Support, expand
+from fedllm_app.wire.codec import WireSettings, decode, max_bytes
 from fedllm_app.wire.select import top_count, without
 from fedllm_app.wire.slices import Origin, origin_of
 
@@ -56,6 +57,9 @@ class Asked:
     origin : layout and base that its reply must name.
     vectors : what may come back, by name.
     down_bytes : length of the vectors that went down.
+    steps : local steps that it asks for.
+    start_s : simulated second in which it began.
+    request : what asks for it again after a resume, None where nobody will.
     """
 
     job: Job
@@ -65,6 +69,9 @@ class Asked:
     origin: Origin
     vectors: Mapping[str, Expected]
     down_bytes: int
+    steps: int = 0
+    start_s: float = 0.0
+    request: Request | None = None
 
     @property
     def key(self) -> Key:
@@ -78,16 +85,51 @@ class Asked:
 
 
 def asked_for(
-    request: Request, plan: ClientPlan, layout: ParamLayout, seed: int, wire: WireSettings
+    request: Request,
+    plan: ClientPlan,
+    layout: ParamLayout,
+    seed: int,
+    wire: WireSettings,
+    sent: Where = None,
 ) -> list[Asked]:
-    """Return what each job of a request was asked for."""
+    """Return what each job of a request was asked for.
+
+    Parameters
+    ----------
+    sent : the positions that went down, where the plan is one that was read from JSON.
+    """
     found, origin = [], origin_of(layout, request.fingerprint)
     down = sum(payload.size for payload in request.vectors.values())
     for job in request.jobs:
-        draw = Draw(seed, request.round, request.group, job.client)
+        draw = Draw(seed, request.round, request.group, job.client, sent)
         vectors = expected_vectors(plan, layout, draw, wire)
         found.append(Asked(job, request.group, plan, request.round, origin, vectors, down))
     return found
+
+
+def asked_again(
+    request: Request, layout: ParamLayout, seed: int, wire: WireSettings
+) -> list[Asked]:
+    """Return what each job of a request was asked for, by what a checkpoint holds of it."""
+    plan, sent = ClientPlan.from_json(request.plan), None
+    if isinstance(plan.down, Sent):
+        origin = origin_of(layout, request.fingerprint)
+        sent = decode(request.vectors[PARAMS], origin, derived=None).positions
+        sent = np.arange(layout.size) if sent is None else sent  # a mask of all has no positions
+    return asked_for(request, plan, layout, seed, wire, sent)
+
+
+def still_open(asked: Iterable[Asked]) -> tuple[Open, ...]:
+    """Return the jobs that a resumed run plays again, those of one download together."""
+    found: dict[tuple[int, str, int], list[Asked]] = {}
+    for one in sorted(asked, key=lambda one: one.key):
+        if one.request is not None:
+            found.setdefault((one.round, one.group, one.request.held), []).append(one)
+    return tuple(
+        Open(replace(first, jobs=tuple(a.job for a in jobs)), tuple(a.start_s for a in jobs))
+        for jobs in found.values()
+        if (first := jobs[0].request) is not None
+    )
 
 
 def expected_vectors(

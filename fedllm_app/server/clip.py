@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
+from fedllm_app.server.asked import Key
+
 AUTO, OFF = "auto", "off"
 # The median is over the latest rounds that hold at least so many norms together.
 WINDOW = 100
@@ -53,14 +55,14 @@ class Clip:
 
     Attributes
     ----------
-    clipped : of each client that was above a bound, how many times above it was.
+    clipped : of each job whose reply was above a bound, how many times above it was.
     """
 
     def __init__(self, bound: Bound, earlier: Norms | None = None) -> None:
         self.bound, self._earlier = bound, dict(earlier or {})
         self._limits: dict[str, float] = {}
-        self._noted: dict[str, dict[str, float]] = {}
-        self.clipped: dict[str, float] = {}
+        self._noted: dict[str, dict[Key, float]] = {}
+        self.clipped: dict[Key, float] = {}
 
     def waits(self, names: Sequence[str]) -> bool:
         """Say whether a bound of these vectors is known only when the round closes."""
@@ -83,7 +85,7 @@ class Clip:
             self._limits[name] = self.bound.factor * median_low(known)
         return self._limits.get(name)
 
-    def scales(self, client: str, norms: Mapping[str, float]) -> dict[str, float]:
+    def scales(self, job: Key, norms: Mapping[str, float]) -> dict[str, float]:
         """Return what each vector of a reply is multiplied by, 1 where it is within its bound."""
         found, times = dict[str, float](), 1.0
         for name, norm in norms.items():
@@ -91,9 +93,9 @@ class Clip:
             above = limit is not None and norm > limit
             found[name] = limit / norm if limit is not None and above else 1.0
             times = max(times, norm / limit if limit is not None and above else 1.0)
-            self._noted.setdefault(name, {})[client] = norm * found[name]
+            self._noted.setdefault(name, {})[job] = norm * found[name]
         if times > 1:
-            self.clipped[client] = times
+            self.clipped[job] = times
         return found
 
     def norms(self) -> Norms:
@@ -101,8 +103,8 @@ class Clip:
         if self.bound.norm != AUTO:
             return {}
         after = dict(self._earlier)
-        for name, by_client in self._noted.items():
-            own = tuple(norm for _, norm in sorted(by_client.items()) if norm)
+        for name, by_job in self._noted.items():
+            own = tuple(norm for _, norm in sorted(by_job.items()) if norm)
             rounds = [*after.get(name, ()), own] if own else [*after.get(name, ())]
             while rounds and sum(map(len, rounds[1:])) >= WINDOW:
                 del rounds[0]

@@ -1,13 +1,12 @@
 """What one reply can do to the model: how its norm is bounded, and how replies are combined."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedllm_app.core.plan import PARAMS, MeanOver
 from fedllm_app.run.settings import Aggregated, RoundSettings
 from fedllm_app.server.aggregate import Aggregate, Mean
-from fedllm_app.server.asked import Asked
 from fedllm_app.server.clip import AUTO, OFF, Bound
 from fedllm_app.server.robust import Robust
 
@@ -34,20 +33,21 @@ class Guard:
         return cls(bound, settings.aggregate, settings.trim)
 
     def means(
-        self, P: int, asked: Sequence[Asked], mean: MeanOver, most_weight: int
+        self, P: int, names: Collection[str], most: int, mean: MeanOver, most_weight: int
     ) -> dict[str, Aggregate]:
-        """Return what the replies to some jobs are combined by, for each vector.
+        """Return what the replies of a step are combined by, for each vector.
 
         Parameters
         ----------
+        names : of the vectors; the parameters are always among them.
+        most : replies that can come.
         mean : who counts where a coordinate of the parameters was not sent.
         most_weight : most that the weights of all replies can sum to.
         """
-        names = {PARAMS} | {name for job in asked for name in job.vectors}
-        how: dict[str, Any] = {"cohort": len(asked), "most_weight": most_weight}
+        how: dict[str, Any] = {"cohort": most, "most_weight": most_weight}
         return {
             name: self._combining(P, how | {"mean": mean if name == PARAMS else "cohort"})
-            for name in names
+            for name in {PARAMS, *names}
         }
 
     def _combining(self, P: int, how: dict[str, Any]) -> Aggregate:

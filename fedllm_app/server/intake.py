@@ -7,12 +7,9 @@ Shapes: P trainable parameters, K coordinates sent.
 """
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply, TrainMetrics
@@ -20,20 +17,20 @@ from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.state import Pending
 from fedllm_app.run.ledger import Ledger
 from fedllm_app.server.aggregate import Aggregate
-from fedllm_app.server.asked import Asked, Expected, Key
+from fedllm_app.server.asked import Asked, Key
+from fedllm_app.server.checked import check_metrics, decoded
 from fedllm_app.server.clip import OFF, Bound, Clip
-from fedllm_app.wire.codec import Coded, decode_blocks, dense_bytes, size_of
-from fedllm_app.wire.marks import Sent, mask_of
-from fedllm_app.wire.slices import Origin
+from fedllm_app.wire.codec import Coded, dense_bytes, size_of
 from fedllm_app.wire.unpack import measured
 
 log = logging.getLogger("fedllm")
 Weigh = Callable[[Asked, TrainMetrics], int]
-MOST_COUNT = 1 << 48  # sums of these stay exact, and far below what a float holds
 UNKNOWN = "unknown"  # what the ledger calls a vector that nobody asked for
 MOST_NAMES = 200  # characters of a client's names that reach the log
-MOST_COSTS = 16  # names of costs that one job may report
 SHOWN = 5  # clients that one line of the log names
+TIMED_OUT = "no reply within round.timeout-s"
+CLOSED = "the round was closed before its reply came"
+UNUSED = "it goes on from a reply that was not used"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +50,22 @@ class Intake:
     round : whose step the replies are folded into.
     asked : the open jobs, each with what it was asked for.
     means : the running sums, by name of the vector.
-    weigh : the whole weight of a reply in the means; 0 drops it as late.
+    weigh : the whole weight of a reply in the means; 0 drops it as stale.
     ledger : counts the bytes of every reply that came, dropped ones too.
     clip : the bounds of norms in this round; None bounds none.
+    in_full : what a reply would weigh if it were fresh, by which the means are divided; None is
+        `weigh`.
+    first : id of the first job that this round can give; None is the round.
 
     Attributes
     ----------
     open : jobs that no reply has come for.
-    accepted : metrics of each client whose update is in the mean, or waits for its bound.
+    accepted : metrics of each job whose update is in the mean, or waits for its bound.
+    ages : of each accepted job, how many steps the server took since its plan was made.
     dropped : count of drops by reason.
-    failed : of each client whose reply was dropped, the reason and why.
+    failed : of each job whose reply was dropped, the reason and why.
     late : jobs whose upload may still come after they were given up.
+    steps : local steps that each client was asked for last.
     """
 
     def __init__(
@@ -74,28 +76,47 @@ class Intake:
         weigh: Weigh,
         ledger: Ledger,
         clip: Clip | None = None,
+        in_full: Weigh | None = None,
+        first: int | None = None,
     ) -> None:
         self.round, self.means, self.weigh, self.ledger = round, means, weigh, ledger
         self.clip = clip or Clip(Bound(OFF))
-        self.open: dict[Key, Asked] = {job.key: job for job in asked}
-        self.accepted: dict[str, TrainMetrics] = {}
-        self.jobs: dict[str, int] = {}  # of each accepted client, the job
+        self._in_full = in_full or weigh
+        self.first = self._newest = round if first is None else first
+        self.open: dict[Key, Asked] = {}
+        self.accepted: dict[Key, TrainMetrics] = {}
+        self.ages: dict[Key, int] = {}
         self.dropped: Counter[str] = Counter()
-        self.failed: dict[str, tuple[str, str]] = {}
+        self.failed: dict[Key, tuple[str, str]] = {}
         self.late: list[Asked] = []
         self._waiting: list[Taken] = []
         self._heard: dict[str, int] = {}
-        self._groups = {job.job.client: job.group for job in self.open.values()}
+        self._groups: dict[str, str] = {}
+        self.steps: dict[str, int] = {}
+        self.add(asked)
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """Of each client with an accepted job, the last one's id."""
+        return {client: id_ for id_, client in self.accepted}
+
+    def add(self, asked: Iterable[Asked]) -> None:
+        """Wait for the replies to these jobs, too."""
+        for one in asked:
+            self.open[one.key] = one
+            self._groups[one.job.client], self.steps[one.job.client] = one.group, one.steps
+            self._newest = max(self._newest, one.job.id)
 
     def take(self, reply: Reply) -> None:
         """Fold one reply in, or drop it; one that nobody waits for any more costs its bytes."""
         # A job that never reached its device says nothing of what may still come from there.
-        if reply.job <= self.round and (reply.vectors or reply.reason != "late"):
+        if reply.job <= self._newest and (reply.vectors or reply.reason != "late"):
             self._heard[reply.client] = max(reply.job, self._heard.get(reply.client, reply.job))
         asked = self.open.pop((reply.job, reply.client), None)
         if asked is None:
             log.info("client %s: reply to job %s is not awaited", reply.client, reply.job)
-            if reply.job < self.round:  # late, and it has travelled
+            late = (a.key for a in self.late)
+            if reply.job < self.first or (reply.job, reply.client) in late:  # it has travelled
                 self._record(reply, accepted=False)
             return
         if not reply.vectors:
@@ -107,7 +128,7 @@ class Intake:
             self._record(reply, accepted=False)
             self._drop(asked, error.reason, str(error))
             return
-        self.accepted[reply.client], self.jobs[reply.client] = reply.metrics, reply.job
+        self.accepted[asked.key], self.ages[asked.key] = reply.metrics, self.round - asked.round
         norms = {name: measured(update.values)[1] for name, update in updates.items()}
         taken = Taken(asked, reply, norms)
         if self.clip.waits(list(norms)):
@@ -122,17 +143,25 @@ class Intake:
             self._fold(taken, *self._checked(taken.asked, taken.reply))
         self._waiting.clear()
         if clipped := {c: t for c, t in sorted(self.clip.clipped.items()) if c in self.accepted}:
-            named = [f"client {c} ({t:.3g} times the bound)" for c, t in clipped.items()]
+            named = [f"client {c} ({t:.3g} times the bound)" for (_, c), t in clipped.items()]
             more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
             log.info("round %d, scaled down by round.clip: %s%s", self.round,
                      ", ".join(named[:SHOWN]), more)  # fmt: skip
 
-    def give_up(self) -> None:
-        """Drop as late every job that is still open."""
-        self.late = list(self.open.values())
-        for asked in self.late:
-            self._drop(asked, "late", "no reply within round.timeout-s")
-        self.open.clear()
+    def give_up(
+        self, keys: Iterable[Key] | None = None, why: str = TIMED_OUT, *, owed: bool = True
+    ) -> None:
+        """Drop as late these of the jobs that are open.
+
+        Parameters
+        ----------
+        keys : of the jobs; None is all of them.
+        owed : their uploads may still come, and then cost their bytes.
+        """
+        for key in [*self.open] if keys is None else list(keys):
+            asked = self.open.pop(key)
+            self.late += [asked] if owed else []
+            self._drop(asked, "late", why)
 
     def outstanding(self, earlier: Sequence[Pending]) -> tuple[Pending, ...]:
         """Return the uploads that may still come after their round.
@@ -147,12 +176,12 @@ class Intake:
 
     def remembered(self, accepted: Mapping[str, int]) -> dict[str, int]:
         """Return the last accepted jobs without those of clients that kept nothing of them."""
-        gone = {client for client, (reason, _) in self.failed.items() if reason == "forgotten"}
+        gone = {client for (_, client), (reason, _) in self.failed.items() if reason == "forgotten"}
         return {client: job for client, job in accepted.items() if client not in gone}
 
     def train_loss(self) -> float | None:
         """Return the mean training loss per unit over accepted replies."""
-        metrics = [self.accepted[client] for client in sorted(self.accepted)]
+        metrics = [self.accepted[key] for key in sorted(self.accepted)]
         units = sum(m.units for m in metrics)
         return sum(m.loss_sum for m in metrics) / units if units else None
 
@@ -170,25 +199,26 @@ class Intake:
         }
         weight = self.weigh(asked, reply.metrics)
         if not weight:
-            raise WireError("it is too old for this round's step", "late")
+            raise WireError("its model is older than round.most-stale allows", "stale")
         for name, update in updates.items():
             self.means[name].check(update.positions, update.values)
         return updates, weight
 
     def _fold(self, taken: Taken, updates: Mapping[str, Coded], weight: int) -> None:
         """Fold all vectors of a reply in, scaled down where they are too large, or none of them."""
-        reply, client = taken.reply, taken.reply.client
-        scales = self.clip.scales(client, taken.norms)
-        drop = self.clip.bound.drop and client in self.clip.clipped
+        reply, key = taken.reply, taken.asked.key
+        scales = self.clip.scales(key, taken.norms)
+        drop = self.clip.bound.drop and key in self.clip.clipped
         self._record(reply, accepted=not drop)
         if drop:
-            del self.accepted[client], self.jobs[client]
-            times = self.clip.clipped[client]
+            del self.accepted[key], self.ages[key]
+            times = self.clip.clipped[key]
             why = f"the norm of its update is {times:.3g} times the bound of round.clip"
             self._drop(taken.asked, "too-large", why)
             return
+        full = self._in_full(taken.asked, reply.metrics)
         for name, update in updates.items():
-            self.means[name].fold(update.positions, update.values, weight, scales[name])
+            self.means[name].fold(update.positions, update.values, weight, scales[name], full)
 
     def _record(self, reply: Reply, accepted: bool) -> None:
         for name, payload in reply.vectors.items():
@@ -209,62 +239,8 @@ class Intake:
             )
 
     def _drop(self, asked: Asked, reason: str, why: str) -> None:
-        client, id_ = asked.job.client, asked.job.id
         self.dropped[reason] += 1
-        self.failed[client] = reason, why
-        log.warning("client %s, round %d: dropped (%s): %s", client, id_, reason, why)
-
-
-def decoded(expected: Expected, origin: Origin, payload: np.ndarray) -> Coded:
-    """Return the coordinates of one vector of a reply.
-
-    Raises
-    ------
-    WireError
-        If it is not what was asked for.
-    """
-    if payload.size > expected.most_bytes:
-        raise WireError(f"update has {payload.size} bytes; expected at most {expected.most_bytes}")
-    within, chosen = expected.within, expected.chosen
-    update = decode_blocks(
-        payload,
-        origin,
-        expect="explicit" if chosen else "all" if within is None else "derived",
-        derived=None if chosen else within,
-        count=expected.count if chosen else None,
-        value_type=expected.value_type,
-    )
-    if chosen and update.positions is not None:
-        _check_inside(update.positions, expected, origin.P)
-    return update
-
-
-def _check_inside(positions: Sent, expected: Expected, P: int) -> None:
-    """Raise WireError unless positions are among those allowed, and hold those always sent."""
-    within, always = expected.within, expected.always
-    if within is None and always is None:
-        return
-    sent_P = mask_of(positions, P)
-    if always is not None and not sent_P[always].all():
-        raise WireError("positions that the plan sends whole are missing")
-    if within is not None:
-        for where in (within, always):
-            if where is not None:
-                sent_P &= ~mask_of(where, P)
-        if sent_P.any():
-            raise WireError("positions outside those that the plan allows")
-
-
-def check_metrics(metrics: TrainMetrics) -> None:
-    """Raise WireError if a client's sums are such that no training gives them."""
-    for name in ("loss_sum", "train_s"):
-        if not math.isfinite(value := getattr(metrics, name)):
-            raise WireError(f"{name} is {value!r}; expected a number", "non-finite")
-    for name in ("units", "examples", "steps", "train_s"):
-        if not 0 <= getattr(metrics, name) < MOST_COUNT:
-            raise WireError(f"{name} is not in 0 to 2^48")
-    if len(metrics.costs) > MOST_COSTS:
-        raise WireError(f"{len(metrics.costs)} costs are named; expected at most {MOST_COSTS}")
-    for name, value in metrics.costs.items():
-        if not 0 <= value < MOST_COUNT:  # no number is neither
-            raise WireError(f"cost {name[:40]!r} is {value!r}; expected 0 to 2^48", "non-finite")
+        self.failed[asked.key] = reason, why
+        level = logging.INFO if why == CLOSED else logging.WARNING
+        client, round_ = asked.job.client, asked.round
+        log.log(level, "client %s, round %d: dropped (%s): %s", client, round_, reason, why)

@@ -50,13 +50,20 @@ class Limits:
         left = self.round.max_seconds - self.seconds(state) - self.closing_s
         return min(self.round.timeout_s, max(left, SHORTEST_WAIT_S))
 
-    def bound(self, state: RunState, asked: Sequence[Asked]) -> Cost:
-        """Return the most that a round can cost, late uploads of earlier ones included."""
+    def bound(self, state: RunState, asked: Sequence[Asked], open: Sequence[Asked] = ()) -> Cost:
+        """Return the most that a round can cost, late uploads of earlier ones included.
+
+        Parameters
+        ----------
+        asked : the jobs that are to be sent.
+        open : jobs that were sent before.
+        """
         traffic: Traffic = {a.job.client: (a.down_bytes, a.most_bytes) for a in asked}
-        down, up = sum(a.down_bytes for a in asked), sum(a.most_bytes for a in asked)
+        down, up = sum(a.down_bytes for a in asked), sum(a.most_bytes for a in (*asked, *open))
         up += sum(most for _, _, most in state.pending)
-        seconds = max(state.spent.slowest_s, self.closing_s)
-        return Cost(up, down, seconds, self.network.round_seconds(traffic) if self.network else 0.0)
+        seconds, steps = max(state.spent.slowest_s, self.closing_s), steps_of(asked)
+        simulated_s = self.network.round_seconds(traffic, steps) if self.network else 0.0
+        return Cost(up, down, seconds, simulated_s)
 
     def over_budget(self, state: RunState, totals: Totals, bound: Cost) -> str:
         """Return why the next round is not begun, or ""."""
@@ -65,12 +72,17 @@ class Limits:
         )
         return over_budget(self.round, spent, bound)
 
-    def simulated_s(self, traffic: Traffic, bound: Cost) -> float | None:
-        """Return how long a round lasts by its measured bytes, None without a clock."""
+    def simulated_s(self, traffic: Traffic, steps: Mapping[str, int], bound: Cost) -> float | None:
+        """Return how long a round lasts by its measured bytes, None without a clock.
+
+        Parameters
+        ----------
+        steps : local steps of each client.
+        """
         if self.network is None:
             return None
         # A server hangs up where an update grows beyond what the plan allows.
-        return min(self.network.round_seconds(traffic), bound.simulated_s)
+        return min(self.network.round_seconds(traffic, steps), bound.simulated_s)
 
     def ended(self, state: RunState) -> str:
         """Return why no further round is due, or ""."""
@@ -124,3 +136,8 @@ class Limits:
     def closed(self, clock: Clock) -> None:
         """Remember how long a round took after its wait."""
         self.closing_s = max(self.closing_s, clock.seconds("step", "evaluate", "checkpoint"))
+
+
+def steps_of(asked: Sequence[Asked]) -> dict[str, int]:
+    """Return the local steps that each client is asked for."""
+    return {one.job.client: one.steps for one in asked}

@@ -8,67 +8,31 @@ Shapes: P trainable parameters.
 """
 
 import logging
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
 from fedllm_app.core.errors import FedllmError
-from fedllm_app.core.job import Profile, Reply, Request
 from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.state import RunState
-from fedllm_app.run.budget import Cost
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.record import Outcome, Recorder
-from fedllm_app.server.asked import Asked, Key, asked_for
-from fedllm_app.server.clip import Clip
-from fedllm_app.server.guard import Guard
-from fedllm_app.server.intake import MOST_COUNT, Intake
+from fedllm_app.server.arrivals import Arrivals, AsTheyCome, ByClock
+from fedllm_app.server.asked import Asked, Key, asked_again, asked_for, still_open
+from fedllm_app.server.checked import MOST_COUNT
+from fedllm_app.server.counting import Counting
+from fedllm_app.server.intake import CLOSED, UNUSED
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.methods.base import Means
+from fedllm_app.server.opened import OpenRound, advanced, record_downloads, unfounded, wasted
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing.base import Pacing
-from fedllm_app.server.planning import Planned, Planner
-from fedllm_app.server.weights import WeightBy, Weights
-from fedllm_app.wire.codec import dense_bytes, size_of
+from fedllm_app.server.planning import Planner
+from fedllm_app.server.transport import Transport
 
 log = logging.getLogger("fedllm")
-
-
-class Transport(Protocol):
-    """Carries requests to clients and brings their replies back."""
-
-    def clients(self) -> Mapping[str, int]:
-        """Return the number of examples of every client that can be asked now."""
-
-    def profiles(self) -> Mapping[str, Profile]:
-        """Return what is known of the devices of some clients."""
-
-    def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
-        """Send requests."""
-
-    def poll(self) -> list[Reply]:
-        """Return the replies that have come, after a moment's wait when there are none."""
-
-
-@dataclass(frozen=True)
-class OpenRound:
-    """A round between its plan and its step."""
-
-    planned: Planned
-    requests: Sequence[Request]
-    downloads: Mapping[str, np.ndarray]
-    intake: Intake
-    clock: Clock
-    bound: Cost
-    clients: Mapping[str, int]
-
-    @property
-    def t(self) -> int:
-        """The round."""
-        return self.planned.inputs.job
 
 
 @dataclass(kw_only=True)
@@ -87,11 +51,12 @@ class Loop:
     evaluate : metrics of a flat vector, headline first, or None without test data.
     recorder : writes the run's folder.
     min_replies : accepted replies below which a round takes no step.
-    weights : how much a reply counts.
-    most_units, most_steps : the most units and steps that a job on so many examples can take.
-    guard : how replies are bounded and combined.
+    counting : how replies are weighed, bounded and combined.
+    most_steps : the most local steps that a job on so many examples can take.
     schedule : what the server's learning rate is multiplied by at a step.
+    simulated : the devices are, so that a clock may say which reply is first.
     waiting : jobs that are open from earlier rounds, under a policy that waits on them.
+    arrivals : says which reply is next.
     """
 
     state: RunState
@@ -104,12 +69,18 @@ class Loop:
     evaluate: Callable[[np.ndarray], dict[str, float]] | None
     recorder: Recorder
     min_replies: int = 1
-    weights: WeightBy = "uniform"
-    guard: Guard = field(default_factory=Guard)
-    most_units: Callable[[int], int] = int
+    counting: Counting = field(default_factory=Counting)
     most_steps: Callable[[int], int] = lambda examples: MOST_COUNT
     schedule: Callable[[int], float] = lambda step: 1.0
+    simulated: bool = False
     waiting: dict[Key, Asked] = field(default_factory=dict)
+    arrivals: Arrivals = field(init=False)
+
+    def __post_init__(self) -> None:
+        network, pacing = self.limits.network, self.pacing
+        self.arrivals = AsTheyCome(self.transport, pacing.lasts_s)
+        if self.simulated and network and pacing.ordered:
+            self.arrivals = ByClock(self.transport, network, pacing.lasts_s, pacing.waits_on)
 
     def play(self) -> str:
         """Play every round that is left and return why the run ended."""
@@ -122,6 +93,8 @@ class Loop:
         evaluation = {} if self.state.evaluated == self.state.round else self.evaluation()
         self.state = replace(self.state.with_evaluation(evaluation), finished=ended)
         self.recorder.finish(self.state, evaluation, self.optimizer.tensors())
+        if words := wasted(self.state.dropped, len(self.waiting)):
+            log.info(words)
         log.info("ended after round %d: %s", self.state.round, ended)
         return ended
 
@@ -129,14 +102,13 @@ class Loop:
         """Play the next round, or return why it is not begun (Raje 2024, Algorithm 1)."""
         # 1. Sample a cohort of the clients that are there.
         clients = self.transport.clients()
+        self.reopen(clients)
         cohort = self.pacing.ask(self.state, clients, {client for _, client in self.waiting})
         # 2. Choose what each of them receives, trains and returns, and encode what goes down.
         opened = self.open_round(cohort, clients)
-        if why := self.limits.over_budget(self.state, self.recorder.ledger.totals, opened.bound):
-            return why
         # 3. Send it. Every device trains on its own data and sends back what the plan says.
-        self.transport.submit(opened.requests, self.limits.timeout_s(self.state))
-        self.record_downloads(opened)
+        if why := self.give(opened, cohort):
+            return why
         # 4. Fold each reply into the mean as it comes.
         self.collect(opened)
         # 5. Step the server's optimizer on the mean, evaluate, and write the round down.
@@ -152,8 +124,20 @@ class Loop:
         self.recorder.begin(next(iter(evaluation), ""), evaluation)
         self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())
 
+    def reopen(self, clients: Mapping[str, int]) -> None:
+        """Play again, once, the jobs that were open at the checkpoint that the run goes on from."""
+        planner = self.planner
+        for one in () if self.waiting else self.state.open:
+            jobs = asked_again(one.request, planner.layout, planner.seed, planner.wire)
+            jobs = [
+                replace(job, request=one.request, start_s=start, steps=self.steps_of(job, clients))
+                for job, start in zip(jobs, one.starts, strict=True)
+            ]
+            self.arrivals.give([one.request], jobs, self.limits.timeout_s(self.state))
+            self.waiting |= {job.key: job for job in jobs}
+
     def open_round(self, cohort: Sequence[str], clients: Mapping[str, int]) -> OpenRound:
-        """Plan the next round for a cohort and encode what goes down.
+        """Plan the next round.
 
         Raises
         ------
@@ -162,77 +146,106 @@ class Loop:
         """
         if not cohort and not self.waiting:
             raise FedllmError("no client has any examples; check data.train and the partition")
-        clock, planner = Clock(), self.planner
-        planned = planner.plan(self.state, self.optimizer.params, cohort, self.transport.profiles())
+        clock, planner, state = Clock(), self.planner, self.state
+        among = sorted(clients) if self.pacing.refills else cohort
+        planned = planner.plan(state, self.optimizer.params, among, self.transport.profiles())
         planner.log_untrained(planned)
         clock.lap("plan")
-        requests, downloads = planner.requests(self.state, planned)
-        clock.lap("encode")
-        asked = [
-            job
-            for request in requests
-            for job in asked_for(
-                request, planned.plan.groups[request.group], planner.layout, planner.seed,
-                planner.wire,
-            )
-        ]  # fmt: skip
-        bound = self.limits.bound(self.state, asked)
-        intake = self.intake(planned, [*self.waiting.values(), *asked], clients)
-        return OpenRound(planned, requests, downloads, intake, clock, bound, clients)
+        self.arrivals.begin(state.spent.simulated_s, self.limits.round.max_simulated_s)
+        open, ledger = [*self.waiting.values()], self.recorder.ledger
+        who = {c: clients.get(c, 1) for c in {*among, *(job.job.client for job in open)}}
+        intake = self.counting.intake(state, planned, self.pacing, open, who, len(cohort), ledger)
+        return OpenRound(planned, intake, clock, clients)
 
-    def intake(
-        self, planned: Planned, asked: Sequence[Asked], clients: Mapping[str, int]
-    ) -> Intake:
-        """Return what takes the replies of these jobs, with a mean for each vector."""
-        counts = {job.job.client: clients.get(job.job.client, 1) for job in asked}
-        weights = Weights(self.weights, counts, self.most_units)
-        pacing, state = self.pacing, self.state
-        most, P = weights.total * pacing.fresh, self.planner.layout.size
-        means = self.guard.means(P, asked, planned.plan.mean, most)
-        return Intake(
-            state.round + 1,
-            asked,
-            means,
-            lambda job, metrics: weights.of(job, metrics) * pacing.weight(state, job),
-            self.recorder.ledger,
-            Clip(self.guard.bound, state.norms),
-        )
+    def give(self, opened: OpenRound, cohort: Sequence[str]) -> str:
+        """Give clients their jobs, or return the budget that does not allow it."""
+        planner, intake, clock = self.planner, opened.intake, opened.clock
+        state = advanced(self.state, intake)
+        ids = dict.fromkeys(cohort, opened.t)
+        if self.pacing.refills:
+            ids = {client: state.given + 1 + number for number, client in enumerate(cohort)}
+        requests, downloads = planner.requests(state, opened.planned, ids)
+        clock.lap("encode")
+        asked: list[Asked] = []
+        for request in requests:
+            plan = opened.planned.plan.groups[request.group]
+            for job in asked_for(request, plan, planner.layout, planner.seed, planner.wire):
+                again = request if self.arrivals.clocked and self.pacing.waits_on else None
+                start_s, steps = self.arrivals.now, self.steps_of(job, opened.clients)
+                asked.append(replace(job, request=again, start_s=start_s, steps=steps))
+        bound = self.limits.bound(self.state, asked, [*intake.open.values()])
+        if self.pacing.ordered:
+            wanted, jobs = self.pacing.wanted(intake), [*intake.open.values(), *asked]
+            until_s = 0.0 if opened.bound else self.arrivals.bound_s(jobs, wanted)
+            bound = replace(bound, simulated_s=until_s)
+        if why := self.limits.over_budget(self.state, self.recorder.ledger.totals, bound):
+            return why
+        if opened.bound is None:
+            opened.bound, opened.downloads = bound, downloads
+        intake.add(asked)
+        self.state = replace(self.state, given=self.state.given + len(asked) * self.pacing.refills)
+        self.arrivals.give(requests, asked, self.limits.timeout_s(self.state))
+        record_downloads(self.recorder.ledger, opened.t, requests, planner.layout.size)
+        return ""
+
+    def steps_of(self, job: Asked, clients: Mapping[str, int]) -> int:
+        """Return the local steps that a job asks for."""
+        return job.plan.work.steps or self.most_steps(clients.get(job.job.client, 1))
 
     def collect(self, opened: OpenRound) -> None:
         """Fold replies in as they come, until the policy steps or the round's time is over."""
-        intake, clock = opened.intake, opened.clock
-        deadline = time.monotonic() + self.limits.timeout_s(self.state)
-        while not self.pacing.due(intake) and time.monotonic() < deadline:
-            replies = self.transport.poll()
+        intake, clock, arrivals = opened.intake, opened.clock, self.arrivals
+        while intake.open and (wanted := self.pacing.wanted(intake)) > 0 and not arrivals.over:
+            reply = arrivals.next(intake, wanted)
             clock.lap("wait")
-            for reply in replies:
+            if reply is not None:
                 intake.take(reply)
             clock.lap("fold")
-        if self.pacing.waits_on:
-            self.waiting = dict(intake.open)
-        else:
-            intake.give_up()
+            if self.pacing.refills and self.pacing.wanted(intake) > 0 and not opened.refused:
+                self.refill(opened)
+        if not self.pacing.waits_on:
+            intake.give_up(why=CLOSED, owed=not arrivals.clocked)
+            for reply in arrivals.rest():
+                intake.take(reply)
         intake.close()
+
+    def refill(self, opened: OpenRound) -> None:
+        """Give those that are free a job at once, from the model of the open round."""
+        busy, failed = ({c for _, c in jobs} for jobs in (opened.intake.open, opened.intake.failed))
+        if cohort := self.pacing.ask(self.state, opened.clients, busy, failed):
+            opened.refused = self.give(opened, cohort)
+            if opened.refused:
+                log.info("round %d gives no more jobs: %s", opened.t, opened.refused)
 
     def close_round(self, opened: OpenRound) -> None:
         """Step on what has come, evaluate where due, and write the round down."""
-        intake, clock = opened.intake, opened.clock
+        intake, clock, arrivals = opened.intake, opened.clock, self.arrivals
         norm, self.state = self.step(opened)
+        intake.give_up(unfounded(self.state, intake), UNUSED, owed=not arrivals.clocked)
+        self.waiting = dict(intake.open)
         clock.lap("step")
         evaluation = self.evaluation() if self.limits.evaluation_due(opened.t) else {}
         clock.lap("evaluate")
-        simulated_s = self.limits.simulated_s(self.recorder.ledger.traffic(), opened.bound)
         spent = self.state.spent
+        now, lasted_s = spent.simulated_s, None
+        if arrivals.clocked:
+            now, lasted_s = arrivals.now, arrivals.now - now
+        elif not self.pacing.ordered and opened.bound is not None:
+            traffic = self.recorder.ledger.traffic()
+            lasted_s = self.limits.simulated_s(traffic, intake.steps, opened.bound)
+            now += lasted_s or 0.0
         self.state = replace(
             self.state.with_evaluation(evaluation),
             pending=intake.outstanding(self.state.pending),
             norms=intake.clip.norms(),
-            spent=replace(spent, simulated_s=spent.simulated_s + (simulated_s or 0.0)),
+            spent=replace(spent, simulated_s=now),
+            open=still_open(self.waiting.values()),
+            dropped=dict(Counter(self.state.dropped) + intake.dropped),
         )
-        loss = intake.train_loss()
         outcome = Outcome(
-            intake.accepted, intake.dropped, loss, norm, evaluation, simulated_s,
+            intake.accepted, intake.dropped, intake.train_loss(), norm, evaluation, lasted_s,
             intake.failed, intake.clip.clipped, intake.clip.limit(PARAMS),
+            [*intake.ages.values()] if self.pacing.waits_on else None,
         )  # fmt: skip
         self.recorder.end_round(self.state, outcome)
         if self.recorder.checkpoint_due(opened.t):
@@ -248,7 +261,9 @@ class Loop:
         intake, planned = opened.intake, opened.planned
         state = replace(self.state, accepted=intake.remembered(self.state.accepted))
         counts = opened.clients  # what a client says that it did is bounded by what it can do
-        took = [min(m.steps, self.most_steps(counts.get(c, 1))) for c, m in intake.accepted.items()]
+        took = [
+            min(m.steps, self.most_steps(counts.get(c, 1))) for (_, c), m in intake.accepted.items()
+        ]
         clock = state.clock + max(took, default=0)
         if len(intake.accepted) < self.min_replies:
             log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
@@ -261,7 +276,7 @@ class Loop:
         self.optimizer.step(
             means[PARAMS], planned.step, planned.plan.outside, self.schedule(state.steps)
         )
-        used = {c: state.progress.get(c, 0) + m.examples for c, m in intake.accepted.items()}
+        state = advanced(state, intake)
         return float(np.linalg.norm(means[PARAMS])), replace(
             state,
             round=opened.t,
@@ -271,8 +286,6 @@ class Loop:
             reasons={},
             method=method_state,
             downloads=opened.downloads,
-            accepted={**state.accepted, **intake.jobs},
-            progress={**state.progress, **used},
         )
 
     def served(self) -> np.ndarray:
@@ -282,16 +295,3 @@ class Loop:
     def evaluation(self) -> dict[str, float]:
         """Return the metrics of the model that devices would receive next, or {}."""
         return self.evaluate(self.served()) if self.evaluate else {}
-
-    def record_downloads(self, opened: OpenRound) -> None:
-        """Put down every client's download; the clients of a group receive the same bytes."""
-        dense = dense_bytes(self.planner.layout.size)
-        for request in opened.requests:
-            for name, payload in request.vectors.items():
-                size = size_of(payload)
-                for job in request.jobs:
-                    self.recorder.ledger.record(
-                        opened.t, job.client, request.group, "down",
-                        size.header, size.positions, size.values,
-                        dense if name == PARAMS else 0, vector=name,
-                    )  # fmt: skip

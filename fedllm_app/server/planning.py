@@ -5,7 +5,7 @@ Shapes: P trainable parameters.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import numpy as np
@@ -39,12 +39,14 @@ class Planned:
     plan, method_state : what the method returned.
     inputs : what it looked at.
     step : the set that the server's optimizer may move.
+    encoded : the vectors of each group and their base, once they were asked for.
     """
 
     plan: RoundPlan
     method_state: MethodState
     inputs: Inputs
     step: Where
+    encoded: dict[str, tuple[dict[str, np.ndarray], str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,17 +94,25 @@ class Planner:
         step = expand(plan.step, self.layout, Draw(self.seed, inputs.job))
         return Planned(plan, method_state, inputs, step)
 
-    def requests(self, state: RunState, planned: Planned) -> tuple[list[Request], Held]:
+    def requests(
+        self, state: RunState, planned: Planned, ids: Mapping[str, int]
+    ) -> tuple[list[Request], Held]:
         """Return jobs that share a plan and its vectors, and what clients may hold after them.
 
         There is one request for each group with clients; more where some hold an earlier download.
+
+        Parameters
+        ----------
+        ids : of the job of each client that is asked.
         """
         found, held, t = [], state.downloads, planned.inputs.job
         for group, plan in planned.plan.groups.items():
-            clients = [c for c, g in planned.plan.group_of.items() if g == group]
+            clients = [c for c, g in planned.plan.group_of.items() if g == group and c in ids]
             if not clients:
                 continue
-            vectors, base = self.downloads(planned, group, plan)
+            if group not in planned.encoded:
+                planned.encoded[group] = self.downloads(planned, group, plan)
+            vectors, base = planned.encoded[group]
             sent: Sent = {WHOLE: (vectors[PARAMS], clients)}
             if DOWNLOAD in plan.keeps:
                 sent, version = downloads_since(
@@ -111,7 +121,7 @@ class Planner:
                 held = with_version(held, group, t, version, self.strategy.down_history)
             words, layout = plan.to_json(), self.layout.hash
             for job, (payload, own) in sent.items():
-                jobs = tuple(self._job(state, t, client) for client in own)
+                jobs = tuple(self._job(state, ids[client], client) for client in own)
                 both = {**vectors, PARAMS: payload}
                 found.append(Request(group, words, both, jobs, layout, base, t, job))
         return found, held
@@ -157,9 +167,9 @@ class Planner:
             return replace(plan, keeps=plan.keeps | {DOWNLOAD})
         return plan
 
-    def _job(self, state: RunState, t: int, client: str) -> Job:
+    def _job(self, state: RunState, id_: int, client: str) -> Job:
         return Job(
-            t, client, state.clock, state.accepted.get(client, -1), state.saved.get(client, -1),
+            id_, client, state.clock, state.accepted.get(client, -1), state.saved.get(client, -1),
             state.earlier.get(client, -1), state.progress.get(client, 0),
         )  # fmt: skip
 

@@ -53,9 +53,9 @@ class Robust(Aggregate):
         self._kept: list[_Kept] = []
 
     def _take(
-        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float
+        self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float, full: int
     ) -> None:
-        if weight * self.cohort > self.most_weight:
+        if weight < full or weight * self.cohort > self.most_weight:
             raise ConfigError(
                 f"a reply has weight {weight}; expected equal weights, since round.aggregate is "
                 "not 'mean': set round.weights to 'uniform'"

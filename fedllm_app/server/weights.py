@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from fedllm_app.core.job import TrainMetrics
-from fedllm_app.server.aggregate import WEIGHTS, whole_weights
+from fedllm_app.server.aggregate import MOST_WEIGHT, WEIGHTS, whole_weights
 from fedllm_app.server.asked import Asked
 
 WeightBy = Literal["uniform", "examples", "tokens"]
@@ -23,6 +23,9 @@ class Weights:
     counts : examples of each client of the cohort.
     most_units : the most units that training on so many examples can see. A reply that reports
         more counts as this many.
+    replies : how many there are at most, of any of these clients and one client's several times;
+        None is one of each.
+    fresh : what each weight is multiplied by before it is discounted.
 
     Attributes
     ----------
@@ -30,17 +33,26 @@ class Weights:
     """
 
     def __init__(
-        self, by: WeightBy, counts: Mapping[str, int], most_units: Callable[[int], int]
+        self,
+        by: WeightBy,
+        counts: Mapping[str, int],
+        most_units: Callable[[int], int],
+        replies: int | None = None,
+        fresh: int = 1,
     ) -> None:
-        self._by = by
+        self._by, most = by, WEIGHTS
+        if replies is not None:  # so that as many of them together weigh as much as a cohort
+            most = min(WEIGHTS * -(-len(counts) // replies), MOST_WEIGHT // (fresh * replies))
         self._weights = dict.fromkeys(counts, 1)
         if by == "examples":
-            self._weights = whole_weights(counts)
+            self._weights = whole_weights(counts, most)
         if by == "tokens":
             self._most = {client: most_units(count) for client, count in counts.items()}
-            self._share = min(1.0, WEIGHTS / max(1, sum(self._most.values())))
+            self._share = min(1.0, most / max(1, sum(self._most.values())))
             self._weights = {client: self._scaled(most) for client, most in self._most.items()}
         self.total = sum(self._weights.values())
+        if replies is not None:
+            self.total = replies * max(self._weights.values(), default=1)
 
     def of(self, asked: Asked, metrics: TrainMetrics) -> int:
         """Return the weight of a reply, at least 1."""

@@ -2,11 +2,13 @@
 
 from types import SimpleNamespace
 
-from toys import P, Scripted, toy_device, toy_loop
+from toys import LAYOUT, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.client.answer import answer
 from fedllm_app.core.region import positions_of
+from fedllm_app.server.asked import asked_for
 from fedllm_app.server.clip import OFF, Bound
+from fedllm_app.server.counting import Counting
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.methods.base import Method
 from fedllm_app.wire.codec import decode, size_of
@@ -27,7 +29,7 @@ class Walk:
             method=plan if isinstance(plan, str) else Method(plan, "", ""), strategy=strategy,
             server=server or {"lr": 1.0}, evaluate=None, clients=len(slopes),
         )  # fmt: skip
-        self.loop.guard = Guard(Bound(OFF))  # sums are worked out by hand
+        self.loop.counting = Counting(guard=Guard(Bound(OFF)))  # sums are worked out by hand
         self.t, self.held = 0, {}
 
     def play(self):
@@ -37,7 +39,11 @@ class Walk:
         )
         clients = self.loop.transport.clients()
         opened = self.loop.open_round(sorted(self.slopes), clients)
-        for request in opened.requests:
+        planner, ids = self.loop.planner, dict.fromkeys(self.slopes, self.t)
+        requests, opened.downloads = planner.requests(self.loop.state, opened.planned, ids)
+        for request in requests:
+            plan = opened.planned.plan.groups[request.group]
+            opened.intake.add(asked_for(request, plan, LAYOUT, planner.seed, planner.wire))
             for job in request.jobs:
                 (reply,) = answer(self.device, with_job(request, job))
                 assert reply.error == ""

@@ -15,10 +15,15 @@ from fedllm_app.devices.network import (
     automatic_words,
     network_of,
     network_problems,
-    read_links,
 )
 
 MB = 1_000_000
+
+
+def read(path):
+    return Network(NetworkSettings(preset="thesis", file=str(path)), 0).own
+
+
 THESIS = NetworkSettings(preset="thesis")
 
 
@@ -145,7 +150,7 @@ WRONG = {
 def test_a_wrong_file_is_refused_with_its_line(tmp_path, text):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        read_links(path)
+        read(path)
     assert f"network.file {str(path)!r}" in str(caught.value)
     assert WRONG[text] in str(caught.value)
 
@@ -153,17 +158,17 @@ def test_a_wrong_file_is_refused_with_its_line(tmp_path, text):
 def test_mistakes_of_a_file_come_at_once_but_not_thousands(tmp_path):
     lines = "".join(f"{i},x\n" for i in range(500))
     with pytest.raises(ConfigError) as caught:
-        read_links(write(tmp_path, "client,up-mbps\n" + lines))
+        read(write(tmp_path, "client,up-mbps\n" + lines))
     assert len(str(caught.value).splitlines()) == 11
     assert "490 more mistakes" in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"none.csv' cannot be read"):
-        read_links(tmp_path / "none.csv")
+        read(tmp_path / "none.csv")
     (tmp_path / "b.csv").write_bytes(b"client,up-mbps\n\xff,1\n")
     with pytest.raises(ConfigError, match=r"b.csv' cannot be read"):
-        read_links(tmp_path / "b.csv")
+        read(tmp_path / "b.csv")
 
 
 def test_names_that_no_client_has_are_said(tmp_path, caplog):

@@ -151,7 +151,7 @@ def norms_after(bound, rounds):
         waiting = [{"params": n} for n in replies] if clip.waits(["params"]) else []
         clip.close(waiting)
         for client, norm in enumerate(replies):
-            clip.scales(f"{client:03d}", {"params": norm})
+            clip.scales((1, f"{client:03d}"), {"params": norm})
         norms = clip.norms()
     return norms
 
@@ -177,7 +177,7 @@ def test_updates_of_zero_bound_nothing():
     clip = Clip(Bound(), norms)
     assert clip.waits(["params"])
     clip.close([{"params": 0.0}] * 3)
-    assert clip.scales("a", {"params": 3.0}) == {"params": 1.0}
+    assert clip.scales((1, "a"), {"params": 3.0}) == {"params": 1.0}
 
 
 def test_norms_are_kept_of_the_latest_rounds_alone():

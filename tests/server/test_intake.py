@@ -64,7 +64,7 @@ def test_what_was_asked_for_is_folded_in(intake):
     taken.take(reply(payload(np.full(P, 3)), "c", metrics=TrainMetrics(4.0, 8, 8, 2)))
     assert taken.means["params"].mean().tolist() == [2] * P
     assert waiting(taken) == {"b"}
-    assert set(taken.accepted) == {"a", "c"}
+    assert set(taken.accepted) == {(3, "a"), (3, "c")}
     assert taken.train_loss() == 0.5
     assert taken.ledger.totals.up_bytes == 2 * (64 + 80)
 

@@ -1,10 +1,10 @@
 """What a pacing policy decides; the loop asks it and knows no policy by name.
 
-`sync` is the one that ships. A buffered or a deadline policy is a file beside it: jobs are open
-by their own id, and each carries the plan, the base and the bounds that its reply is held against.
+Jobs are open by their own id, and each carries the plan, the base and the bounds that its reply is
+held against, so that a policy may wait for it longer than a round.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from fedllm_app.core.state import RunState
@@ -23,17 +23,43 @@ class Pacing(Protocol):
     def waits_on(self) -> bool:
         """Whether jobs that are open when the server steps stay open for a later step."""
 
-    def ask(self, state: RunState, clients: Mapping[str, int], open: set[str]) -> list[str]:
+    @property
+    def refills(self) -> bool:
+        """Whether a client that is free is given a job within a round, by an id of its own."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it matters which reply comes first, so that a simulation has to say."""
+
+    @property
+    def lasts_s(self) -> float:
+        """Seconds after which a round closes, simulated where a clock runs; 0 for no such limit."""
+
+    @property
+    def about(self) -> str:
+        """Who is asked, and when the server steps, in words."""
+
+    def ask(
+        self,
+        state: RunState,
+        clients: Mapping[str, int],
+        open: Collection[str],
+        failed: Collection[str] = (),
+    ) -> list[str]:
         """Return the clients that are asked now.
 
         Parameters
         ----------
         clients : examples of each client that is there.
         open : clients with a job that is still open.
+        failed : clients whose reply was dropped in this round.
         """
 
     def weight(self, state: RunState, asked: Asked) -> int:
         """Return how much a reply counts: `fresh` in full, less if it is stale, 0 not at all."""
 
-    def due(self, intake: Intake) -> bool:
-        """Say whether the server steps now, before the time-out of the round."""
+    def most(self, asked: int) -> int:
+        """Return how many replies a step is on at most, where so many are asked."""
+
+    def wanted(self, intake: Intake) -> int:
+        """Return how many replies the step still waits for; with 0 the server steps."""

@@ -1,6 +1,6 @@
 """Synchronous rounds (McMahan et al. 2017): ask a cohort, wait for all of it, then step."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fedllm_app.core.state import RunState
@@ -23,8 +23,22 @@ class Sync:
     seed: int
     fresh: int = 1
     waits_on: bool = False
+    refills: bool = False
+    ordered: bool = False
+    lasts_s: float = 0.0
 
-    def ask(self, state: RunState, clients: Mapping[str, int], open: set[str]) -> list[str]:
+    @property
+    def about(self) -> str:
+        """Say who is asked, and when the server steps."""
+        return f"{self.clients} a round"
+
+    def ask(
+        self,
+        state: RunState,
+        clients: Mapping[str, int],
+        open: Collection[str],
+        failed: Collection[str] = (),
+    ) -> list[str]:
         """Return the cohort of the next round."""
         return sample_cohort(clients, self.clients, self.seed, state.round + 1)
 
@@ -32,6 +46,10 @@ class Sync:
         """Return 1: a reply of another round is not awaited."""
         return self.fresh
 
-    def due(self, intake: Intake) -> bool:
-        """Say whether every reply has come."""
-        return not intake.open
+    def most(self, asked: int) -> int:
+        """Return all that are asked."""
+        return asked
+
+    def wanted(self, intake: Intake) -> int:
+        """Return how many replies have not come."""
+        return len(intake.open)

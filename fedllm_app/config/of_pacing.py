@@ -1,0 +1,89 @@
+"""What is wrong between the pacing of rounds and other keys; one sentence for each."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fedllm_app.core.settings import kebab
+from fedllm_app.data.partition import TO_CLIENTS
+from fedllm_app.devices.compute import compute_problems
+from fedllm_app.run.settings import RoundSettings
+
+if TYPE_CHECKING:
+    from fedllm_app.config import RunConfig
+
+READ_BY = {
+    "over_select": "deadline", "deadline_s": "deadline",
+    "concurrency": "async", "goal": "async", "most_stale": "async",
+}  # fmt: skip
+
+
+def of_pacing(c: "RunConfig") -> Iterator[str]:
+    """Yield what is wrong with who is asked, when the server steps, and the simulated clock."""
+    asked, defaults = c.round.resolved(""), RoundSettings()
+    for name, reader in READ_BY.items():
+        if getattr(c.round, name) != getattr(defaults, name) and c.round.pacing != reader:
+            yield (
+                f"round.{kebab(name)} is {getattr(c.round, name)!r}, which round.pacing = "
+                f"{c.round.pacing!r} does not read; expected {getattr(defaults, name)!r}, or "
+                f"round.pacing = {reader!r}"
+            )
+    key, most = "round.clients", asked.clients
+    if asked.pacing == "async":
+        key, most = "round.goal", asked.goal
+        yield from _of_async(c, asked)
+    if asked.min_replies > most:
+        yield f"round.min-replies is {asked.min_replies}; expected at most {key} = {most}"
+    dealt = c.data.train != "node" and c.partition.name in TO_CLIENTS
+    if dealt and asked.at_once > c.partition.clients:
+        named = {
+            "sync": f"round.clients is {asked.clients}",
+            "deadline": f"round.over-select is {asked.over_select:g}, by which {asked.at_once} "
+            f"clients are asked for round.clients = {asked.clients}",
+            "async": f"round.concurrency is {asked.concurrency}",
+        }[asked.pacing]
+        yield f"{named}; expected at most partition.clients = {c.partition.clients}"
+    yield from _of_clock(c)
+
+
+def _of_async(c: "RunConfig", asked: RoundSettings) -> Iterator[str]:
+    if asked.goal > asked.concurrency:
+        yield (
+            f"round.goal is {asked.goal}; expected at most round.concurrency = "
+            f"{asked.concurrency}, the clients at work"
+        )
+    if asked.aggregate != "mean":
+        yield (
+            f"round.aggregate is {asked.aggregate!r}, where all replies count alike, with "
+            "round.pacing = 'async', where stale ones count less; expected 'mean'"
+        )
+    if c.strategy.down_history:
+        yield (
+            f"strategy.down-history is {c.strategy.down_history} with round.pacing = 'async', "
+            "where a job is not of one round; expected 0"
+        )
+
+
+def _of_clock(c: "RunConfig") -> Iterator[str]:
+    """Yield what is wrong with the simulated clock and with times that are held against it."""
+    yield from compute_problems(c.compute)
+    clock, node = c.network.on or c.compute.on, c.data.train == "node"
+    if c.round.max_simulated_s and not clock:
+        yield (
+            f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
+            "network.preset, or network.down-mbps and network.up-mbps, or compute.step-s"
+        )
+    if c.compute.on and node:
+        yield (
+            f"compute.step-s is {c.compute.step_s:g} with data.train = 'node'; expected 0, since "
+            "devices take the time that they take"
+        )
+    elif clock and node and c.round.pacing != "sync":
+        yield (
+            f"round.pacing is {c.round.pacing!r} with data.train = 'node' and links of network.*; "
+            "expected no network, since devices are late by the wall-clock"
+        )
+    if not (clock and not node) and c.round.deadline_s > c.round.timeout_s:
+        yield (
+            f"round.deadline-s is {c.round.deadline_s:g}; expected at most round.timeout-s = "
+            f"{c.round.timeout_s:g}, since no clock is simulated"
+        )

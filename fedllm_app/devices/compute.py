@@ -1,0 +1,106 @@
+"""How long local training lasts on simulated devices of unequal speed.
+
+One local step takes a device as many seconds as its model, batch and processor make it; here that
+is a key, and a factor by client. Together with the links of `network` it is the clock by which a
+simulation says who is late (server/arrivals.py).
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from fedllm_app.core.seeds import generator
+from fedllm_app.core.settings import Settings, kebab
+from fedllm_app.devices.figures import read_figures
+
+
+class ComputeSettings(Settings):
+    """Namespace `compute`: the simulated seconds of local training."""
+
+    step_s: float = Field(
+        0.0,
+        ge=0,
+        description="Simulated seconds of one local step on the median client. 0: computing takes "
+        "no simulated time.",
+    )
+    spread: float = Field(
+        0.0,
+        ge=0,
+        le=3,
+        description="Sigma of a log-normal factor that varies compute.step-s by client.",
+    )
+    ratio: float = Field(
+        1.0,
+        ge=1,
+        le=1000,
+        description="How many times as long the slowest client may take as the fastest: factors "
+        "are drawn evenly, on a logarithmic scale, around compute.step-s. 1: all are alike.",
+    )
+    file: str = Field(
+        "",
+        description="Absolute path of a CSV with the figures of single clients. Its columns are "
+        "client, step-s.",
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether computing takes time."""
+        return self.step_s > 0
+
+
+def compute_problems(settings: ComputeSettings) -> Iterator[str]:
+    """Yield what is wrong between the keys of this namespace."""
+    defaults = ComputeSettings()
+    if not settings.on:
+        for name in ("spread", "ratio", "file"):
+            if (value := getattr(settings, name)) != getattr(defaults, name):
+                yield (
+                    f"compute.{kebab(name)} is {value!r} with compute.step-s = 0; expected the "
+                    "seconds of a step there, which hold for every client not in a file"
+                )
+    elif settings.spread and settings.ratio != 1:
+        yield (
+            f"compute.spread is {settings.spread:g} beside compute.ratio = {settings.ratio:g}; "
+            "expected one of the two: a spread of 0, or a ratio of 1"
+        )
+
+
+class Compute:
+    """The speeds of all clients.
+
+    A client's factor is drawn from (run seed, client), by neither round nor job: who is slow stays
+    slow. Figures from the file hold as they are.
+
+    Parameters
+    ----------
+    settings : that are on.
+    seed : of the run.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or has a value that no step takes.
+    """
+
+    def __init__(self, settings: ComputeSettings, seed: int) -> None:
+        self._settings, self._seed = settings, seed
+        path = Path(settings.file)
+        self.own = read_figures("compute.file", path, ("step-s",)) if settings.file else {}
+
+    def step_s(self, client: str) -> float:
+        """Return the seconds of one local step of a client, of any name."""
+        if figures := self.own.get(client):
+            return figures["step_s"]
+        s, factor = self._settings, 1.0
+        rng = generator(self._seed, "compute", client)
+        if s.spread:
+            factor = math.exp(s.spread * rng.standard_normal())
+        if s.ratio > 1:
+            factor = s.ratio ** (rng.random() - 0.5)
+        return s.step_s * factor
+
+    def seconds(self, client: str, steps: int) -> float:
+        """Return the seconds of so many local steps of a client."""
+        return steps * self.step_s(client)

@@ -1,0 +1,22 @@
+"""What carries jobs to clients and replies back: the loop knows no more of it than this."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from fedllm_app.core.job import Profile, Reply, Request
+
+
+class Transport(Protocol):
+    """Carries requests to clients and brings their replies back."""
+
+    def clients(self) -> Mapping[str, int]:
+        """Return the number of examples of every client that can be asked now."""
+
+    def profiles(self) -> Mapping[str, Profile]:
+        """Return what is known of the devices of some clients."""
+
+    def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
+        """Send requests."""
+
+    def poll(self) -> list[Reply]:
+        """Return the replies that have come, after a moment's wait when there are none."""
