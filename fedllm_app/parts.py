@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedllm_app.client.train import Batch, Device
+from fedllm_app.client.gradient import Batch
+from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data

@@ -29,6 +29,7 @@ class Moving:
     Attributes
     ----------
     parts : the tensors to step.
+    whole : whether they are all of the vector, one after the other.
     decays : for each part, whether its tensors have more than one axis; all True without `split`.
     """
 
@@ -40,11 +41,21 @@ class Moving:
         # Positions are where the values are, and on the CPU, where kept state is.
         self._chosen = [c.to(flat.device) if isinstance(c, Tensor) else c for c in self._kept]
         self._gathered = isinstance(where, np.ndarray)
+        self.whole = where is None
         self.parts = self.select(flat)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each part."""
         return self.select(self._grad)
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """Return the Euclidean norm of the gradients of all parts together."""
+        if self.whole:  # the parts lie one after the other: the vector is theirs joined
+            joined = self._grad
+        else:
+            joined = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        found: Tensor = joined.norm()
+        return found
 
     def write_back(self) -> None:
         """Put gathered parts back into the flat vector; views are there already."""
@@ -67,6 +78,27 @@ class Moving:
         self._write([part.cpu() for part in parts], whole)
         return whole
 
+    def gather(self, parts: list[Tensor], before_P: Tensor | None) -> Tensor:
+        """Return what `spread` would, and hold nothing twice.
+
+        Parameters
+        ----------
+        parts : the list is emptied, and each part is freed once it is copied.
+        before_P : written into where it is given; parts that are views of it are there already.
+        """
+        made = torch.empty if self.whole else torch.zeros  # no page is touched before its part
+        into = made(self._flat.shape) if before_P is None else before_P
+        targets = [] if self._gathered else self.select(into)
+        while parts:
+            part = parts.pop()
+            if self._gathered:
+                chosen = self._kept[len(parts)]
+                assert not isinstance(chosen, Region)
+                into[chosen] = part.cpu()
+            elif part.data_ptr() != targets[len(parts)].data_ptr():
+                targets[len(parts)].copy_(part.cpu())
+        return into
+
     def _write(self, parts: list[Tensor], into_P: Tensor) -> None:
         if self._gathered:
             here = self._kept if into_P.device.type == "cpu" else self._chosen
@@ -85,7 +117,8 @@ def restore(
 
     Parameters
     ----------
-    kept : by name of the state: tensors of shape (P,) and single numbers.
+    kept : by name of the state: tensors of shape (P,) and single numbers. They are taken over:
+        the optimizer steps in their memory, so that a large state is held once.
     """
     for name, tensor in kept.items():
         if tensor.shape != (P,):  # a count of steps stays on the CPU, where torch looks for it
@@ -94,23 +127,27 @@ def restore(
             continue
         device = moving.parts[0].device if moving.parts else tensor.device
         for part, value in zip(moving.parts, moving.select(tensor.to(device)), strict=True):
-            optimizer.state[part][name] = value.clone()
+            optimizer.state[part][name] = value
 
 
 def state_of(
     optimizer: torch.optim.Optimizer, moving: Moving, kept: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the optimizer's state: of the coordinates that moved anew, of the others as it was."""
+    """Return the optimizer's state: of the coordinates that moved anew, of the others as it was.
+
+    What was kept is written into. Where the optimizer steps one vector, its own tensors are
+    returned, else its state is taken from it part by part.
+    """
     found: dict[str, Tensor] = {}
-    for name, value in optimizer.state[moving.parts[0]].items() if moving.parts else ():
-        if not isinstance(value, Tensor):
+    if not moving.parts:
+        return found
+    first, shape = optimizer.state[moving.parts[0]], moving.parts[0].shape
+    for name in [name for name, value in first.items() if isinstance(value, Tensor)]:
+        if first[name].shape != shape or (moving.whole and len(moving.parts) == 1):
+            found[name] = first[name].cpu()
             continue
-        if value.shape != moving.parts[0].shape:
-            found[name] = value.cpu()
-            continue
-        found[name] = moving.spread(
-            [optimizer.state[part][name] for part in moving.parts], kept.get(name)
-        )
+        parts = [optimizer.state[part].pop(name) for part in moving.parts]
+        found[name] = moving.gather(parts, kept.get(name))
     return found
 
 

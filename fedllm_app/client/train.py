@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedllm_app.client.gradient import Batch, mean_gradient
 from fedllm_app.client.kept import Kept
 from fedllm_app.client.moving import Moving, restore, state_of
 from fedllm_app.client.rules import rule_of
@@ -30,8 +31,6 @@ from fedllm_app.core.region import Where
 from fedllm_app.core.schedule import factor
 from fedllm_app.core.seeds import generator, seed_torch
 from fedllm_app.wire.codec import WireSettings
-
-Batch = dict[str, Tensor]
 
 
 class Trainable(Protocol):
@@ -150,14 +149,18 @@ def steps(
     """Take the local steps; return their sums and the learning rate of the last."""
     model, settings, lr = device.model, device.settings, device.settings.lr
     loss_sum, units, examples, done = torch.zeros((), device=model.flat.device), 0, 0, 0
+
+    def loss_of(rows: Batch) -> tuple[Tensor, int]:
+        return device.loss(model.logits(rows), rows)
+
     for batch in local_batches(device, job, work):
         model.grad.zero_()
-        loss, count = device.loss(model.logits(batch), batch)
-        torch.autograd.backward(loss)
+        loss, count = mean_gradient(
+            loss_of, batch, model.grad, settings.micro_batch, settings.autocast
+        )
         gradients = moving.gradients()
         if settings.clip_norm:
-            norm = torch.cat([gradient.reshape(-1) for gradient in gradients]).norm()
-            scale = torch.clamp(settings.clip_norm / (norm + 1e-6), max=1.0)
+            scale = torch.clamp(settings.clip_norm / (moving.norm(gradients) + 1e-6), max=1.0)
             for gradient in gradients:
                 gradient *= scale
         rule.gradient(gradients, moving.parts)
@@ -168,7 +171,7 @@ def steps(
             group["lr"] = lr
         optimizer.step()
         moving.write_back()
-        loss_sum += loss.detach().float() * count
+        loss_sum += loss * count
         units, done = units + count, done + 1
         examples += len(next(iter(batch.values())))
     return TrainMetrics(float(loss_sum), units, examples, done), lr
