@@ -21,7 +21,7 @@ from fedllm_app.client.kept import Kept
 from fedllm_app.client.moving import Moving, restore, state_of
 from fedllm_app.client.rules import rule_of
 from fedllm_app.client.rules.base import LocalRule
-from fedllm_app.client.rules.optimizers import local_optimizer
+from fedllm_app.client.rules.optimizers import first_state, local_optimizer
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.job import Job, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
@@ -111,7 +111,7 @@ def train(
     ----------
     plan : how much work, and the rank of what the device holds.
     where : the coordinates that may move.
-    kept : state from an earlier job.
+    kept : state from an earlier job. The optimizer's is stepped in place, to be held once.
     vectors : what came beside the parameters, float32 of shape (P,), by name.
     """
     model, settings = device.model, device.settings
@@ -122,18 +122,20 @@ def train(
     layout = with_rank(model.layout, plan.rank) if plan.rank else model.layout
     moving = Moving(model.flat, model.grad, where, layout, split=not settings.decay_all)
     optimizer = local_optimizer(settings, moving.parts, moving.decays)
+    state: Mapping[str, Tensor] = {}
     if settings.keep_optimizer:
-        restore(optimizer, moving, kept.optimizer, model.flat.numel())
+        state = kept.optimizer or first_state(settings, model.flat.numel())
+        restore(optimizer, moving, state, model.flat.numel())
     rule = rule_of(settings)
     rule.begin(moving.parts, _parts(moving, vectors), _parts(moving, kept.rule))
     metrics, lr = steps(device, job, plan.work, moving, optimizer, rule)
-    sent, state = rule.end(moving.parts, metrics.steps, lr)
+    sent, own = rule.end(moving.parts, metrics.steps, lr)
     for part in moving.parts:
         part.grad = None
     return Trained(
         replace(metrics, train_s=time.monotonic() - began),
-        state_of(optimizer, moving, kept.optimizer) if settings.keep_optimizer else {},
-        {name: moving.spread(parts, kept.rule.get(name)) for name, parts in state.items()},
+        state_of(optimizer, moving, state) if settings.keep_optimizer else {},
+        {name: moving.spread(parts, kept.rule.get(name)) for name, parts in own.items()},
         {name: moving.spread(parts).numpy() for name, parts in sent.items()},
     )
 
