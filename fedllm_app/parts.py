@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedllm_app.client.train import Batch, Device
+from fedllm_app.client.gradient import Batch
+from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data
@@ -32,9 +33,11 @@ from fedllm_app.models.backbone import (
 )
 from fedllm_app.models.image import image_spec
 from fedllm_app.models.positions import check_positions
-from fedllm_app.models.settings import BACKBONES
+from fedllm_app.models.scratch import scratch_folder
+from fedllm_app.models.settings import BACKBONES, TRAIN
 from fedllm_app.models.suits import check_reads
 from fedllm_app.models.trainable import TrainableModel
+from fedllm_app.models.vocabulary import trained_tokenizer
 from fedllm_app.tasks.base import Task, TaskKind
 from fedllm_app.tasks.by_class import by_class
 
@@ -86,13 +89,15 @@ class Place:
         missing = [k for k, v in (("client-id", client), ("data-path", data)) if not v]
         relative = [v for v in (home, data, model, tokenizer) if v and not Path(v).is_absolute()]
         asked, problems = config.model, list[str]()
+        # A model from scratch is drawn from the seed: there is nothing to open.
+        source = "" if asked.scratch else asked.source
         if missing or relative:
             problems.append(
                 f"node-config lacks {missing}, and {relative} are not absolute paths; expected "
                 'for example --node-config \'client-id="alice" data-path="/data/alice.jsonl"\''
             )
         for setting, theirs, path, key in (
-            ("model.source", asked.source, model, "model-path"),
+            ("model.source", source, model, "model-path"),
             ("model.tokenizer", asked.tokenizer, tokenizer, "tokenizer-path"),
         ):
             if theirs and not path and theirs not in named(node_config, "allow-models"):
@@ -124,11 +129,21 @@ class Parts:
     @cached_property
     def source(self) -> str:
         """The backbone: a folder or a hub name."""
-        name = self.place.model or self.config.model.source
+        c = self.config
+        if c.model.scratch:
+            return str(
+                scratch_folder(c.model.source, self.tokenizer, c.task.max_tokens, self.cache)
+            )
+        name = self.place.model or c.model.source
         if name in BACKBONES:
             make = built_in("model.source", name, BACKBONES[name])
-            return str(make(self.cache, self.config.task.name))
+            return str(make(self.cache, c.task.name))
         return local_source(name, self.cache)
+
+    @property
+    def named(self) -> str:
+        """The backbone as a result names it: a model from scratch is no folder."""
+        return self.config.model.source if self.config.model.scratch else self.source
 
     @cached_property
     def kind(self) -> TaskKind:
@@ -145,10 +160,13 @@ class Parts:
         """The tokenizer, None for images."""
         if self.kind.images:
             return None
-        settings = self.config.model
-        if self.place.tokenizer:
-            settings = settings.model_copy(update={"tokenizer": self.place.tokenizer})
-        return load_tokenizer(settings, self.source, self.cache)
+        c = self.config
+        place = self.place.tokenizer or c.model.tokenizer
+        if place == TRAIN:
+            place = str(trained_tokenizer(c.data, c.task, c.model.vocabulary, self.cache))
+        settings = c.model.model_copy(update={"tokenizer": place})
+        # The config of a model from scratch is made for its tokenizer.
+        return load_tokenizer(settings, place if c.model.scratch else self.source, self.cache)
 
     @cached_property
     def task(self) -> Task:

@@ -21,6 +21,7 @@ from fedllm_app.core.units import format_bytes
 from fedllm_app.data.digests import data_digests
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
+from fedllm_app.models.vocabulary import tokenizer_digest
 from fedllm_app.parts import Parts, Place
 from fedllm_app.report.classes import write_classes
 from fedllm_app.report.page import write_report
@@ -105,7 +106,9 @@ def begun_on(parts: Parts) -> dict[str, str]:
     """Return digests of what a run trains and evaluates; see run/begun.py."""
     model = parts.model
     initial = hashlib.blake2b(parts.initial.tobytes(), digest_size=16).hexdigest()
+    cut = {} if parts.tokenizer is None else {"tokenizer": tokenizer_digest(parts.tokenizer)}
     return {
+        **cut,
         "base": model.fingerprint,
         "layout": model.layout.hash,
         "initial": initial,
@@ -211,7 +214,7 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
             parts.model,
             folder,
             task=parts.config.task.name,
-            source=parts.source,
+            source=parts.named,
             labels=parts.labels,
             tokenizer=parts.tokenizer,
             image=parts.image,

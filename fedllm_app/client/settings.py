@@ -27,6 +27,17 @@ class ClientSettings(ScheduleSettings):
         "", description="Keys of a rule of your own: name=value pairs with commas."
     )
     batch: int = Field(16, ge=1, description="Number of examples in a batch.")
+    micro_batch: int = Field(
+        0,
+        ge=0,
+        description="Examples that go through the model at once; a larger batch goes in parts, "
+        "with the same gradient up to rounding. 0: the whole batch.",
+    )
+    autocast: Literal["", "bfloat16"] = Field(
+        "",
+        description="Type in which the forward pass multiplies (mixed precision), where the "
+        "processor has it: '' is float32.",
+    )
     epochs: int = Field(1, ge=1, description="Number of passes over the client's data in a round.")
     steps: int = Field(
         0, ge=0, description="Number of batches in a round. 0 uses client.epochs instead."

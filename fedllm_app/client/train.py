@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedllm_app.client.gradient import Batch, mean_gradient
 from fedllm_app.client.kept import Kept
 from fedllm_app.client.moving import Moving, restore, state_of
 from fedllm_app.client.rules import rule_of
 from fedllm_app.client.rules.base import LocalRule
-from fedllm_app.client.rules.optimizers import local_optimizer
+from fedllm_app.client.rules.optimizers import first_state, local_optimizer
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.job import Job, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
@@ -30,8 +31,6 @@ from fedllm_app.core.region import Where
 from fedllm_app.core.schedule import factor
 from fedllm_app.core.seeds import generator, seed_torch
 from fedllm_app.wire.codec import WireSettings
-
-Batch = dict[str, Tensor]
 
 
 class Trainable(Protocol):
@@ -112,7 +111,7 @@ def train(
     ----------
     plan : how much work, and the rank of what the device holds.
     where : the coordinates that may move.
-    kept : state from an earlier job.
+    kept : state from an earlier job. The optimizer's is stepped in place, to be held once.
     vectors : what came beside the parameters, float32 of shape (P,), by name.
     """
     model, settings = device.model, device.settings
@@ -123,18 +122,20 @@ def train(
     layout = with_rank(model.layout, plan.rank) if plan.rank else model.layout
     moving = Moving(model.flat, model.grad, where, layout, split=not settings.decay_all)
     optimizer = local_optimizer(settings, moving.parts, moving.decays)
+    state: Mapping[str, Tensor] = {}
     if settings.keep_optimizer:
-        restore(optimizer, moving, kept.optimizer, model.flat.numel())
+        state = kept.optimizer or first_state(settings, model.flat.numel())
+        restore(optimizer, moving, state, model.flat.numel())
     rule = rule_of(settings)
     rule.begin(moving.parts, _parts(moving, vectors), _parts(moving, kept.rule))
     metrics, lr = steps(device, job, plan.work, moving, optimizer, rule)
-    sent, state = rule.end(moving.parts, metrics.steps, lr)
+    sent, own = rule.end(moving.parts, metrics.steps, lr)
     for part in moving.parts:
         part.grad = None
     return Trained(
         replace(metrics, train_s=time.monotonic() - began),
-        state_of(optimizer, moving, kept.optimizer) if settings.keep_optimizer else {},
-        {name: moving.spread(parts, kept.rule.get(name)) for name, parts in state.items()},
+        state_of(optimizer, moving, state) if settings.keep_optimizer else {},
+        {name: moving.spread(parts, kept.rule.get(name)) for name, parts in own.items()},
         {name: moving.spread(parts).numpy() for name, parts in sent.items()},
     )
 
@@ -150,14 +151,18 @@ def steps(
     """Take the local steps; return their sums and the learning rate of the last."""
     model, settings, lr = device.model, device.settings, device.settings.lr
     loss_sum, units, examples, done = torch.zeros((), device=model.flat.device), 0, 0, 0
+
+    def loss_of(rows: Batch) -> tuple[Tensor, int]:
+        return device.loss(model.logits(rows), rows)
+
     for batch in local_batches(device, job, work):
         model.grad.zero_()
-        loss, count = device.loss(model.logits(batch), batch)
-        torch.autograd.backward(loss)
+        loss, count = mean_gradient(
+            loss_of, batch, model.grad, settings.micro_batch, settings.autocast
+        )
         gradients = moving.gradients()
         if settings.clip_norm:
-            norm = torch.cat([gradient.reshape(-1) for gradient in gradients]).norm()
-            scale = torch.clamp(settings.clip_norm / (norm + 1e-6), max=1.0)
+            scale = torch.clamp(settings.clip_norm / (moving.norm(gradients) + 1e-6), max=1.0)
             for gradient in gradients:
                 gradient *= scale
         rule.gradient(gradients, moving.parts)
@@ -168,7 +173,7 @@ def steps(
             group["lr"] = lr
         optimizer.step()
         moving.write_back()
-        loss_sum += loss.detach().float() * count
+        loss_sum += loss * count
         units, done = units + count, done + 1
         examples += len(next(iter(batch.values())))
     return TrainMetrics(float(loss_sum), units, examples, done), lr

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.client.rules import rule_of
 from fedllm_app.config.of_method import of_aggregate, of_strategy
+from fedllm_app.config.of_model import of_model
 from fedllm_app.config.of_pacing import of_pacing
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.extend import load
@@ -67,6 +68,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         yield str(error)
     else:
         yield from _of_task(c, kind, simulated)
+        yield from of_model(c, kind, simulated)
     yield from _of_data(c.data)
     yield from network_problems(c.network)
     yield from _of_extensions(c)
@@ -140,8 +142,6 @@ def _of_task(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
             "data.labels is '' with data.train = 'node'; expected a count or names, since no "
             "device sees the labels of all"
         )
-    if not simulated and c.model.source in BACKBONES:
-        yield "model.source is 'embedded', which is for simulation only; data.train is 'node'"
 
 
 def _embedded(c: "RunConfig") -> tuple[tuple[str, str, dict[str, str]], ...]:

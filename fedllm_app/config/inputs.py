@@ -19,7 +19,7 @@ from fedllm_app.data.partition import TO_CLIENTS
 from fedllm_app.data.places import source_of_test, source_of_train
 from fedllm_app.data.prepared import identity_of
 from fedllm_app.data.source import NODE, TEXTS, Source
-from fedllm_app.models.settings import BACKBONES
+from fedllm_app.models.settings import BACKBONES, TRAIN
 
 if TYPE_CHECKING:
     from fedllm_app.config import RunConfig
@@ -139,7 +139,7 @@ def _of_partition(c: "RunConfig", found: dict[str, Any]) -> Iterator[str]:
 def _of_model(c: "RunConfig", cache: Path) -> Iterator[str]:
     """Yield what is wrong with the model: its files, its sense, its layers and its tokenizer."""
     source = c.model.source
-    if source in BACKBONES:
+    if source in BACKBONES or (c.model.scratch and c.model.tokenizer == TRAIN):
         return
     place = Path(source)
     if place.is_absolute() and not place.exists():  # said without a look into transformers
@@ -176,9 +176,12 @@ def _loads(c: "RunConfig", cache: Path) -> Callable[[Path], None]:
         kind = c.task.kind
         labels = (fixed_labels(c.data) or ["0", "1"]) if kind.needs_labels else []
         tokenizer = partial(load_tokenizer, c.model, source, cache)
+        if c.model.scratch:  # the run builds it for this tokenizer
+            tokenizer()
+            return
         check_model(
             c.model, c.lora, source, c.task.name, labels, c.task.max_tokens, cache,
-            None if kind.images else tokenizer,
+            None if kind.images or c.model.tokenizer == TRAIN else tokenizer,
         )  # fmt: skip
 
     return look

@@ -10,6 +10,7 @@ from fedllm_app.config.of_method import read_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, kebab
 from fedllm_app.data.partition import BY_LABEL, TO_CLIENTS
+from fedllm_app.models.settings import TRAIN
 from fedllm_app.tasks.base import TaskKind
 
 PLAIN = ("fp32", "fp16", "bf16")  # value types without blocks
@@ -34,6 +35,7 @@ def _unread(c: RunConfig, kind: TaskKind) -> Iterator[str]:
     yield from (f"strategy.{kebab(k)}" for k, _ in c.strategy if kebab(k) not in read)
     yield from _of_data(c, kind)
     yield from _of_optimizers(c)
+    yield from _of_model(c)
     if c.model.train != "lora":
         yield from (f"lora.{kebab(k)}" for k, _ in c.lora)
     if not c.network.on:
@@ -68,6 +70,13 @@ def _of_data(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield from ("data.labels", *([] if own else ["data.label-column"]))
     if c.data.test and c.data.evaluate_on == "test":
         yield "data.holdout"
+
+
+def _of_model(c: RunConfig) -> Iterator[str]:
+    if c.model.tokenizer != TRAIN:
+        yield "model.vocabulary"
+    if c.model.scratch:
+        yield from ("model.init", "model.dtype")
 
 
 def _of_optimizers(c: RunConfig) -> Iterator[str]:

@@ -26,7 +26,13 @@ from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.files import check_files
 from fedllm_app.models.gguf import gguf_folder
 from fedllm_app.models.settings import ModelSettings
-from fedllm_app.models.suits import SOURCES, auto_model, check_config, read_config
+from fedllm_app.models.suits import (
+    SOURCES,
+    auto_model,
+    check_checkpoints,
+    check_config,
+    read_config,
+)
 from fedllm_app.models.targets import head_modules, inside
 from fedllm_app.tasks import task_of
 
@@ -57,7 +63,8 @@ def load_backbone(
 
     Parameters
     ----------
-    source : folder, .gguf file or hub name; for "embedded" the folder that was made for it.
+    source : folder, .gguf file or hub name; for "embedded" and "scratch:NAME" the folder that was
+        made for it.
     task : as in task.name.
     labels : class names in order; empty for next-token.
     cache : folder for converted models.
@@ -71,16 +78,16 @@ def load_backbone(
         If the source cannot be found, does not fit the task, or lacks most of the weights.
     """
     source = local_source(source, cache)
-    check_files(Path(source), weights=settings.init == "pretrained")
+    check_files(Path(source), weights=settings.reads_weights)
     # Nothing is frozen in a full run, so there is no base for model.dtype to rule.
     dtype = torch.float32 if settings.train == "full" else DTYPES[settings.dtype]
     with without_bars(), torch.random.fork_rng(devices=[]):
         seed_torch("backbone", seed)
         config = read_config(source, **config_overrides(task, labels))
-        check_config(config, source, task, weights=settings.init == "pretrained")
+        check_config(config, source, task, weights=settings.reads_weights)
         prepare_config(config, task, tokenizer)
         try:
-            if settings.init == "random":
+            if not settings.reads_weights:
                 model = auto_model(task).from_config(config, dtype=dtype)
                 info: dict[str, Any] = {}
             else:
@@ -99,10 +106,27 @@ def load_backbone(
             ) from error
     if dtype == torch.bfloat16:
         attend_in_float32(model)
+    if settings.scratch:
+        # A tokenizer may pad with its end token, which is to learn; a pad itself gets no gradient.
+        model.get_input_embeddings().padding_idx = None
+    if settings.checkpointing:
+        checkpoint_layers(model)
     model.fresh_modules = _fresh_modules(model, source, info)
     if not settings.dropout:
         silence_dropout(model)
     return model.eval()
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Let the layers of a model in training keep no activations inside (Chen et al. 2016).
+
+    Raises
+    ------
+    ConfigError
+        If the model is not made for it.
+    """
+    check_checkpoints(model)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def device_of(settings: ModelSettings) -> str:
@@ -149,7 +173,9 @@ def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrai
         If there is none, or it has neither a pad nor an end token.
     """
     place = settings.tokenizer or source
-    folder = local_source(place, cache)
+    # A tokenizer of its own may lie in a folder without a model.
+    alone = bool(settings.tokenizer) and not place.endswith(".gguf")
+    folder = place if alone else local_source(place, cache)
     check_files(Path(folder), weights=False)
     with without_bars():
         try:

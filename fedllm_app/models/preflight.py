@@ -15,7 +15,7 @@ from fedllm_app.models.backbone import config_overrides, local_source, prepare_c
 from fedllm_app.models.files import check_files
 from fedllm_app.models.positions import check_positions
 from fedllm_app.models.settings import LoraSettings, ModelSettings
-from fedllm_app.models.suits import auto_model, check_config, read_config
+from fedllm_app.models.suits import auto_model, check_checkpoints, check_config, read_config
 from fedllm_app.models.targets import adapted, lora_targets
 from fedllm_app.tasks import task_of
 
@@ -47,13 +47,15 @@ def check_model(
         Torn files or pointers, quantized weights, no model of the task, targets or a rank that
         do not fit, or too few positions.
     """
-    source, pretrained = local_source(source, cache), settings.init == "pretrained"
+    source, pretrained = local_source(source, cache), settings.reads_weights
     check_files(Path(source), weights=pretrained)
     config = read_config(source, **config_overrides(task, labels))
     check_config(config, source, task, weights=pretrained)
     prepare_config(config, task, tokenizer() if tokenizer else None)
     with without_bars(), torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = auto_model(task).from_config(config)
+    if settings.checkpointing:
+        check_checkpoints(model)
     if not task_of(task).images:
         check_positions(model, max_tokens)
     if settings.train == "lora":

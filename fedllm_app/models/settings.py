@@ -8,6 +8,8 @@ from fedllm_app.core.settings import Settings
 
 # Names that stand for a model of ours: a function from cache and task to its folder.
 BACKBONES = {"embedded": "fedllm_app.demo.backbone:demo_backbone"}
+SCRATCH = "scratch:"  # model.source of a model from scratch begins so; models/scratch.py has them
+TRAIN = "train"  # model.tokenizer of one that is trained on the run's own text
 
 
 class ModelSettings(Settings):
@@ -16,12 +18,12 @@ class ModelSettings(Settings):
     source: str = Field(
         "embedded",
         description="'embedded' (the demonstration), an absolute path of a folder or .gguf "
-        "file, or a hub name.",
+        "file, a hub name, or 'scratch:NAME', a new decoder: tiny, small, 75m, 125m, 1.3b, 3b, 7b.",
     )
     init: Literal["pretrained", "random"] = Field(
         "pretrained",
         description="'pretrained' starts from the weights of the source, 'random' uses only "
-        "its config.",
+        "its config. A model from scratch is always random.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Data type of the frozen base. Trainable tensors are always float32."
@@ -39,8 +41,31 @@ class ModelSettings(Settings):
         "(the whole model).",
     )
     tokenizer: str = Field(
-        "", description="Folder or hub name of the tokenizer. Empty: the tokenizer of the source."
+        "",
+        description="Folder or hub name of the tokenizer, or 'train': a byte-level BPE, trained "
+        "once on the training text. Empty: the tokenizer of the source.",
     )
+    vocabulary: int = Field(
+        4096,
+        ge=258,
+        description="Tokens of a tokenizer that is trained here: 256 bytes, two marks, and the "
+        "commonest pieces of words.",
+    )
+    checkpointing: bool = Field(
+        False,
+        description="Keep the activations of whole layers only, and compute the others again on "
+        "the way back: less memory, about a third more time, the same gradients.",
+    )
+
+    @property
+    def scratch(self) -> bool:
+        """Whether the source is a model from scratch."""
+        return self.source.startswith(SCRATCH)
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether training begins with the weights of the source."""
+        return self.init == "pretrained" and not self.scratch
 
 
 class LoraSettings(Settings):

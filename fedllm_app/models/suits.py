@@ -18,7 +18,10 @@ from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.tasks import task_of
 from fedllm_app.tasks.base import padded
 
-SOURCES = "'embedded', an absolute folder or .gguf file, or the name of a model on the hub"
+SOURCES = (
+    "'embedded', 'scratch:NAME', an absolute folder or .gguf file, or the name of a model on the "
+    "hub"
+)
 SENSES = ("vision", "image", "audio", "speech", "video")
 
 
@@ -91,6 +94,21 @@ def check_config(config: PreTrainedConfig, source: str, task: str, *, weights: b
         f"has no {kind.auto_model} of it for task.name {task!r}; expected a model that has one, "
         f"such as {_such_as(kind.auto_model)}"
     )
+
+
+def check_checkpoints(model: PreTrainedModel) -> None:
+    """Refuse activation checkpoints of a model that is not made for them.
+
+    Raises
+    ------
+    ConfigError
+        Names the model.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"model.checkpointing is true, and transformers' {type(model).__name__} cannot compute "
+            "its layers again; set model.checkpointing to false"
+        )
 
 
 def _such_as(auto: str) -> str:

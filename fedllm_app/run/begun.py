@@ -12,6 +12,7 @@ from fedllm_app.core.errors import CheckpointError
 # What is compared, and where it comes from. What an earlier version did not write is not compared.
 WORDS = {
     "base": "the frozen weights (model.source)",
+    "tokenizer": "the tokenizer (model.tokenizer, data.train)",
     "layout": "the trained tensors (model.train, lora.*)",
     "initial": "the values that training begins with (model.source, run.seed)",
     "train": "the training rows (data.train)",

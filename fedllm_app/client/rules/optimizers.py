@@ -23,6 +23,19 @@ def adamw(groups: list[dict[str, Any]], settings: ClientSettings) -> torch.optim
 
 
 OPTIMIZERS: dict[str, Make] = {"sgd": sgd, "adamw": adamw}
+# What torch keeps of each coordinate where it begins with zeros, beside a count of steps.
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq")}
+
+
+def first_state(settings: ClientSettings, P: int) -> dict[str, Tensor]:
+    """Return the state that an optimizer begins with, {} where torch makes it at the first step.
+
+    The same numbers as torch's own, in one vector of shape (P,) for each name.
+    """
+    moments = MOMENTS.get(settings.optimizer, ())
+    return {name: torch.zeros(P) for name in moments} | (
+        {"step": torch.zeros(())} if moments else {}
+    )
 
 
 def local_optimizer(
