@@ -7,7 +7,7 @@ Shapes: P trainable parameters.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,11 @@ from fedllm_app.client.gradient import Batch
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, WireError
-from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data
+from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data, stream
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import built_in
+from fedllm_app.data.table import Rows, Table
 from fedllm_app.models.adapter import wrap
 from fedllm_app.models.backbone import (
     device_of,
@@ -246,22 +247,36 @@ class Parts:
             initial=self.initial,
             loss=lambda logits, batch: (task.loss(logits, batch), task.units(batch)),
             batches=self._batches,
-            settings=self.config.client,
+            settings=self.config.client.model_copy(update={"reading": self.config.reading}),
             wire=self.config.wire,
             seed=self.config.run.seed,
             kept=run_folder / "clients",
+            stream=self._stream,
         )
 
     def _batches(self, client: str, batch: int, rng: np.random.Generator) -> Iterator[Batch]:
+        return self._read(*self._owned(client), batch, rng)
+
+    def _stream(self, client: str, position: int, batch: int) -> Iterator[Batch]:
+        """Yield a client's batches from a position of its stream on."""
+        table, rows = self._owned(client)
+        for chosen in stream(rows, position, batch, self.config.run.seed, client):
+            yield from self._read(table, chosen, batch, None)
+
+    def _read(
+        self, table: Table, rows: Rows, batch: int, rng: np.random.Generator | None
+    ) -> Iterator[Batch]:
+        return batches(table, rows, batch, rng, self._collate, self.kind.packed)
+
+    def _owned(self, client: str) -> tuple[Table, Rows]:
+        """Return a table, and its rows that the client owns; WireError if this is another's."""
         if self.place.client:
             if client != self.place.client:
                 raise WireError(f"the job is of client {client!r}; this is {self.place.client!r}")
-            rows = np.arange(len(self.own_data))
-            return batches(self.own_data, rows, batch, rng, self._collate)
-        rows = self.data.rows(self.data.number[client])
-        return batches(self.data.train, rows, batch, rng, self._collate)
+            return self.own_data, np.arange(len(self.own_data))
+        return self.data.train, self.data.rows(self.data.number[client])
 
-    def _collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+    def _collate(self, rows: Any) -> Batch:
         """Return a batch where the model is."""
         device = self.model.flat.device
         return {name: tensor.to(device) for name, tensor in self.task.collate(rows).items()}
@@ -275,7 +290,7 @@ class Parts:
             tally = self.kind.evaluate(
                 self.task,
                 self.model,
-                batches(self.data.evaluation, rows, EVALUATION_BATCH, None, self._collate),
+                self._read(self.data.evaluation, rows, EVALUATION_BATCH, None),
                 self.tokenizer,
             )
         self.classes = by_class(tally, self.labels)

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import strftime
 
 from fedllm_app.client.answer import answer
+from fedllm_app.client.settings import STREAM
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import CheckpointError, RunFailedError, check_room
@@ -38,6 +39,7 @@ from fedllm_app.server.opening import opening
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
+from fedllm_app.server.reading import Epochs, Reading, Streams
 from fedllm_app.server.transport import Transport
 
 log = logging.getLogger("fedllm")
@@ -159,8 +161,17 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         ),
         most_steps=parts.most_steps,
         schedule=partial(factor, c.server),
+        reading=_reading(c),
         simulated=c.data.train != "node",
     )  # fmt: skip
+
+
+def _reading(c: RunConfig) -> Reading:
+    """Return how clients go through their examples."""
+    client = c.client
+    if c.reading != STREAM:
+        return Epochs()
+    return Streams(client.steps, client.batch, client.stream_end == "wrap")
 
 
 def _where(c: RunConfig) -> str:

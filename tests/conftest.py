@@ -24,6 +24,9 @@ LABELS = ("sky", "water", "stone")
 COLOURS = ("red", "green", "blue")
 
 
+MODELS = {"sequence-classification": "bert", "next-token": "llama", "pretraining": "llama"}
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A folder of tiny things: models of 2 layers and width 16, data of some dozen rows.
@@ -43,7 +46,7 @@ class Tiny:
     def keys(self, task: str = "sequence-classification") -> dict[str, Any]:
         """Return the run-config keys that put a tiny model and data in the place of any other."""
         images = task == "image-classification"
-        model = {"sequence-classification": "bert", "next-token": "llama"}.get(task, "dinov2")
+        model = MODELS.get(task, "dinov2")
         data = self.root / ("images" if images else "text")
         return {
             "run.home": str(self.home),

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from fedllm_app.core.schedule import ScheduleSettings
 
+STREAM = "stream"
+
 
 class ClientSettings(ScheduleSettings):
     """Namespace `client`: local training."""
@@ -41,6 +43,17 @@ class ClientSettings(ScheduleSettings):
     epochs: int = Field(1, ge=1, description="Number of passes over the client's data in a round.")
     steps: int = Field(
         0, ge=0, description="Number of batches in a round. 0 uses client.epochs instead."
+    )
+    reading: Literal["", "epochs", "stream"] = Field(
+        "",
+        description="How a client goes through its examples: all of them in every round "
+        '("epochs"), or each once, from where its last accepted round ended ("stream"). Automatic: '
+        "as the task is defined.",
+    )
+    stream_end: Literal["stop", "wrap"] = Field(
+        "stop",
+        description='What a client does whose stream has no more rows for a round: "stop", or '
+        'begin again in another order ("wrap").',
     )
     clip_norm: float = Field(
         0.0,

@@ -9,6 +9,7 @@ Shapes: P trainable parameters, K coordinates that may move.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from fedllm_app.client.moving import Moving, restore, state_of
 from fedllm_app.client.rules import rule_of
 from fedllm_app.client.rules.base import LocalRule
 from fedllm_app.client.rules.optimizers import first_state, local_optimizer
-from fedllm_app.client.settings import ClientSettings
+from fedllm_app.client.settings import STREAM, ClientSettings
 from fedllm_app.core.job import Job, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.lora import with_rank
@@ -68,6 +69,7 @@ class Device:
         model is.
     seed : of the run.
     kept : folder of state that stays on the device.
+    stream : a client's examples from a position on, in batches of a size, without end.
     """
 
     model: Trainable
@@ -78,6 +80,7 @@ class Device:
     wire: WireSettings
     seed: int
     kept: Path
+    stream: Callable[[str, int, int], Iterator[Batch]] | None = None
 
 
 @dataclass(frozen=True)
@@ -186,10 +189,13 @@ def _parts(moving: Moving, vectors: Mapping[str, np.ndarray | Tensor]) -> dict[s
 
 
 def local_batches(device: Device, job: Job, work: Work) -> Iterator[Batch]:
-    """Yield the job's batches: whole epochs, or as many as the steps asked for."""
+    """Yield the job's batches: whole epochs, as many as the steps asked for, or of a stream."""
     settings = device.settings
     batch = work.batch or settings.batch
     steps = work.steps or (0 if work.epochs else settings.steps)
+    if settings.reading == STREAM and device.stream is not None:
+        yield from islice(device.stream(job.client, job.position, batch), steps)
+        return
     epochs = work.epochs or settings.epochs
     rng = generator(device.seed, "batches", job.id, job.client)
     done = epoch = 0

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from fedllm_app.client.settings import ClientSettings
+from fedllm_app.client.settings import STREAM, ClientSettings
 from fedllm_app.config.checks import cross_check
 from fedllm_app.config.of_method import unused_keys
 from fedllm_app.core.errors import ConfigError
@@ -113,8 +113,14 @@ class RunConfig(Settings):
                 "strategy": self.strategy.model_copy(update=strategy),
                 "network": self.network.resolved(),
                 "round": self.round.resolved(method.weights),
+                "client": self.client.model_copy(update={"reading": self.reading}),
             }
         )
+
+    @property
+    def reading(self) -> str:
+        """How clients go through their examples, "epochs" or "stream"."""
+        return self.client.reading or (STREAM if self.task.kind.packed else "epochs")
 
     def summary(self, resolved: "RunConfig | None" = None) -> str:
         """Return the resolved settings as a small tree; what was automatic says what it became.

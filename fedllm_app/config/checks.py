@@ -8,6 +8,7 @@ from fedllm_app.client.rules import rule_of
 from fedllm_app.config.of_method import of_aggregate, of_strategy
 from fedllm_app.config.of_model import of_model
 from fedllm_app.config.of_pacing import of_pacing
+from fedllm_app.config.of_reading import of_reading
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.extend import load
 from fedllm_app.core.schedule import schedule_problems
@@ -69,6 +70,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     else:
         yield from _of_task(c, kind, simulated)
         yield from of_model(c, kind, simulated)
+        yield from of_reading(c, kind)
     yield from _of_data(c.data)
     yield from network_problems(c.network)
     yield from _of_extensions(c)

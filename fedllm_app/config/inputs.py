@@ -15,7 +15,7 @@ from fedllm_app.core.errors import FedllmError
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own
-from fedllm_app.data.partition import TO_CLIENTS
+from fedllm_app.data.partition import BY_USER, TO_CLIENTS
 from fedllm_app.data.places import source_of_test, source_of_train
 from fedllm_app.data.prepared import identity_of
 from fedllm_app.data.source import NODE, TEXTS, Source
@@ -124,9 +124,9 @@ def _look(
 def _of_partition(c: "RunConfig", found: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong between the training examples and how they are dealt out."""
     columns, law = found["columns"], c.partition.name
-    if law == "natural" and c.data.user_column not in columns:
+    if law in BY_USER and c.data.user_column not in columns:
         yield (
-            f"partition.name is 'natural' and data.user-column {c.data.user_column!r}; the "
+            f"partition.name is {law!r} and data.user-column {c.data.user_column!r}; the "
             f"training examples have the columns {columns}"
         )
     if law in TO_CLIENTS and c.task.kind.needs_labels and c.partition.clients > found["rows"]:

@@ -5,11 +5,12 @@ A key that is not told of here counts as read.
 
 from collections.abc import Iterator, Mapping
 
+from fedllm_app.client.settings import STREAM
 from fedllm_app.config import RunConfig
 from fedllm_app.config.of_method import read_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, kebab
-from fedllm_app.data.partition import BY_LABEL, TO_CLIENTS
+from fedllm_app.data.partition import BY_LABEL, BY_USER, TO_CLIENTS
 from fedllm_app.models.settings import TRAIN
 from fedllm_app.tasks.base import TaskKind
 
@@ -58,10 +59,12 @@ def _of_data(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield from (f"partition.{kebab(k)}" for k, _ in c.partition)
     if c.partition.name not in TO_CLIENTS and not own:
         yield "partition.clients"
-    if c.partition.name not in BY_LABEL and not own:
+    if c.partition.name not in (*BY_LABEL, "mixture") and not own:
         yield "partition.alpha"
-    if c.partition.name != "natural" and not own:
+    if c.partition.name not in BY_USER and not own:
         yield "data.user-column"
+    if not kind.packed:
+        yield "data.documents"
     if kind.images:
         yield from ("data.text-column", "data.strip", "task.max-tokens", "model.tokenizer")
     else:
@@ -97,3 +100,5 @@ def _of_optimizers(c: RunConfig) -> Iterator[str]:
         yield "client.rule-args"
     if c.client.steps:
         yield "client.epochs"
+    if c.reading != STREAM:
+        yield "client.stream-end"

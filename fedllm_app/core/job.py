@@ -25,8 +25,8 @@ class Job:
     saved, earlier : the same as of the server's newest checkpoint and of the one before it: a
         killed run goes back to the newest, or where that is damaged to the earlier one, so the
         device keeps these states too.
-    position : examples of its own that the client has used in jobs that were accepted. No device
-        reads it yet: it waits for streams.
+    position : examples of its own that the client has used in jobs that were accepted: where it
+        stands in its stream.
     """
 
     id: int

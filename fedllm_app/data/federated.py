@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fedllm_app.core.errors import DataError
+from fedllm_app.core.seeds import generator
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.heldout import evaluation_order, hold_out
 from fedllm_app.data.labels import fixed_labels
@@ -157,7 +158,8 @@ def batches(
     rows: Rows,
     batch: int,
     rng: np.random.Generator | None,
-    collate: Callable[[Sequence[Mapping[str, Any]]], T],
+    collate: Callable[[Any], T],
+    packed: bool = False,
 ) -> Iterator[T]:
     """Yield one epoch of batches, the last one shorter where it must be.
 
@@ -168,13 +170,39 @@ def batches(
     batch : rows per batch.
     rng : shuffles them; None keeps their order.
     collate : of the task.
+    packed : it takes columns as arrays, not rows.
     """
     order = rows if rng is None else rng.permutation(rows)
     for start in range(0, len(order), batch):
+        if packed:
+            yield collate(dataset.arrays(order[start : start + batch]))
+            continue
         columns = dataset[order[start : start + batch].tolist()]
         yield collate(
             [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         )
+
+
+def stream(rows: Rows, start: int, batch: int, seed: int, client: str) -> Iterator[Rows]:
+    """Yield the rows of a client's stream from a position on, batch by batch, without end.
+
+    The stream is all of its rows in one order, then all of them in another, and so on. The orders
+    are drawn from (seed, client, which time).
+
+    Parameters
+    ----------
+    rows : int64 rows that the client owns, at least one.
+    start : position, rows that were used before.
+    """
+    time, at = divmod(start, len(rows))
+    left = np.zeros(0, np.int64)
+    while True:
+        order = rows[generator(seed, "stream", client, time).permutation(len(rows))]
+        left = np.concatenate([left, order[at:]])
+        while len(left) >= batch:
+            yield left[:batch]
+            left = left[batch:]
+        time, at = time + 1, 0
 
 
 def _evaluation_only(data: DataSettings, task: Asked, tokenizer: Any, cache: Path) -> FederatedData:

@@ -23,6 +23,8 @@ from fedllm_app.core.seeds import derive_seed, generator
 from fedllm_app.core.settings import Settings
 from fedllm_app.data.table import Table
 
+FITTING = 200  # turns between the sizes of clients and those of sources
+
 
 class PartitionSettings(Settings):
     """Namespace `partition`: how the training rows are dealt out to simulated clients."""
@@ -31,7 +33,8 @@ class PartitionSettings(Settings):
         "iid",
         description='"iid", "dirichlet" (each class is divided among the clients; some '
         'clients can get nothing), "natural" (one client for each value of data.user-column), '
-        "or MODULE:NAME of your own.",
+        '"mixture" (clients with equally many rows, each a mixture of the values of '
+        "data.user-column), or MODULE:NAME of your own.",
     )
     clients: int = Field(
         20, ge=1, description="Number of clients. Natural partitions ignore it: the data decides."
@@ -164,16 +167,17 @@ def _natural(
     table: Table, rows: NDArray[np.int64], settings: PartitionSettings, seed: int
 ) -> dict[str, NDArray[np.int64]]:
     """Give every user their rows, ascending; users in sorted order."""
-    users_N = _column(table, "user", "data.user-column", rows)
+    users_N = _column(table, "user", "data.user-column", rows, settings.name)
     names, user_of_row, counts = np.unique(users_N, return_inverse=True, return_counts=True)
     by_user = rows[np.argsort(user_of_row, kind="stable")]
     parts = np.split(by_user, np.cumsum(counts)[:-1])
     return {str(name): part for name, part in zip(names, parts, strict=True)}
 
 
-def _column(dataset: Table, name: str, key: str, rows: NDArray[np.int64]) -> NDArray[np.str_]:
+def _column(
+    dataset: Table, name: str, key: str, rows: NDArray[np.int64], law: str
+) -> NDArray[np.str_]:
     if name not in dataset.column_names:
-        law = {"user": "natural", "label": "dirichlet"}[name]
         raise DataError(
             f"partition.name is {law!r}, which needs a column of {name}s; the training data has "
             f"no column that {key} names. Set {key}, or another partition.name"
@@ -194,7 +198,7 @@ def _dirichlet(
     from flwr_datasets.partitioner import DirichletPartitioner
 
     names = _names(settings, rows)
-    labels_N = _column(table, "label", "data.label-column", rows)
+    labels_N = _column(table, "label", "data.label-column", rows, settings.name)
     partitioner = DirichletPartitioner(
         num_partitions=settings.clients,
         partition_by="label",
@@ -214,7 +218,36 @@ def _dirichlet(
     return {name: rows[np.asarray(assigned[i], np.int64)] for i, name in enumerate(names)}
 
 
+def _mixture(
+    table: Table, rows: NDArray[np.int64], settings: PartitionSettings, seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Give every client as many rows, of sources in shares drawn from Dirichlet(alpha).
+
+    No source has more rows than it has: the shares are brought to the sizes of clients and of
+    sources by turns (iterative proportional fitting), which changes them as little as it must.
+    """
+    names = _names(settings, rows)
+    users_N = _column(table, "user", "data.user-column", rows, settings.name)
+    _, user_of_row, supply_S = np.unique(users_N, return_inverse=True, return_counts=True)
+    rng, C = generator(seed, "partition"), settings.clients
+    share_CS = rng.dirichlet(np.full(supply_S.size, settings.alpha), C) + 1e-9
+    for _ in range(FITTING):
+        share_CS *= len(rows) / C / share_CS.sum(1, keepdims=True)
+        share_CS *= supply_S / share_CS.sum(0)
+    parts: list[list[NDArray[np.int64]]] = [[] for _ in names]
+    for s, supply in enumerate(supply_S):
+        own = rows[rng.permutation(np.flatnonzero(user_of_row == s))]
+        ends = np.rint(np.cumsum(share_CS[:, s]) * supply / share_CS[:, s].sum()).astype(int)
+        for part, piece in zip(parts, np.split(own, ends[:-1]), strict=True):
+            part.append(piece)
+    return {n: np.sort(np.concatenate(part)) for n, part in zip(names, parts, strict=True)}
+
+
 # Every law: (prepared rows, the rows to deal out, settings, seed) -> the rows of each client.
-LAWS: dict[str, Law] = {"iid": _iid, "dirichlet": _dirichlet, "natural": _natural}
-TO_CLIENTS = ("iid", "dirichlet")  # deal out to partition.clients; others tell how many there are
+LAWS: dict[str, Law] = {
+    "iid": _iid, "dirichlet": _dirichlet, "natural": _natural, "mixture": _mixture,
+}  # fmt: skip
+# These deal out to partition.clients; others tell how many clients there are.
+TO_CLIENTS = ("iid", "dirichlet", "mixture")
 BY_LABEL = ("dirichlet",)  # need labels
+BY_USER = ("natural", "mixture")  # need a column of users

@@ -17,7 +17,7 @@ from fedllm_app.data.usable import Usable, usable
 FORMAT = 4  # part of the cache key: raise it when the same input would be prepared differently
 READ = (
     "text_column", "label_column", "image_column", "user_column", "labels", "label_numbers",
-    "bad_rows", "delimiter", "encoding", "strip",
+    "bad_rows", "delimiter", "encoding", "strip", "documents",
 )  # fmt: skip
 NOTES, NAMES = "notes.json", "labels.json"
 SHOWN = 24

@@ -87,6 +87,11 @@ class DataSettings(Settings):
         description='"headers" removes all text before the first blank line, for example the '
         "headers of Usenet posts.",
     )
+    documents: Literal["apart", "joined"] = Field(
+        "apart",
+        description="Documents in a packed row (pretraining): attention stays inside each one "
+        '("apart"), or crosses from one to the next ("joined").',
+    )
     image_side: int = Field(
         0,
         ge=0,
@@ -238,11 +243,12 @@ class Source:
             if (saved / SAVED).exists():
                 # A data set saved alone has no splits: it is the training data.
                 return [] if saved == folder and self.beside else [saved / SAVED]
-        for suffix in SUFFIXES:
-            for pattern in (f"{self.split}{suffix}", f"{self.split}-*{suffix}"):
-                found = sorted([*folder.glob(pattern), *folder.glob(f"data/{pattern}")])
-                if found:
-                    return found
+        # In the folder or in its folder "data"; else in folders of their own, one for each source.
+        for places in (("", "data/"), ("*/",)):
+            for suffix in SUFFIXES:
+                for name in (f"{self.split}{suffix}", f"{self.split}-*{suffix}"):
+                    if found := sorted(f for place in places for f in folder.glob(place + name)):
+                        return found
         return []
 
 

@@ -70,6 +70,37 @@ class Table:
             for number, name in enumerate(self.column_names)
         }
 
+    def arrays(self, rows: Rows) -> dict[str, NDArray[Any]]:
+        """Return the columns of some rows as arrays, without a Python object for any value.
+
+        A column of lists of one length is of shape (B, T); one of other lists is of shape (S, 2),
+        for each value the row among these, and the value.
+        """
+        found = rows if self._rows is None else self._rows[rows]
+        batch_B = np.searchsorted(self._ends, found, "right")
+        first_B = np.concatenate([[0], self._ends])[batch_B]
+        return {
+            name: self._array(number, batch_B, found - first_B)
+            for number, name in enumerate(self.column_names)
+        }
+
+    def _array(self, number: int, batch_B: Rows, row_B: Rows) -> NDArray[Any]:
+        import pyarrow
+
+        parts = []
+        for place, (b, row) in enumerate(zip(batch_B, row_B, strict=True)):
+            column = self._batches[b][number]
+            if pyarrow.types.is_fixed_size_list(column.type):
+                T = column.type.list_size
+                parts.append(np.from_dlpack(column.values)[None, row * T : (row + 1) * T])
+            elif pyarrow.types.is_list(column.type):
+                begin, end = np.from_dlpack(column.offsets)[row : row + 2]
+                values = np.from_dlpack(column.values)[begin:end].astype(np.int64)
+                parts.append(np.stack([np.full_like(values, place), values], axis=1))
+            else:
+                parts.append(np.from_dlpack(column)[row : row + 1])
+        return np.concatenate(parts)
+
     def column(self, name: str) -> "pyarrow.ChunkedArray":
         """Return a column of the whole table, whether it is seen or not."""
         return self._data.column(name)
@@ -80,6 +111,8 @@ class Table:
 
         column = self.column(name)
         # Neither `to_numpy`, which imports pandas even for integers, nor pyarrow.compute: 40 MB.
+        if pyarrow.types.is_fixed_size_list(column.type):
+            return np.full(len(column), column.type.list_size)
         if pyarrow.types.is_list(column.type):
             parts = [np.diff(np.from_dlpack(chunk.offsets)) for chunk in column.chunks]
         else:

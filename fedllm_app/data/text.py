@@ -113,14 +113,14 @@ def truncated(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> list[lis
     times faster, and in whole where that was too short or the tokenizer keeps a text's end.
     """
     if tokenizer.truncation_side == "left":
-        return _tokens(texts, tokenizer, truncation=True, max_length=max_tokens)
+        return tokens_of(texts, tokenizer, truncation=True, max_length=max_tokens)
     heads = [_head(text, max_tokens * CHARACTERS_PER_TOKEN) for text in texts]
-    ids = _tokens(heads, tokenizer, truncation=True, max_length=max_tokens)
+    ids = tokens_of(heads, tokenizer, truncation=True, max_length=max_tokens)
     short = [
         i for i, head in enumerate(heads) if len(head) < len(texts[i]) and len(ids[i]) < max_tokens
     ]
     whole = [texts[i] for i in short]
-    again = _tokens(whole, tokenizer, truncation=True, max_length=max_tokens) if short else []
+    again = tokens_of(whole, tokenizer, truncation=True, max_length=max_tokens) if short else []
     for i, tokens in zip(short, again, strict=True):
         ids[i] = tokens
     return ids
@@ -134,7 +134,8 @@ def _head(text: str, characters: int) -> str:
     return text[:end].rstrip() if end > 0 else text
 
 
-def _tokens(texts: Sequence[str], tokenizer: Any, **options: Any) -> list[list[int]]:
+def tokens_of(texts: Sequence[str], tokenizer: Any, **options: Any) -> list[list[int]]:
+    """Return the tokens of each text, with what the tokenizer puts around it."""
     found = tokenizer(
         list(texts),
         return_attention_mask=False,
@@ -175,7 +176,7 @@ def _converter(
         if settings.strip == "headers":
             texts = [strip_headers(text) for text in texts]
         if labels is None:
-            whole = documents(texts, _tokens(texts, tokenizer), end)
+            whole = documents(texts, tokens_of(texts, tokenizer), end)
             blocks = [cut(ids, max_tokens) for ids in whole]
         else:
             blocks = [[ids or [nothing]] for ids in truncated(texts, tokenizer, max_tokens)]

@@ -58,6 +58,7 @@ class Asked:
     vectors : what may come back, by name.
     down_bytes : length of the vectors that went down.
     steps : local steps that it asks for.
+    rows : examples of the client's stream that it uses up, 0 where the device says.
     start_s : simulated second in which it began.
     request : what asks for it again after a resume, None where nobody will.
     """
@@ -70,6 +71,7 @@ class Asked:
     vectors: Mapping[str, Expected]
     down_bytes: int
     steps: int = 0
+    rows: int = 0
     start_s: float = 0.0
     request: Request | None = None
 

@@ -61,6 +61,7 @@ class Intake:
     ----------
     open : jobs that no reply has come for.
     accepted : metrics of each job whose update is in the mean, or waits for its bound.
+    rows : of each accepted job, the examples of its stream that it used up.
     ages : of each accepted job, how many steps the server took since its plan was made.
     dropped : count of drops by reason.
     failed : of each job whose reply was dropped, the reason and why.
@@ -85,6 +86,7 @@ class Intake:
         self.first = self._newest = round if first is None else first
         self.open: dict[Key, Asked] = {}
         self.accepted: dict[Key, TrainMetrics] = {}
+        self.rows: dict[Key, int] = {}
         self.ages: dict[Key, int] = {}
         self.dropped: Counter[str] = Counter()
         self.failed: dict[Key, tuple[str, str]] = {}
@@ -129,6 +131,7 @@ class Intake:
             self._drop(asked, error.reason, str(error))
             return
         self.accepted[asked.key], self.ages[asked.key] = reply.metrics, self.round - asked.round
+        self.rows[asked.key] = asked.rows or reply.metrics.examples
         norms = {name: measured(update.values)[1] for name, update in updates.items()}
         taken = Taken(asked, reply, norms)
         if self.clip.waits(list(norms)):

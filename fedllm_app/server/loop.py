@@ -30,6 +30,7 @@ from fedllm_app.server.opened import OpenRound, advanced, record_downloads, unfo
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing.base import Pacing
 from fedllm_app.server.planning import Planner
+from fedllm_app.server.reading import ENDED, Epochs, Reading
 from fedllm_app.server.transport import Transport
 
 log = logging.getLogger("fedllm")
@@ -54,6 +55,7 @@ class Loop:
     counting : how replies are weighed, bounded and combined.
     most_steps : the most local steps that a job on so many examples can take.
     schedule : what the server's learning rate is multiplied by at a step.
+    reading : how clients go through their examples.
     simulated : the devices are, so that a clock may say which reply is first.
     waiting : jobs that are open from earlier rounds, under a policy that waits on them.
     arrivals : says which reply is next.
@@ -72,6 +74,7 @@ class Loop:
     counting: Counting = field(default_factory=Counting)
     most_steps: Callable[[int], int] = lambda examples: MOST_COUNT
     schedule: Callable[[int], float] = lambda step: 1.0
+    reading: Reading = field(default_factory=Epochs)
     simulated: bool = False
     waiting: dict[Key, Asked] = field(default_factory=dict)
     arrivals: Arrivals = field(init=False)
@@ -101,7 +104,9 @@ class Loop:
     def play_round(self) -> str:
         """Play the next round, or return why it is not begun (Raje 2024, Algorithm 1)."""
         # 1. Sample a cohort of the clients that are there.
-        clients = self.transport.clients()
+        clients = self.reading.left(there := self.transport.clients(), self.state.progress)
+        if there and not (clients or self.waiting or self.state.open):
+            return ENDED
         self.reopen(clients)
         cohort = self.pacing.ask(self.state, clients, {client for _, client in self.waiting})
         # 2. Choose what each of them receives, trains and returns, and encode what goes down.
@@ -130,7 +135,7 @@ class Loop:
         for one in () if self.waiting else self.state.open:
             jobs = asked_again(one.request, planner.layout, planner.seed, planner.wire)
             jobs = [
-                replace(job, request=one.request, start_s=start, steps=self.steps_of(job, clients))
+                replace(self.sized(job, clients), request=one.request, start_s=start)
                 for job, start in zip(jobs, one.starts, strict=True)
             ]
             self.arrivals.give([one.request], jobs, self.limits.timeout_s(self.state))
@@ -171,8 +176,8 @@ class Loop:
             plan = opened.planned.plan.groups[request.group]
             for job in asked_for(request, plan, planner.layout, planner.seed, planner.wire):
                 again = request if self.arrivals.clocked and self.pacing.waits_on else None
-                start_s, steps = self.arrivals.now, self.steps_of(job, opened.clients)
-                asked.append(replace(job, request=again, start_s=start_s, steps=steps))
+                job = self.sized(job, opened.clients)
+                asked.append(replace(job, request=again, start_s=self.arrivals.now))
         bound = self.limits.bound(self.state, asked, [*intake.open.values()])
         if self.pacing.ordered:
             wanted, jobs = self.pacing.wanted(intake), [*intake.open.values(), *asked]
@@ -188,9 +193,11 @@ class Loop:
         record_downloads(self.recorder.ledger, opened.t, requests, planner.layout.size)
         return ""
 
-    def steps_of(self, job: Asked, clients: Mapping[str, int]) -> int:
-        """Return the local steps that a job asks for."""
-        return job.plan.work.steps or self.most_steps(clients.get(job.job.client, 1))
+    def sized(self, job: Asked, clients: Mapping[str, int]) -> Asked:
+        """Return a job with the local steps that it asks for, and the rows that it uses up."""
+        work = job.plan.work
+        steps = work.steps or self.most_steps(clients.get(job.job.client, 1))
+        return replace(job, steps=steps, rows=self.reading.rows(work))
 
     def collect(self, opened: OpenRound) -> None:
         """Fold replies in as they come, until the policy steps or the round's time is over."""
@@ -212,7 +219,8 @@ class Loop:
     def refill(self, opened: OpenRound) -> None:
         """Give those that are free a job at once, from the model of the open round."""
         busy, failed = ({c for _, c in jobs} for jobs in (opened.intake.open, opened.intake.failed))
-        if cohort := self.pacing.ask(self.state, opened.clients, busy, failed):
+        clients = self.reading.left(opened.clients, advanced(self.state, opened.intake).progress)
+        if cohort := self.pacing.ask(self.state, clients, busy, failed):
             opened.refused = self.give(opened, cohort)
             if opened.refused:
                 log.info("round %d gives no more jobs: %s", opened.t, opened.refused)

@@ -55,8 +55,9 @@ def advanced(state: RunState, intake: Intake) -> RunState:
     A job that is given within the round goes on from there, as one of the next round does.
     """
     progress = dict(state.progress)
-    for (_, client), metrics in intake.accepted.items():
-        progress[client] = progress.get(client, 0) + metrics.examples
+    for key in intake.accepted:
+        client = key[1]
+        progress[client] = progress.get(client, 0) + intake.rows[key]
     return replace(state, accepted={**state.accepted, **intake.jobs}, progress=progress)
 
 

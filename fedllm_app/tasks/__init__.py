@@ -12,9 +12,11 @@ from fedllm_app.tasks.base import TaskKind
 from fedllm_app.tasks.classify import SEQUENCE_CLASSIFICATION
 from fedllm_app.tasks.image import IMAGE_CLASSIFICATION
 from fedllm_app.tasks.next_token import NEXT_TOKEN
+from fedllm_app.tasks.pretraining import PRETRAINING
 
 TASKS: dict[str, TaskKind] = {
-    kind.name: kind for kind in (SEQUENCE_CLASSIFICATION, NEXT_TOKEN, IMAGE_CLASSIFICATION)
+    kind.name: kind
+    for kind in (SEQUENCE_CLASSIFICATION, NEXT_TOKEN, PRETRAINING, IMAGE_CLASSIFICATION)
 }
 
 
@@ -29,7 +31,8 @@ class TaskSettings(Settings):
         64,
         ge=2,
         description="Maximum length of an example in tokens. Longer texts are truncated; for "
-        "next-token they are cut into several examples.",
+        "next-token they are cut into several examples, for pretraining packed into rows of this "
+        "length.",
     )
 
     @property

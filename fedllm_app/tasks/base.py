@@ -146,6 +146,8 @@ class TaskKind:
         like; rows without a value there are refused or dropped, as data.bad-rows says.
     embedded : the built-in task whose embedded text and backbone it can use, "" if none.
     config : more keys of the model's config, such as {"num_labels": 1}.
+    packed : rows are of one length and come to `collate` as arrays (`Table.arrays`), and a client
+        reads them as a stream unless `client.reading` says otherwise.
     """
 
     name: str
@@ -161,6 +163,7 @@ class TaskKind:
     reads: tuple[str, ...] = ()
     embedded: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    packed: bool = False
 
     @property
     def headline(self) -> str:

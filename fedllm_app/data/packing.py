@@ -1,0 +1,172 @@
+"""Pack documents into rows of equal length, once: a stream of tokens that is never padded.
+
+The documents of one owner (a value of data.user-column, where there is such a column) follow each
+other, and are cut into rows wherever a row ends. What is left of each owner at the end is less than
+a row, and is left out. Beside its tokens a row has the offsets at which documents begin in it, so
+that attention can stay inside a document.
+
+Shapes: T tokens of a row.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedllm_app.core.errors import DataError
+from fedllm_app.core.progress import with_progress
+from fedllm_app.data.documents import documents, end_token
+from fedllm_app.data.source import DataSettings, Source, require_column
+from fedllm_app.data.text import strip_headers, tokens_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger("fedllm")
+TEXTS = 512  # that are tokenized at once
+ROWS = 1024  # that are written at once
+JOINED = "joined"
+
+
+@dataclass
+class Packer:
+    """Rows of one owner, as they fill.
+
+    Attributes
+    ----------
+    T : tokens of a row.
+    tokens : of the row that is not full yet.
+    starts : offsets in it at which documents begin.
+    source : the text that its first token is of.
+    """
+
+    T: int
+    tokens: list[np.ndarray] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    source: int = -1
+    size: int = 0
+
+    def add(self, document: np.ndarray, source: int) -> Iterator[tuple[np.ndarray, list[int], int]]:
+        """Take a document; yield each row that it fills: tokens, starts, source."""
+        at = 0
+        if document.size:
+            self.starts.append(self.size)
+        while at < document.size:
+            if not self.size:
+                self.source = source
+            part = document[at : at + self.T - self.size]
+            self.tokens.append(part)
+            self.size += part.size
+            at += part.size
+            if self.size == self.T:
+                yield np.concatenate(self.tokens), self.starts, self.source
+                self.tokens, self.starts, self.size = [], [], 0
+
+
+def prepare_packed(
+    raw: "Dataset",
+    source: Source,
+    settings: DataSettings,
+    tokenizer: Any,
+    max_tokens: int,
+    labels: Sequence[str] | None,
+    file: Path,
+) -> None:
+    """Write `raw` as Arrow rows with columns input_ids, starts, user, source_row.
+
+    Memory does not grow with the text: rows are written as they fill.
+
+    Parameters
+    ----------
+    raw : rows as they are in the source.
+    source : named in error messages.
+    settings : columns, strip, and whether documents are kept apart.
+    tokenizer : of transformers.
+    max_tokens : T.
+    labels : not read.
+    file : Arrow file to write.
+
+    Raises
+    ------
+    DataError
+        If the text column is missing, or no owner's text fills a row.
+    """
+    require_column(raw, "data.text-column", settings.text_column, source)
+    owned = settings.user_column in raw.column_names
+    names = [settings.text_column] + [settings.user_column] * owned
+    wide = len(tokenizer) > np.iinfo(np.uint16).max
+    packers: dict[str, Packer] = {}
+    end, apart = end_token(tokenizer), settings.documents != JOINED
+    rows = raw.select_columns(names)
+
+    def packed() -> Iterator[tuple[np.ndarray, list[int], str | None, int]]:
+        starts = range(0, len(rows), TEXTS)
+        for start in with_progress(starts, "packing the text, once"):
+            batch = rows[start : start + TEXTS]
+            texts = batch[settings.text_column]
+            if settings.strip == "headers":
+                texts = [strip_headers(text) for text in texts]
+            owners = batch[settings.user_column] if owned else [None] * len(texts)
+            ids = documents(texts, tokens_of(texts, tokenizer), end)
+            for number, (owner, document) in enumerate(zip(owners, ids, strict=True)):
+                name = None if owner is None else str(owner)
+                packer = packers.setdefault(name or "", Packer(max_tokens))
+                for row, begins, first in packer.add(np.asarray(document), start + number):
+                    yield row, begins if apart else [], name, first
+
+    count = _write(packed(), file, max_tokens, wide, owned)
+    left = sum(packer.size for packer in packers.values())
+    if not count:
+        raise DataError(
+            f"{source} fills no row of task.max-tokens = {max_tokens}: there are {left:,} tokens; "
+            "expected more text, or a smaller task.max-tokens"
+        )
+    log.info(
+        "%s: packed into %d rows of %d tokens; %d tokens at the end of %d owners are left out",
+        source, count, max_tokens, left, len(packers),
+    )  # fmt: skip
+
+
+def _write(
+    rows: Iterator[tuple[np.ndarray, list[int], str | None, int]],
+    file: Path,
+    T: int,
+    wide: bool,
+    owned: bool,
+) -> int:
+    """Write rows as they come, and return how many there were."""
+    import pyarrow
+
+    token = pyarrow.int32() if wide else pyarrow.uint16()
+    fields = [
+        ("input_ids", pyarrow.list_(token, T)),
+        ("starts", pyarrow.list_(pyarrow.int32())),
+        *([("user", pyarrow.string())] if owned else []),
+        ("source_row", pyarrow.int64()),
+    ]
+    schema, count = pyarrow.schema(fields), 0
+    with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as stream:
+        held: list[tuple[np.ndarray, list[int], str | None, int]] = []
+
+        def flush() -> None:
+            ids = np.concatenate([row for row, *_ in held]).astype(np.int32 if wide else np.uint16)
+            columns: list[pyarrow.Array] = [
+                pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(ids), T),
+                pyarrow.array([starts for _, starts, _, _ in held], pyarrow.list_(pyarrow.int32())),
+                *([pyarrow.array([user for *_, user, _ in held], pyarrow.string())] * owned),
+                pyarrow.array([first for *_, first in held], pyarrow.int64()),
+            ]
+            stream.write_batch(pyarrow.record_batch(columns, schema=schema))
+            held.clear()
+
+        for row in rows:
+            held.append(row)
+            count += 1
+            if len(held) == ROWS:
+                flush()
+        if held:
+            flush()
+    return count
