@@ -29,6 +29,7 @@ from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan
 from fedllm_app.core.seeds import seed_torch
 from fedllm_app.models.adapter import wrap
+from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.scratch import SHAPES, scratch_config
 from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.models.trainable import TrainableModel
@@ -107,6 +108,8 @@ class Ours:
         task = NextToken()
         backbone = fresh(size)
         backbone.config.use_cache = False
+        if settings.autocast:
+            attend_in_float32(backbone)
         model = wrap(backbone, ModelSettings(train="full"), LoraSettings(), 0)
         assert isinstance(model, TrainableModel)
         self.start, self.loss = model.values(), 0.0

@@ -32,7 +32,7 @@ from fedllm_app.core.plan import ClientPlan
 from fedllm_app.wire.codec import WireSettings
 
 torch.set_num_threads(1)
-rows = 200
+rows = 300
 layout = ParamLayout(
     tuple(f"{i}.{kind}" for i in range(20) for kind in ("w", "norm")), ((rows, 1000), (1000,)) * 20
 )
@@ -90,7 +90,7 @@ def test_kept_state_is_in_memory_once(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
     vectors = float(done.stdout)  # AdamW keeps two
-    assert 1.8 < vectors < 2.4
+    assert 1.8 < vectors < 2.5
 
 
 def test_blocks_and_a_given_start_change_no_bit():

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from fedllm_app.config import RunConfig
 from fedllm_app.config.inputs import input_problems
 from fedllm_app.core.errors import CheckpointError, ConfigError
+from fedllm_app.models import attention
 from fedllm_app.models.scratch import PUBLISHED_VOCABULARY, SHAPES, scratch_config
 from fedllm_app.models.vocabulary import END, PAD, train, trained_tokenizer
 from fedllm_app.parts import Parts, Place
@@ -75,6 +76,7 @@ def test_a_run_from_scratch_ends_in_a_model_of_plain_transformers(played):
     assert size < 4 * sum(p.numel() for p in model.parameters()) + 10_000
     assert model.config.max_position_embeddings == 16
     assert (model.config.eos_token_id, model.config.vocab_size) == (0, len(tokenizer))
+    assert attention.NAME not in (folder / "config.json").read_text()
     about = json.loads((folder / "fedllm.json").read_text())
     assert about["base"] == "scratch:tiny"
     assert "scratch:tiny" in (folder / "README.md").read_text()
