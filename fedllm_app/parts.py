@@ -26,6 +26,7 @@ from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import built_in
 from fedllm_app.data.table import Rows, Table
 from fedllm_app.models.adapter import wrap
+from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.backbone import (
     device_of,
     load_backbone,
@@ -207,6 +208,8 @@ class Parts:
             seed=c.run.seed,
             tokenizer=self.tokenizer,
         )
+        if c.client.autocast:
+            attend_in_float32(backbone)
         if not self.kind.images:
             check_positions(backbone, c.task.max_tokens)
         # Adapters and head are drawn on the CPU, so that every device draws the same.

@@ -87,6 +87,7 @@ def train(texts: Iterator[list[str]], vocabulary: int) -> PreTrainedTokenizerFas
         bos_token=END,
         pad_token=PAD,
         clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],  # what a decoder's generate takes
     )
 
 

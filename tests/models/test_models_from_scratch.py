@@ -10,7 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from fedllm_app.config import RunConfig
+from fedllm_app.config.inputs import input_problems
 from fedllm_app.core.errors import CheckpointError, ConfigError
+from fedllm_app.models import attention
 from fedllm_app.models.scratch import PUBLISHED_VOCABULARY, SHAPES, scratch_config
 from fedllm_app.models.vocabulary import END, PAD, train, trained_tokenizer
 from fedllm_app.parts import Parts, Place
@@ -42,7 +44,8 @@ def own(tiny, home, **more):
         | {"partition.clients": 3, "round.clients": 2, "client.steps": 2, "client.batch": 4}
         | {"strategy.name": "fedavg", "server.optimizer": "sgd", "server.lr": 1.0}
         | {"client.optimizer": "adamw", "client.lr": 1e-3, "client.decay-all": False}
-        | {"model.tokenizer": "train"}
+        | {"client.keep-optimizer": True, "client.micro-batch": 3, "client.autocast": "bfloat16"}
+        | {"client.clip-norm": 1.0, "model.checkpointing": True, "model.tokenizer": "train"}
         | changed
     )
 
@@ -62,16 +65,18 @@ def test_a_run_from_scratch_ends_in_a_model_of_plain_transformers(played):
     folder = played / "model"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer("the sun", return_tensors="pt")["input_ids"]
-    made = model.generate(ids, max_new_tokens=5, do_sample=False)
-    assert 0 < made.shape[1] - ids.shape[1] <= 5
-    assert tokenizer.decode(made[0, : ids.shape[1]]) == "the sun"
+    begun = tokenizer("the sun", return_tensors="pt")
+    made = model.generate(**begun, max_new_tokens=5, do_sample=False)
+    read = begun["input_ids"].shape[1]
+    assert 0 < made.shape[1] - read <= 5
+    assert tokenizer.decode(made[0, :read]) == "the sun"
     # One tensor for embeddings and output: it is saved once and tied again.
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     size = (folder / "model.safetensors").stat().st_size
     assert size < 4 * sum(p.numel() for p in model.parameters()) + 10_000
     assert model.config.max_position_embeddings == 16
     assert (model.config.eos_token_id, model.config.vocab_size) == (0, len(tokenizer))
+    assert attention.NAME not in (folder / "config.json").read_text()
     about = json.loads((folder / "fedllm.json").read_text())
     assert about["base"] == "scratch:tiny"
     assert "scratch:tiny" in (folder / "README.md").read_text()
@@ -86,6 +91,16 @@ def test_a_run_that_goes_on_refuses_another_tokenizer(tiny, home, played, monkey
     monkeypatch.setattr(parts, "trained_tokenizer", lambda *_: folder)
     with pytest.raises(CheckpointError, match=r"the tokenizer \(model\.tokenizer, data\.train\)"):
         run_local(own(tiny, home, run__rounds=3))
+
+
+def test_a_run_that_goes_on_ends_with_the_bits_of_one_that_never_stopped(tiny, home, played):
+    """With kept optimizers, batches in parts, mixed precision and activations computed again."""
+    more = {"run__rounds": 4}
+    on = run_local(own(tiny, home, **more))
+    straight = run_local(own(tiny, home, run__name="straight", **more))
+    assert on == played
+    ends = [(folder / "model" / "model.safetensors").read_bytes() for folder in (on, straight)]
+    assert ends[0] == ends[1]
 
 
 def test_every_process_draws_the_same_start(tiny, home, played):
@@ -112,6 +127,12 @@ def test_every_process_draws_the_same_start(tiny, home, played):
     assert done.stdout.strip() == hashlib.blake2b(here.tobytes()).hexdigest(), done.stderr[-2000:]
     seeded = Parts(own(tiny, home, run__seed=1), Place(home)).initial
     assert not np.array_equal(here, seeded)
+
+
+def test_a_tokenizer_that_is_not_there_is_said_before_the_run(tiny, home):
+    assert input_problems(own(tiny, home)) == []
+    (found,) = input_problems(own(tiny, home, model__tokenizer="/nowhere"))
+    assert "no tokenizer at '/nowhere'" in found
 
 
 def test_a_device_needs_no_file_for_a_model_from_scratch():
