@@ -115,6 +115,16 @@ class Run:
         return total
 
     @property
+    def staleness(self) -> tuple[float, int] | None:
+        """Mean staleness of accepted replies, in steps, and the largest; None without any."""
+        found = [r for r in self.metrics if "staleness-most" in r]
+        replies = sum(int(r["clients"]) for r in found)
+        if not replies:
+            return None
+        total = sum(r["staleness-mean"] * r["clients"] for r in found)
+        return total / replies, max(int(r["staleness-most"]) for r in found)
+
+    @property
     def clipped(self) -> Counter[str]:
         """Clients whose update was above the bound of `round.clip`, with in how many rounds."""
         found = (record.get("clipped-clients") or [] for record in self.metrics)

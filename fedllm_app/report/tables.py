@@ -93,6 +93,8 @@ def summary(run: Run, report: Path) -> list[tuple[str, str]]:
     rows += [("times less than dense", less), ("time", format_seconds(run.seconds))]
     if run.simulated_s is not None:
         rows.append(("simulated time", format_seconds(run.simulated_s)))
+    if stale := run.staleness:
+        rows.append(("staleness", f"{stale[0]:.2f} steps on average, {stale[1]} at most"))
     if run.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in run.dropped.most_common())
         rows.append(("dropped replies", reasons))
@@ -267,7 +269,10 @@ def _each_simulated(run: Run) -> str:
 def _rounds_note(run: Run) -> str:
     taken = sum(int(record.get("clients") or 0) for record in run.metrics)
     dropped = sum(run.dropped.values())
-    return f"{taken:,} replies" + (f", {dropped:,} dropped" if dropped else "")
+    stale = run.staleness
+    words = [f"{taken:,} replies", f"{dropped:,} dropped" if dropped else ""]
+    words += [f"{stale[0]:.1f} steps stale on average, {stale[1]} at most"] if stale else []
+    return ", ".join(filter(None, words))
 
 
 def _last_part(value: object) -> str:

@@ -87,8 +87,9 @@ TRAFFIC = XAxis(
 )  # fmt: skip
 SIMULATED = XAxis(
     "simulated time", ("simulated-s",), "simulated time so far", "s",
-    "A round lasts as long as its slowest client's measured bytes take over its link; "
-    "computing is not counted, nor the one-time download of the base model.",
+    "A round lasts as long as the replies that it waits for: measured bytes over links, and local "
+    "steps where compute.step-s says how long one takes. The one-time download of the base model "
+    "is not counted.",
     "simulated seconds",
 )  # fmt: skip
 TOKENS = XAxis(
@@ -113,6 +114,6 @@ def x_axis(choice: str, runs: Sequence[Run]) -> XAxis:
     if choice == "simulated" and without:
         raise ConfigError(
             f"--x is 'simulated', but no clock ran in {', '.join(without)}; it runs when "
-            "network.preset is set, or network.down-mbps and network.up-mbps"
+            "network.preset is set, or network.down-mbps and network.up-mbps, or compute.step-s"
         )
     return CHOICES[choice]

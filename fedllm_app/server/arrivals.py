@@ -103,7 +103,9 @@ class AsTheyCome:
                 intake.give_up(late, self._late)
                 return None
             self._unread += self._transport.poll()
-        return self._unread.popleft()
+        reply = self._unread.popleft()
+        self._due.pop((reply.job, reply.client), None)
+        return reply
 
     def rest(self) -> list[Reply]:
         """Return what is unread."""
@@ -189,6 +191,7 @@ class ByClock:
                 key = (reply.job, reply.client)
                 if key in intake.open and key not in self._held:
                     self._held[key] = self._arrival(intake.open[key], reply), reply
+                    del self._due[key]  # it has come, however long its turn is away
 
     def rest(self) -> list[Reply]:
         """Forget what was given up; it has not travelled."""

@@ -189,6 +189,10 @@ def check(q: Question) -> None:
             f"--max-seconds is {q.budget.seconds:g} and no link is known; expected --down-mbps and "
             "--up-mbps, or --links FILE"
         )
+    if (pacing := q.config.round.pacing) != "sync":
+        wrong.append(
+            f"round.pacing is {pacing!r}; a plan reckons with whole rounds: expected 'sync'"
+        )
     if q.share and not 0 < q.share < 1:
         wrong.append(f"--pilot is {q.share:g}; expected a share in (0, 1). 0.2 spends a fifth")
     if q.share and q.config.data.train == "node":

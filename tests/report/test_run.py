@@ -7,6 +7,7 @@ import pytest
 
 from fedllm_app.core.units import format_bytes, format_metric, format_seconds, format_times
 from fedllm_app.report.curves import running_mean
+from fedllm_app.report.page import summary_rows
 from fedllm_app.report.run import Run, carried, read_run
 from fedllm_app.report.tables import DASH, evaluation_table
 from fedllm_app.run.ledger import Ledger
@@ -89,6 +90,20 @@ def test_an_evaluation_alone_stands_where_the_round_before_it_ended() -> None:
 def test_a_run_without_a_clock_has_no_simulated_seconds(small: Run) -> None:
     assert not small.clock
     assert small.simulated_s is None
+    assert small.staleness is None
+
+
+def test_staleness_is_a_mean_over_replies_and_the_largest(tmp_path: Path) -> None:
+    metrics = JsonLines(tmp_path / "metrics.jsonl")
+    metrics.append({"round": 0, "headline": "loss"})
+    for round, replies, mean, most in ((1, 2, 0.0, 0), (2, 4, 1.5, 3)):
+        stale = {"staleness-mean": mean, "staleness-most": most}
+        metrics.append({"round": round, "clients": replies, "dropped": {}} | stale)
+    metrics.append({"round": 3, "clients": 0, "dropped": {"stale": 1, "late": 2}})
+    assert read_run(tmp_path).staleness == (1.0, 3)
+    rows = dict(summary_rows(tmp_path))
+    assert rows["staleness"] == "1.00 steps on average, 3 at most"
+    assert rows["dropped replies"] == "2 late, 1 stale"
 
 
 @pytest.mark.parametrize(

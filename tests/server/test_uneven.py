@@ -4,6 +4,7 @@ Clients take one local step of 1 to 20 simulated seconds; links take none, unles
 """
 
 import random
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -265,6 +266,18 @@ def test_a_reply_that_is_too_stale_is_dropped_and_counted(tmp_path):
     assert len(rejected) == stale  # it has travelled
 
 
+def test_a_reply_that_has_come_waits_for_its_turn_beyond_the_time_out(tmp_path):
+    def slow(values_P):
+        time.sleep(0.06)
+        return {"loss": 1.0}
+
+    # The reply to the first job of h, of 20 s, lies there for many rounds.
+    loop = loop_over(tmp_path, timeout_s=0.3, evaluate=slow, **ASYNC | {"evaluate_every": 1})
+    loop.play()
+    assert loop.state.dropped == {}
+    assert loop.state.accepted["h"] > 0
+
+
 def test_what_is_in_vain_is_said_at_the_end(tmp_path, said):
     loop_over(tmp_path, **DEADLINE).play()
     assert f"not counted: {8 * 2} late" in said.text
@@ -339,3 +352,26 @@ def test_by_the_wall_clock_the_first_to_come_close_a_round(tmp_path):
     # What was late in round 1 comes in round 2, has travelled, and is no longer owed.
     late = [r for r in read_lines(tmp_path / "ledger.jsonl") if not r.get("accepted", True)]
     assert {r["round"] for r in late} == {2}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ASYNC | {"weights": "examples"},
+        ASYNC | {"weights": "tokens"},
+        ASYNC | {"clip_action": "drop", "clip_factor": 1.0},
+        ASYNC | {"method": "floss", "strategy": {"mean": "senders"}},
+        DEADLINE | {"aggregate": "median"},
+        DEADLINE | {"weights": "examples", "clip": "0.5"},
+    ],
+    ids=lambda how: "-".join(str(v) for v in how.values() if isinstance(v, str)),
+)
+def test_what_weighs_bounds_and_combines_replies_goes_with_it(tmp_path, how):
+    loop_over(tmp_path / "whole", **how).play()
+    with pytest.raises(KeyboardInterrupt):
+        loop_over(tmp_path / "killed", shuffle=3, die_after=9, **how).play()
+    loop = loop_over(tmp_path / "killed", **how)
+    loop.play()
+    assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole")
+    norms = [r["update-norm"] for r in rows(tmp_path / "whole") if "update-norm" in r]
+    assert len(norms) == how["rounds"] and all(norm and norm < 100 for norm in norms)

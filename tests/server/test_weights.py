@@ -49,3 +49,18 @@ def test_the_mean_of_a_round_by_its_weights(tmp_path, by, moved):
     before = loop.optimizer.params.copy()
     loop.play()
     assert (before - loop.optimizer.params).tolist() == [moved] * P
+
+
+def test_weights_of_whoever_comes_sum_to_no_more_than_a_cohorts():
+    # Of 100 clients any 4 may come, or one of them 4 times.
+    counts = {str(i): i + 1 for i in range(100)}
+    weights = Weights("examples", counts, int, replies=4, fresh=64)
+    each = {client: weight(weights, client) for client in counts}
+    assert weights.total == 4 * max(each.values()) and weights.total * 64 <= 1 << 24
+    # Fine enough that a weight is in proportion to within one in a hundred of the largest.
+    largest = max(each.values())
+    assert all(abs(each[c] / largest - n / 100) <= 0.01 for c, n in counts.items())
+    assert Weights("uniform", counts, int, replies=4, fresh=64).total == 4
+    tokens = Weights("tokens", counts, lambda examples: 2048 * examples, replies=4, fresh=64)
+    assert weight(tokens, "99", 10**9) * 4 == tokens.total
+    assert tokens.total * 64 <= 1 << 24
