@@ -107,7 +107,7 @@ class RunConfig(Settings):
             strategy["decay"] = shrinking(self.strategy.density, self.run.rounds)
         return self.model_copy(
             update={
-                "server": self.server.resolved(method.optimizer),
+                "server": self.server.resolved(method.server),
                 "strategy": self.strategy.model_copy(update=strategy),
                 "network": self.network.resolved(),
                 "round": self.round.model_copy(

@@ -23,10 +23,11 @@ def of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
         method.own_settings(strategy)
     except ConfigError as error:
         yield str(error)
-    if method.optimizer and c.server.optimizer not in ("", method.optimizer):
+    own = method.server.get("optimizer", "")
+    if own and c.server.optimizer not in ("", own):
         yield (
             f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {name!r} is defined "
-            f"with {method.optimizer!r}; leave it automatic, or choose strategy.name = 'dense'"
+            f"with {own!r}; leave it automatic, or choose strategy.name = 'dense'"
         )
     for key in READ_BY_SOME:
         value = getattr(strategy, key.replace("-", "_"))

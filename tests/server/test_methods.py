@@ -65,9 +65,9 @@ def test_dense_methods_send_everything_each_way(name):
 
 
 def test_fedavg_is_defined_with_sgd_of_rate_1():
-    server = ServerSettings().resolved(STRATEGIES["fedavg"].optimizer)
+    server = ServerSettings().resolved(STRATEGIES["fedavg"].server)
     assert (server.optimizer, server.lr, server.momentum) == ("sgd", 1.0, 0.0)
-    assert ServerSettings().resolved(STRATEGIES["floss"].optimizer).optimizer == "adam"
+    assert ServerSettings().resolved(STRATEGIES["floss"].server).optimizer == "adam"
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

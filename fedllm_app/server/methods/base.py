@@ -163,7 +163,8 @@ class Method:
     source : where it is defined.
     about : one sentence.
     keys : the strategy settings that it reads.
-    optimizer : the server optimizer it is defined with, when it is only right with that one.
+    server : what keys of `server` are when they are left automatic, by field; {} is as they are
+        for every method. One that names an optimizer is right with that one alone.
     mean : what `strategy.mean` is when it is left automatic.
     needs_lora : it speaks of adapters, and means nothing without any.
     weights : what `round.weights` is when it is left automatic.
@@ -177,7 +178,7 @@ class Method:
     source: str
     about: str
     keys: tuple[str, ...] = ()
-    optimizer: str = ""
+    server: Mapping[str, Any] = field(default_factory=dict)
     mean: Share = "cohort"
     needs_lora: bool = False
     weights: Literal["uniform", "examples", "tokens"] = "uniform"

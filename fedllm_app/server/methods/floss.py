@@ -109,7 +109,7 @@ FEDAVG = Method(
     "McMahan et al. 2017, arXiv 1602.05629",
     "Everything sent each way, the server takes the mean.",
     keys=DOWN_KEYS,
-    optimizer="sgd",
+    server={"optimizer": "sgd"},
     weights="examples",
 )
 FLOSS = Method(
