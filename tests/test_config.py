@@ -151,6 +151,31 @@ AT_ODDS = {
         "server.momentum = 0.0; expected 'sgd' and a momentum above 0",
         {"server.momentum": 0.9},
     ),
+    "diloco with adam": (
+        {"strategy.name": "diloco", "server.optimizer": "adam"},
+        "server.optimizer is 'adam', but strategy.name = 'diloco' is defined with 'sgd'",
+        {"strategy.name": "dense"},
+    ),
+    "diloco without momentum": (
+        {"strategy.name": "diloco", "server.momentum": 0},
+        "server.nesterov is True with server.optimizer = 'sgd' and server.momentum = 0.0",
+        {"strategy.name": "photon"},
+    ),
+    "a decay of what is not kept": (
+        {"strategy.feedback-decay": 0.9, "run.name": "x"},
+        "strategy.feedback-decay is 0.9 with strategy.error-feedback = False, which keeps nothing",
+        {"strategy.error-feedback": True},
+    ),
+    "a decay of what no upload leaves out": (
+        {"strategy.name": "dense", "strategy.feedback-decay": 0.9},
+        "strategy.feedback-decay is 0.9, which strategy.name = 'dense' does not read",
+        {"strategy.name": "sparse-diloco", "run.name": "x"},
+    ),
+    "a residual in a run without a name": (
+        {"strategy.name": "sparse-diloco"},
+        "strategy.feedback-decay is 0.95 with run.name = ''; expected a name",
+        {"strategy.feedback-decay": 0.0},
+    ),
     "more replies than clients": (
         {"round.min-replies": 6},
         "round.min-replies is 6; expected at most round.clients = 5",

@@ -101,14 +101,12 @@ class RunConfig(Settings):
         """
         method = method_of(self.strategy.name)
         strategy: dict[str, Any] = {}
-        if "mean" in method.keys:
-            strategy["mean"] = self.strategy.mean or method.mean
         if "decay" in method.keys and not self.strategy.decay:
             strategy["decay"] = shrinking(self.strategy.density, self.run.rounds)
         return self.model_copy(
             update={
                 "server": self.server.resolved(method.server),
-                "strategy": self.strategy.model_copy(update=strategy),
+                "strategy": method.filled(self.strategy).model_copy(update=strategy),
                 "network": self.network.resolved(),
                 "round": self.round.model_copy(
                     update={"weights": self.round.weights or method.weights}

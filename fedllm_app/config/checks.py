@@ -46,9 +46,12 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
             f"server.nesterov is True with server.optimizer = {server.optimizer!r} and "
             f"server.momentum = {server.momentum!r}; expected 'sgd' and a momentum above 0"
         )
+    decay = method.filled(c.strategy).feedback_decay
+    always = "feedback-decay" in method.keys and "error-feedback" not in method.keys
     for key, keeps in (
         ("client.keep-optimizer", c.client.keep_optimizer),
         ("strategy.error-feedback", c.strategy.error_feedback),
+        ("strategy.feedback-decay", decay if always else 0),
         ("strategy.down-history", c.strategy.down_history),
     ):
         if keeps and not c.run.name:

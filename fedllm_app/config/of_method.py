@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 READ_BY_SOME = (
     "tier-densities", "tier-ranks", "head", "mean", "error-feedback", "down", "down-history",
+    "feedback-decay", "rounding", "top-k", "block",
 )  # fmt: skip
 
 
@@ -53,6 +54,12 @@ def of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
             f"strategy.error-feedback is True with strategy.name = {name!r} sending all that it "
             "trains and wire.up-values = 'fp32', which leave nothing out; expected false"
         )
+    decays = {"error-feedback", "feedback-decay"} <= {*method.keys}
+    if decays and strategy.feedback_decay >= 0 and not strategy.error_feedback:
+        yield (
+            f"strategy.feedback-decay is {strategy.feedback_decay:g} with strategy.error-feedback "
+            "= False, which keeps nothing; set strategy.error-feedback to true, or the decay to -1"
+        )
     if method.needs_lora and c.model.train != "lora":
         yield f"model.train is {c.model.train!r}; strategy.name = {name!r} needs 'lora'"
     if strategy.head == "whole" and c.model.train != "lora":
@@ -83,8 +90,13 @@ def unused_keys(c: "RunConfig") -> list[str]:
 
 def read_keys(c: "RunConfig") -> set[str]:
     """Return the strategy keys that say something: a decay that is given leaves none to density."""
-    keys = set(method_of(c.strategy.name).keys)
-    return keys - {"density"} if "decay" in keys and c.strategy.decay else keys
+    method = method_of(c.strategy.name)
+    keys = set(method.keys)
+    if "decay" in keys and c.strategy.decay:
+        keys -= {"density"}
+    if method.filled(c.strategy).top_k != "block":
+        keys -= {"block"}
+    return keys
 
 
 def of_aggregate(c: "RunConfig", method: Method) -> Iterator[str]:

@@ -40,6 +40,8 @@ def _unread(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield from (f"network.{kebab(k)}" for k, _ in c.network)
     if c.wire.up_values in PLAIN and c.wire.down_values in PLAIN:
         yield "wire.block"
+    if c.wire.up_values in PLAIN:
+        yield "strategy.rounding"
     if not c.round.target:
         yield "round.target-metric"
     if c.round.clip != "auto":

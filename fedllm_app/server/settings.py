@@ -67,12 +67,13 @@ class ServerSettings(ScheduleSettings):
         name = self.optimizer or given.get("optimizer", "adam")
         decay = self.weight_decay if self.weight_decay >= 0 else 0.01 * (name == "adamw")
         momentum = given.get("momentum", 0.0)
+        nesterov = given.get("nesterov", False) and name == given.get("optimizer")
         update = {
             "optimizer": name,
             "lr": self.lr or given.get("lr", DEFAULT_LR.get(name, 1e-2)),
             "weight_decay": decay,
             "momentum": self.momentum if self.momentum >= 0 else momentum,
-            "nesterov": self.nesterov or given.get("nesterov", False),
+            "nesterov": self.nesterov or nesterov,
         }
         return self.model_copy(update=update)
 
