@@ -71,7 +71,7 @@ WRONG = [
     ("run.name", "../elsewhere", "letters"),
     ("run.name", "a/b", "letters"),
     ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, or MODULE:NAME"),
-    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4' or 'q3'"),
+    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4', 'q3' or 'q2'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
     ("data.train", "", "at least 1 character"),
