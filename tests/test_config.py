@@ -70,7 +70,7 @@ WRONG = [
     ("wire.block", 100, "power of two"),
     ("run.name", "../elsewhere", "letters"),
     ("run.name", "a/b", "letters"),
-    ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, or MODULE:NAME"),
+    ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, delayed-nesterov, or MODULE:NAME"),
     ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4', 'q3' or 'q2'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
@@ -154,7 +154,7 @@ AT_ODDS = {
     "diloco with adam": (
         {"strategy.name": "diloco", "server.optimizer": "adam"},
         "server.optimizer is 'adam', but strategy.name = 'diloco' is defined with 'sgd'",
-        {"strategy.name": "dense"},
+        {"server.optimizer": "delayed-nesterov"},
     ),
     "diloco without momentum": (
         {"strategy.name": "diloco", "server.momentum": 0},

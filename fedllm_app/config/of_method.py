@@ -25,7 +25,7 @@ def of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
     own = method.server.get("optimizer", "")
-    if own and c.server.optimizer not in ("", own):
+    if own and c.server.optimizer not in ("", own, *method.optimizers):
         yield (
             f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {name!r} is defined "
             f"with {own!r}; leave it automatic, or choose strategy.name = 'dense'"

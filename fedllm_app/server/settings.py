@@ -13,14 +13,14 @@ class ServerSettings(ScheduleSettings):
 
     optimizer: str = Field(
         "",
-        description="Optimizer: adam, adamw, sgd, adagrad, or MODULE:NAME of your own; automatic "
-        "is adam, or the one the method is defined with.",
+        description="Optimizer: adam, adamw, sgd, adagrad, delayed-nesterov, or MODULE:NAME of "
+        "your own; automatic is adam, or the one the method is defined with.",
     )
     lr: float = Field(
         0.0,
         ge=0,
-        description="Learning rate of the server. Automatic: 0.01, and 1 for sgd, or the one the "
-        "method is defined with.",
+        description="Learning rate of the server. Automatic: 0.01, 1 for sgd, 0.7 for "
+        "delayed-nesterov, or the one the method is defined with.",
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of Adam's first moment.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Decay rate of Adam's second moment.")
@@ -35,7 +35,14 @@ class ServerSettings(ScheduleSettings):
         -1.0,
         ge=-1,
         lt=1,
-        description="Momentum of sgd. -1 is automatic: 0, or the one the method is defined with.",
+        description="Momentum of sgd. -1 is automatic: 0, 0.9 for delayed-nesterov, or the one the "
+        "method is defined with.",
+    )
+    momentum_period: int = Field(
+        1,
+        ge=1,
+        description="Steps between two uses of the momentum of delayed-nesterov: as many as make "
+        "up one step of all clients. 1 is Nesterov momentum at every step.",
     )
     nesterov: bool = Field(
         False,
@@ -66,7 +73,7 @@ class ServerSettings(ScheduleSettings):
         given = defined_with or {}
         name = self.optimizer or given.get("optimizer", "adam")
         decay = self.weight_decay if self.weight_decay >= 0 else 0.01 * (name == "adamw")
-        momentum = given.get("momentum", 0.0)
+        momentum = given.get("momentum", 0.9 if name == DELAYED else 0.0)
         nesterov = given.get("nesterov", False) and name == given.get("optimizer")
         update = {
             "optimizer": name,
@@ -78,4 +85,5 @@ class ServerSettings(ScheduleSettings):
         return self.model_copy(update=update)
 
 
-DEFAULT_LR = {"adam": 1e-2, "adamw": 1e-2, "sgd": 1.0, "adagrad": 1e-2}
+DELAYED = "delayed-nesterov"
+DEFAULT_LR = {"adam": 1e-2, "adamw": 1e-2, "sgd": 1.0, "adagrad": 1e-2, DELAYED: 0.7}

@@ -48,6 +48,7 @@ SERVERS = {
     "sgd": {"optimizer": "sgd", "lr": 0.5},
     "nesterov": {"optimizer": "sgd", "lr": 0.5, "momentum": 0.9, "nesterov": True},
     "adagrad": {"optimizer": "adagrad", "lr": 0.1},
+    "delayed": {"optimizer": "delayed-nesterov", "lr": 0.5, "momentum_period": 3},
 }
 
 

@@ -199,7 +199,9 @@ class Method:
     about : one sentence.
     keys : the strategy settings that it reads.
     server : what keys of `server` are when they are left automatic, by field; {} is as they are
-        for every method. One that names an optimizer is right with that one alone.
+        for every method. One that names an optimizer is right with that one alone, and with
+        `optimizers`.
+    optimizers : others that it is right with.
     mean : what `strategy.mean` is when it is left automatic.
     strategy : what other keys of `strategy` are when they are left automatic, by field.
     needs_lora : it speaks of adapters, and means nothing without any.
@@ -215,6 +217,7 @@ class Method:
     about: str
     keys: tuple[str, ...] = ()
     server: Mapping[str, Any] = field(default_factory=dict)
+    optimizers: tuple[str, ...] = ()
     mean: Share = "cohort"
     strategy: Mapping[str, Any] = field(default_factory=dict)
     needs_lora: bool = False

@@ -6,6 +6,7 @@ momentum. Tune the outer rate before comparing: the best one rises with H and wi
 
 from fedllm_app.server.methods.base import DOWN_KEYS, Method
 from fedllm_app.server.methods.floss import dense
+from fedllm_app.server.settings import DELAYED
 
 DILOCO = Method(
     dense,
@@ -13,4 +14,5 @@ DILOCO = Method(
     "Everything sent each way, the server takes a Nesterov step on the mean; for pre-training.",
     keys=DOWN_KEYS,
     server={"optimizer": "sgd", "lr": 0.7, "momentum": 0.9, "nesterov": True},
+    optimizers=(DELAYED,),
 )
