@@ -41,7 +41,11 @@ def shrinking(inputs, state):
     return round_, {"mask": mask}
 
 
-METHODS = {"floss": "floss", "shrinking": Method(shrinking, "", "")}
+METHODS = {
+    "floss": "floss",
+    "shrinking": Method(shrinking, "", ""),
+    "sparse-diloco": "sparse-diloco",  # its residuals are on devices
+}
 SERVERS = {
     "adam": {"optimizer": "adam", "lr": 0.1},
     "adamw": {"optimizer": "adamw", "lr": 0.1},
