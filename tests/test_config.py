@@ -70,8 +70,8 @@ WRONG = [
     ("wire.block", 100, "power of two"),
     ("run.name", "../elsewhere", "letters"),
     ("run.name", "a/b", "letters"),
-    ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, or MODULE:NAME"),
-    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4' or 'q3'"),
+    ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, delayed-nesterov, or MODULE"),
+    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4', 'q3' or 'q2'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
     ("data.train", "", "at least 1 character"),
@@ -150,6 +150,31 @@ AT_ODDS = {
         {"server.nesterov": True, "server.optimizer": "sgd"},
         "server.momentum = 0.0; expected 'sgd' and a momentum above 0",
         {"server.momentum": 0.9},
+    ),
+    "diloco with adam": (
+        {"strategy.name": "diloco", "server.optimizer": "adam"},
+        "server.optimizer is 'adam', but strategy.name = 'diloco' is defined with 'sgd'",
+        {"server.optimizer": "delayed-nesterov"},
+    ),
+    "diloco without momentum": (
+        {"strategy.name": "diloco", "server.momentum": 0},
+        "server.nesterov is True with server.optimizer = 'sgd' and server.momentum = 0.0",
+        {"strategy.name": "photon"},
+    ),
+    "a decay of what is not kept": (
+        {"strategy.feedback-decay": 0.9, "run.name": "x"},
+        "strategy.feedback-decay is 0.9 with strategy.error-feedback = False, which keeps nothing",
+        {"strategy.error-feedback": True},
+    ),
+    "a decay of what no upload leaves out": (
+        {"strategy.name": "dense", "strategy.feedback-decay": 0.9},
+        "strategy.feedback-decay is 0.9, which strategy.name = 'dense' does not read",
+        {"strategy.name": "sparse-diloco", "run.name": "x"},
+    ),
+    "a residual in a run without a name": (
+        {"strategy.name": "sparse-diloco"},
+        "strategy.feedback-decay is 0.95 with run.name = ''; expected a name",
+        {"strategy.feedback-decay": 0.0},
     ),
     "more replies than clients": (
         {"round.min-replies": 6},
@@ -518,7 +543,7 @@ def test_tier_ranks_are_whole_numbers(text):
         (
             "partition.name",
             "dirichlect",
-            "expected one of dirichlet, iid, mixture, natural, or MODULE:NAME",
+            "expected one of dirichlet, iid, mixture, natural, or MODU",
         ),
         ("partition.name", "json:nothing", "which cannot be imported: AttributeError"),
         ("data.train", "json:nothing", "which cannot be imported: AttributeError"),

@@ -15,7 +15,7 @@ import torch
 from fedllm_app.client.kept import RESIDUAL, Kept, load_kept, save_kept
 from fedllm_app.client.rules import rule_kind
 from fedllm_app.client.train import Device, train
-from fedllm_app.client.upload import Upload
+from fedllm_app.client.upload import Upload, decayed
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.holding import base_of, device_copy
 from fedllm_app.core.job import Job, Reply, Request
@@ -91,7 +91,7 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     trained = train(device, job, plan, movable, kept, got.beside)
     delta = start - model.flat.cpu().numpy()
     if RESIDUAL in plan.keeps and kept.residual is not None:
-        delta += kept.residual.numpy()
+        delta += decayed(kept.residual.numpy(), plan.decay)
     upload = Upload(layout, got.origin, device.wire, draw, job)
     payload, where = upload.params(plan, delta)
     vectors, left = {PARAMS: payload}, None

@@ -16,7 +16,13 @@ from fedllm_app.core.support import Draw, expand
 from fedllm_app.wire.codec import WireSettings, decode
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.slices import Origin
+from fedllm_app.wire.tiles import block_positions, candidates_of
 from fedllm_app.wire.vector import encode_set
+
+
+def decayed(residual: np.ndarray, decay: float) -> np.ndarray:
+    """Return what is left of a residual, float32 (SparseLoCo, arXiv 2508.15706: beta e)."""
+    return residual if decay == 1 else residual * np.float32(decay)
 
 
 @dataclass(frozen=True)
@@ -47,18 +53,13 @@ class Upload:
         up = plan.up
         where: Where
         if isinstance(up, TopK):
-            within = expand(up.within, self.layout, self.draw)
-            always = expand(up.always, self.layout, self.draw) if up.always else None
-            where = top_positions(
-                delta,
-                up.density,
-                None if within is None else positions_of(within, delta.size),
-                None if up.always is None else positions_of(always, delta.size),
-            )
+            where = self._largest(up, delta)
         else:
             where = expand(up, self.layout, self.draw)
         values = delta if plan.rank else take(delta, where)
-        rng = generator(self.draw.seed, "up", self.job.id, self.job.client)
+        rng = None
+        if plan.rounding == "random":
+            rng = generator(self.draw.seed, "up", self.job.id, self.job.client)
         return self._encoded(values, where, isinstance(up, TopK), self.wire.up_values, rng), where
 
     def beside(self, name: str, vector: Beside, values_P: np.ndarray) -> np.ndarray:
@@ -82,13 +83,26 @@ class Upload:
         put(left, where, take(left, where) - got.values)
         return left
 
+    def _largest(self, up: TopK, delta: np.ndarray) -> np.ndarray:
+        """Return the positions that the device chooses, ascending."""
+        within = expand(up.within, self.layout, self.draw)
+        always = None
+        if up.always is not None:
+            always = positions_of(expand(up.always, self.layout, self.draw), delta.size)
+        if not up.side:
+            candidates = None if within is None else positions_of(within, delta.size)
+            return top_positions(delta, up.density, candidates, always)
+        free_P = candidates_of(within, always, delta.size)
+        top = block_positions(delta, up.density, up.side, self.layout, free_P)
+        return top if always is None else np.union1d(top, always)
+
     def _encoded(
         self,
         values: np.ndarray,
         where: Where,
         explicit: bool,
         value_type: str,
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
     ) -> np.ndarray:
         return encode_set(
             values,

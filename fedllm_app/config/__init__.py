@@ -103,14 +103,12 @@ class RunConfig(Settings):
         """
         method = method_of(self.strategy.name)
         strategy: dict[str, Any] = {}
-        if "mean" in method.keys:
-            strategy["mean"] = self.strategy.mean or method.mean
         if "decay" in method.keys and not self.strategy.decay:
             strategy["decay"] = shrinking(self.strategy.density, self.run.rounds)
         return self.model_copy(
             update={
-                "server": self.server.resolved(method.optimizer),
-                "strategy": self.strategy.model_copy(update=strategy),
+                "server": self.server.resolved(method.server),
+                "strategy": method.filled(self.strategy).model_copy(update=strategy),
                 "network": self.network.resolved(),
                 "round": self.round.resolved(method.weights),
                 "client": self.client.model_copy(update={"reading": self.reading}),

@@ -44,15 +44,18 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         method = method_of("dense")
     else:
         yield from of_strategy(c, method)
-    optimizer = c.server.resolved(method.optimizer).optimizer
-    if c.server.nesterov and (optimizer != "sgd" or not c.server.momentum):
+    server = c.server.resolved(method.server)
+    if server.nesterov and (server.optimizer != "sgd" or not server.momentum):
         yield (
-            f"server.nesterov is True with server.optimizer = {optimizer!r} and "
-            f"server.momentum = {c.server.momentum!r}; expected 'sgd' and a momentum above 0"
+            f"server.nesterov is True with server.optimizer = {server.optimizer!r} and "
+            f"server.momentum = {server.momentum!r}; expected 'sgd' and a momentum above 0"
         )
+    decay = method.filled(c.strategy).feedback_decay
+    always = "feedback-decay" in method.keys and "error-feedback" not in method.keys
     for key, keeps in (
         ("client.keep-optimizer", c.client.keep_optimizer),
         ("strategy.error-feedback", c.strategy.error_feedback),
+        ("strategy.feedback-decay", decay if always else 0),
         ("strategy.down-history", c.strategy.down_history),
     ):
         if keeps and not c.run.name:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 READ_BY_SOME = (
     "tier-densities", "tier-ranks", "head", "mean", "error-feedback", "down", "down-history",
+    "feedback-decay", "rounding", "top-k", "block",
 )  # fmt: skip
 
 
@@ -23,10 +24,11 @@ def of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
         method.own_settings(strategy)
     except ConfigError as error:
         yield str(error)
-    if method.optimizer and c.server.optimizer not in ("", method.optimizer):
+    own = method.server.get("optimizer", "")
+    if own and c.server.optimizer not in ("", own, *method.optimizers):
         yield (
             f"server.optimizer is {c.server.optimizer!r}, but strategy.name = {name!r} is defined "
-            f"with {method.optimizer!r}; leave it automatic, or choose strategy.name = 'dense'"
+            f"with {own!r}; leave it automatic, or choose strategy.name = 'dense'"
         )
     for key in READ_BY_SOME:
         value = getattr(strategy, key.replace("-", "_"))
@@ -51,6 +53,12 @@ def of_strategy(c: "RunConfig", method: Method) -> Iterator[str]:
         yield (
             f"strategy.error-feedback is True with strategy.name = {name!r} sending all that it "
             "trains and wire.up-values = 'fp32', which leave nothing out; expected false"
+        )
+    decays = {"error-feedback", "feedback-decay"} <= {*method.keys}
+    if decays and strategy.feedback_decay >= 0 and not strategy.error_feedback:
+        yield (
+            f"strategy.feedback-decay is {strategy.feedback_decay:g} with strategy.error-feedback "
+            "= False, which keeps nothing; set strategy.error-feedback to true, or the decay to -1"
         )
     if method.needs_lora and c.model.train != "lora":
         yield f"model.train is {c.model.train!r}; strategy.name = {name!r} needs 'lora'"
@@ -82,8 +90,13 @@ def unused_keys(c: "RunConfig") -> list[str]:
 
 def read_keys(c: "RunConfig") -> set[str]:
     """Return the strategy keys that say something: a decay that is given leaves none to density."""
-    keys = set(method_of(c.strategy.name).keys)
-    return keys - {"density"} if "decay" in keys and c.strategy.decay else keys
+    method = method_of(c.strategy.name)
+    keys = set(method.keys)
+    if "decay" in keys and c.strategy.decay:
+        keys -= {"density"}
+    if method.filled(c.strategy).top_k != "block":
+        keys -= {"block"}
+    return keys
 
 
 def of_aggregate(c: "RunConfig", method: Method) -> Iterator[str]:

@@ -12,6 +12,7 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, kebab
 from fedllm_app.data.partition import BY_LABEL, BY_USER, TO_CLIENTS
 from fedllm_app.models.settings import TRAIN
+from fedllm_app.server.settings import DELAYED
 from fedllm_app.tasks.base import TaskKind
 
 PLAIN = ("fp32", "fp16", "bf16")  # value types without blocks
@@ -43,6 +44,8 @@ def _unread(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield from (f"network.{kebab(k)}" for k, _ in c.network)
     if c.wire.up_values in PLAIN and c.wire.down_values in PLAIN:
         yield "wire.block"
+    if c.wire.up_values in PLAIN:
+        yield "strategy.rounding"
     if not c.round.target:
         yield "round.target-metric"
     if c.round.clip != "auto":
@@ -89,11 +92,14 @@ def _of_optimizers(c: RunConfig) -> Iterator[str]:
             moments = name in ("adam", "adamw")
             yield from () if moments else (f"{section}.beta1", f"{section}.beta2")
             yield from () if moments or name == "adagrad" else (f"{section}.eps",)
-            yield from () if name == "sgd" else (f"{section}.momentum", f"{section}.nesterov")
+            yield from () if name in ("sgd", DELAYED) else (f"{section}.momentum",)
+            yield from () if name == "sgd" else (f"{section}.nesterov",)
         if settings.schedule == "constant":
             yield from (f"{section}.schedule-steps", f"{section}.lr-floor")
         if settings.schedule != "wsd":
             yield f"{section}.decay-share"
+    if c.server.optimizer != DELAYED and ":" not in c.server.optimizer:
+        yield "server.momentum-period"
     if not c.client.weight_decay:
         yield "client.decay-all"
     if not c.client.rule:

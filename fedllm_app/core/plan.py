@@ -20,6 +20,8 @@ from fedllm_app.core.support import All, Derived, Support, from_json, to_json
 MeanOver = Literal["cohort", "senders"]
 Outside = Literal["leave", "zero", "start"]
 As = Literal["values", "change"]
+Rounding = Literal["random", "nearest"]
+MOST_SIDE = 4096  # of a block of a matrix; a list of one axis has its square
 PARAMS = "params"  # the name of the vector that every message carries
 
 
@@ -29,11 +31,17 @@ class TopK:
 
     The fraction is of the coordinates in `within` that are not in `always`; at least one is kept.
     Those in `always` are sent whatever their values.
+
+    Attributes
+    ----------
+    side : of the square blocks of a matrix, each of which keeps that fraction of its own; 0 has one
+        threshold for all. See `wire/tiles.py`.
     """
 
     density: float
     within: Support = field(default_factory=All)
     always: Derived | None = None
+    side: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,9 @@ class ClientPlan:
         server's values are in `RoundPlan.vectors`; a device's come from its local rule.
     down_as : the values themselves, or their change from those that the model was built with. A
         change leaves the rest as it was built.
+    decay : what a kept residual is multiplied by before an update is added to it.
+    rounding : of the few levels of an upload: at random, so that means over clients are right, or
+        to the nearest level, where what rounding leaves out is kept.
     """
 
     down: Support = field(default_factory=All)
@@ -91,6 +102,8 @@ class ClientPlan:
     beside_down: Mapping[str, Beside] = field(default_factory=dict)
     beside_up: Mapping[str, Beside] = field(default_factory=dict)
     down_as: As = "values"
+    decay: float = 1.0
+    rounding: Rounding = "random"
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values.
@@ -110,12 +123,15 @@ class ClientPlan:
             "keeps": sorted(self.keeps),
             "beside-down": self._beside_json(self.beside_down),
             "beside-up": self._beside_json(self.beside_up),
+            "decay": self.decay,
+            "rounding": self.rounding,
         }
 
     def _up_json(self) -> Any:
         if not isinstance(self.up, TopK):
             return to_json(self.up, self.down)
         words = {"top": self.up.density, "within": to_json(self.up.within, self.down)}
+        words |= {"side": self.up.side} if self.up.side else {}
         always = self.up.always
         return words | ({"always": to_json(always, self.down)} if always else {})
 
@@ -142,8 +158,11 @@ class ClientPlan:
         """
         try:
             up, fill, down_as = words["up"], words["fill"], words["down-as"]
+            rounding, decay = words["rounding"], float(words["decay"])
             if fill not in ("zero", "initial") or down_as not in ("values", "change"):
                 raise ValueError(fill, down_as)
+            if rounding not in ("random", "nearest") or not 0 <= decay <= 1:
+                raise ValueError(rounding, decay)
             plan = cls(
                 down=from_json(words["down"]),
                 down_as=down_as,
@@ -154,6 +173,8 @@ class ClientPlan:
                 keeps=frozenset(words["keeps"]),
                 beside_down=_beside(words["beside-down"]),
                 beside_up=_beside(words["beside-up"]),
+                decay=decay,
+                rounding=rounding,
             )
             plan.to_json()  # what is "sent" must have come
             return plan
@@ -190,7 +211,10 @@ def _top(words: Mapping[str, Any]) -> TopK:
     always = from_json(words["always"]) if "always" in words else None
     if always is not None and not isinstance(always, Derived):
         raise ValueError(always)
-    return TopK(float(words["top"]), from_json(words["within"]), always)
+    side = words.get("side", 0)
+    if not isinstance(side, int) or not 0 <= side <= MOST_SIDE:
+        raise ValueError(side)
+    return TopK(float(words["top"]), from_json(words["within"]), always, side)
 
 
 def _beside(words: Mapping[str, Any]) -> dict[str, Beside]:

@@ -1,4 +1,4 @@
-"""Message, version 3: requests and replies as Flower's records, one uint8 Array each way.
+"""Message, version 4: requests and replies as Flower's records, one uint8 Array each way.
 
 A train message holds the jobs of one group and their vectors by name; its reply holds the vectors
 of each job and its metrics with their denominators. Vectors are packed end to end in the Array.
@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Job, Reason, Reply, Request, TrainMetrics
 
-VERSION = 3
+VERSION = 4
 MOST_ERROR = 500  # characters of a client's error that reach the log, on one line
 
 
@@ -87,7 +87,7 @@ def unpack_request(content: RecordDict) -> Request:
     Raises
     ------
     WireError
-        If it is not one of version 3.
+        If it is not one of version 4.
     """
     packed = _payload(content)
     try:

@@ -20,6 +20,7 @@ from fedllm_app.core.support import Draw, Sent, Support, expand
 from fedllm_app.wire.codec import WireSettings, decode, max_bytes
 from fedllm_app.wire.select import top_count, without
 from fedllm_app.wire.slices import Origin, origin_of
+from fedllm_app.wire.tiles import block_count, candidates_of
 
 Key = tuple[int, str]  # job id and client
 
@@ -155,11 +156,15 @@ def expected(
         count = size_of(within, P)
     else:
         within = expand(up.within, layout, draw)
-        candidates = None if within is None else positions_of(within, P)
         if up.always is not None:
             always = positions_of(expand(up.always, layout, draw), P)
-        free = without(P, candidates, always)
-        count = top_count(P if free is None else free.size, up.density)
+        if up.side:
+            free_P = candidates_of(within, always, P)
+            count = block_count(up.density, up.side, layout, free_P)
+        else:
+            candidates = None if within is None else positions_of(within, P)
+            free = without(P, candidates, always)
+            count = top_count(P if free is None else free.size, up.density)
         count += 0 if always is None else always.size
     most = max_bytes(count, P, value_type, block, explicit=isinstance(up, TopK))
     return Expected(within, always, count, isinstance(up, TopK), value_type, most)

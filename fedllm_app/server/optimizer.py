@@ -20,7 +20,8 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.extend import load
 from fedllm_app.core.plan import Outside
 from fedllm_app.core.region import Region, Where
-from fedllm_app.server.settings import ServerSettings
+from fedllm_app.server.delayed import DelayedNesterov
+from fedllm_app.server.settings import DELAYED, ServerSettings
 
 BLOCK = 1 << 20  # coordinates of one step of torch's: some temporaries of 4 MB
 Make = Callable[[Tensor, ServerSettings], torch.optim.Optimizer]
@@ -54,7 +55,18 @@ def sgd(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
     )
 
 
-OPTIMIZERS: dict[str, Make] = {"adam": adam, "adamw": adamw, "sgd": sgd, "adagrad": adagrad}
+def delayed_nesterov(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
+    """Return Nesterov momentum that is applied at every N-th step (Liu et al. 2024)."""
+    return DelayedNesterov([params_P], s.lr, s.momentum, s.momentum_period, s.weight_decay)
+
+
+OPTIMIZERS: dict[str, Make] = {
+    "adam": adam,
+    "adamw": adamw,
+    "sgd": sgd,
+    "adagrad": adagrad,
+    DELAYED: delayed_nesterov,
+}
 
 
 class ServerOptimizer:

@@ -1,5 +1,8 @@
 """The settings of the server's step: namespace `server`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field, field_validator
 
 from fedllm_app.core.schedule import ScheduleSettings
@@ -10,11 +13,14 @@ class ServerSettings(ScheduleSettings):
 
     optimizer: str = Field(
         "",
-        description="Optimizer: adam, adamw, sgd, adagrad, or MODULE:NAME of your own; automatic "
-        "is adam, or the one the method is defined with.",
+        description="Optimizer: adam, adamw, sgd, adagrad, delayed-nesterov, or MODULE:NAME of "
+        "your own; automatic is adam, or the one the method is defined with.",
     )
     lr: float = Field(
-        0.0, ge=0, description="Learning rate of the server. Automatic: 0.01, and 1 for sgd."
+        0.0,
+        ge=0,
+        description="Learning rate of the server. Automatic: 0.01, 1 for sgd, 0.7 for "
+        "delayed-nesterov, or the one the method is defined with.",
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of Adam's first moment.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Decay rate of Adam's second moment.")
@@ -25,8 +31,23 @@ class ServerSettings(ScheduleSettings):
         description="Weight decay of the server. -1 is automatic: 0.01 for adamw, 0 for the "
         "others.",
     )
-    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
-    nesterov: bool = Field(False, description="Use Nesterov momentum in sgd.")
+    momentum: float = Field(
+        -1.0,
+        ge=-1,
+        lt=1,
+        description="Momentum of sgd. -1 is automatic: 0, 0.9 for delayed-nesterov, or the one the "
+        "method is defined with.",
+    )
+    momentum_period: int = Field(
+        1,
+        ge=1,
+        description="Steps between two uses of the momentum of delayed-nesterov: as many as make "
+        "up one step of all clients. 1 is Nesterov momentum at every step.",
+    )
+    nesterov: bool = Field(
+        False,
+        description="Use Nesterov momentum in sgd. A method that is defined with it always does.",
+    )
 
     @field_validator("optimizer")
     @classmethod
@@ -35,23 +56,34 @@ class ServerSettings(ScheduleSettings):
             raise ValueError(f"one of {', '.join(DEFAULT_LR)}, or MODULE:NAME of your own")
         return name
 
-    @field_validator("weight_decay")
+    @field_validator("weight_decay", "momentum")
     @classmethod
-    def _is_a_decay(cls, decay: float) -> float:
-        if -1 < decay < 0:
-            raise ValueError(f"{decay:g} is no decay; expected 0 or more, or -1 (automatic)")
-        return decay
+    def _is_a_share(cls, share: float) -> float:
+        if -1 < share < 0:
+            raise ValueError(f"{share:g} means nothing; expected 0 or more, or -1 (automatic)")
+        return share
 
-    def resolved(self, defined_with: str = "") -> "ServerSettings":
-        """Return the settings with every automatic value filled in."""
-        name = self.optimizer or defined_with or "adam"
+    def resolved(self, defined_with: Mapping[str, Any] | None = None) -> "ServerSettings":
+        """Return the settings with every automatic value filled in.
+
+        Parameters
+        ----------
+        defined_with : `Method.server`.
+        """
+        given = defined_with or {}
+        name = self.optimizer or given.get("optimizer", "adam")
         decay = self.weight_decay if self.weight_decay >= 0 else 0.01 * (name == "adamw")
+        momentum = given.get("momentum", 0.9 if name == DELAYED else 0.0)
+        nesterov = given.get("nesterov", False) and name == given.get("optimizer")
         update = {
             "optimizer": name,
-            "lr": self.lr or DEFAULT_LR.get(name, 1e-2),
+            "lr": self.lr or given.get("lr", DEFAULT_LR.get(name, 1e-2)),
             "weight_decay": decay,
+            "momentum": self.momentum if self.momentum >= 0 else momentum,
+            "nesterov": self.nesterov or nesterov,
         }
         return self.model_copy(update=update)
 
 
-DEFAULT_LR = {"adam": 1e-2, "adamw": 1e-2, "sgd": 1.0, "adagrad": 1e-2}
+DELAYED = "delayed-nesterov"
+DEFAULT_LR = {"adam": 1e-2, "adamw": 1e-2, "sgd": 1.0, "adagrad": 1e-2, DELAYED: 0.7}

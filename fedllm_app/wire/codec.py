@@ -50,12 +50,13 @@ class WireSettings(Settings):
 
     up_values: ValueType = Field(
         "fp32",
-        description="Type of the values that clients send. int4 and q4 have 4 bits, q3 has 3 bits.",
+        description="Type of the values that clients send. int4 and q4 have 4 bits, q3 has 3 bits, "
+        "q2 has 2 bits.",
     )
     down_values: ValueType | Literal["grid"] = Field(
         "fp32",
         description="Type of the values that the server sends. int4 and q4 have 4 bits, q3 has "
-        "3 bits. grid has wire.grid-bits for each value on average.",
+        "3 bits, q2 has 2 bits. grid has wire.grid-bits for each value on average.",
     )
     grid_bits: float = Field(
         1.5,

@@ -22,8 +22,8 @@ from fedllm_app.core.versions import Version
 from fedllm_app.wire import rans
 from fedllm_app.wire.bank import MOST, SYMBOLS, bank, best_models
 from fedllm_app.wire.blocks import parts
-from fedllm_app.wire.levels import LARGEST_LEVEL
 from fedllm_app.wire.slices import Slices
+from fedllm_app.wire.table import LARGEST_LEVEL
 
 BEYOND = SYMBOLS - 1  # the symbol of a multiple that has none of its own
 GROUP, BLOCK = 256, 1 << 20

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedllm_app.core.errors import WireError
-from fedllm_app.wire.quantize import VALUE_TYPES, value_bytes
+from fedllm_app.wire.quantize import value_bytes
 from fedllm_app.wire.slices import Origin
 
 MAGIC = b"FLLM"
@@ -21,7 +21,8 @@ VERSION = 1
 HEADER_BYTES = 64
 ALL, DERIVED, BITMAP, RICE, MARKED, SLICED = range(6)
 GRID = "grid"  # values of wire/grid.py
-TYPES = (*VALUE_TYPES, GRID)
+# The number of a type on the wire is its place here.
+TYPES = ("fp32", "fp16", "bf16", "int8", "int4", "q4", "q3", GRID, "q2")
 MODES = ("all", "derived", "bitmap", "rice", "marked", "sliced")
 BLOCKS = tuple(1 << exponent for exponent in range(4, 17))
 # A bitmap's length must fit the header's 32 bits.

@@ -1,11 +1,12 @@
-"""Few levels for many values: codes of 3 to 8 bits, rounded at random so that means are right.
+"""Few levels for many values: codes of 2 to 8 bits, rounded at random so that means are right.
 
 Two placements of the levels. **Linear** (int8, int4): the uniform quantizer of QSGD (Alistarh et
 al. 2017, section 3.1), a scale per block, its largest magnitude the last level. **Table** (q4, q3):
 one table of magnitudes per section, from the smallest to the largest there is, in between
 geometric: of a few such tables the one of least expected error. Changes of LoRA entries differ
 by powers of ten between tensors, so that a scale must be paid for often and a table only once.
-Both round up with the probability of the distance: a value's mean over draws is the value. That
+**Pairs** (q2): two magnitudes for each stretch of values, see pairs.py.
+All round up with the probability of the distance: a value's mean over draws is the value. That
 is for uploads, which are averaged. A download is averaged over nothing: it is rounded to the
 nearest, on a table that is fitted to its values.
 
@@ -18,29 +19,37 @@ Shapes: N values of one section, S blocks of `block` values (the last may be sho
 import numpy as np
 
 from fedllm_app.core.errors import WireError
-from fedllm_app.wire.table import below
+from fedllm_app.wire import pairs
+from fedllm_app.wire.table import LARGEST_LEVEL, below
 
-BITS = {"int8": 8, "int4": 4, "q4": 4, "q3": 3}
-NOT_SENT = {"int8": 0x80, "int4": 0x8, "q4": 14, "q3": 6}
-TABLE = ("q4", "q3")
+BITS = {"int8": 8, "int4": 4, "q4": 4, "q3": 3, "q2": 2}
+NOT_SENT = {"int8": 0x80, "int4": 0x8, "q4": 14, "q3": 6, "q2": pairs.NOT_SENT}
+TABLE, PAIRS = ("q4", "q3"), "q2"
 # Subnormal scales lose the precision that makes rounding unbiased, and some machines flush them.
 _SMALLEST_SCALE = np.finfo(np.float32).smallest_normal
 # 127 times it is still finite, and no block within the largest value has a larger one.
 _LARGEST_SCALE = {"int8": 2.67e36, "int4": 4.85e37}
-LARGEST_LEVEL = float(np.uint32(0x7F7F0000).view(np.float32))
 
 
 def levels_of(value_type: str, marked: bool = False) -> int:
     """Return L, the levels on either side of zero, where some values are marked or none is."""
     most: int = 1 << BITS[value_type] - 1
-    return most - (1 if marked or value_type not in TABLE else 0)
+    return most - (1 if marked or value_type not in (*TABLE, PAIRS) else 0)
+
+
+def stretch_of(value_type: str, block: int) -> int:
+    """Return how many values share a scale or a pair; 8, a byte of codes, where all do."""
+    if value_type in TABLE:
+        return 8
+    return pairs.STRETCH if value_type == PAIRS else block
 
 
 def head_bytes(N: int, value_type: str, block: int, marked: bool = False) -> int:
     """Return the length of what stands before the codes: scales, or the table of levels."""
     if value_type in TABLE:
         return 4 * levels_of(value_type, marked) if N else 0
-    return 4 * -(-N // block)
+    each = levels_of(value_type, marked) if value_type == PAIRS else 1
+    return 4 * each * -(-N // stretch_of(value_type, block))
 
 
 def quantize(
@@ -74,6 +83,8 @@ def dequantize(
     WireError
         If a scale, level or code is one that no encoder writes.
     """
+    if value_type == PAIRS:
+        return pairs.values_of_pairs(head, codes_N, chosen)
     picked = codes_N if chosen is None else codes_N[chosen]
     if value_type in TABLE:
         return _from_levels(head, picked)
@@ -98,18 +109,22 @@ def dequantize(
 
 
 def pack_codes(codes_N: np.ndarray, bits: int) -> np.ndarray:
-    """Return codes of 8, 4 or 3 bits as a stream, lowest bit first; the rest of a byte is zero."""
+    """Return codes of 8 to 2 bits as a stream, lowest bit first; the rest of a byte is zero."""
     if bits == 8:
         return codes_N
-    # Neighbours are moved together in the words that hold 2 of them, or 8.
-    word = np.dtype("<u2" if bits == 4 else "<u8")
+    # Neighbours are moved together in the words that hold 2 of them, 4, or 8.
+    word = np.dtype({4: "<u2", 3: "<u8", 2: "<u4"}[bits])
     spare = -codes_N.size % word.itemsize
     if spare:
         codes_N = np.concatenate([codes_N, np.zeros(spare, dtype=np.uint8)])
     words = codes_N.view(word)
     if bits == 4:
-        pairs: np.ndarray = (words | words >> np.uint16(4)).astype(np.uint8)
-        return pairs
+        both: np.ndarray = (words | words >> np.uint16(4)).astype(np.uint8)
+        return both
+    if bits == 2:
+        words = (words | words >> np.uint32(6)) & np.uint32(0x000F000F)
+        four: np.ndarray = (words | words >> np.uint32(12)).astype(np.uint8)
+        return four
     for move, kept in ((5, 0x003F003F003F003F), (10, 0x00000FFF00000FFF), (20, 0xFFFFFF)):
         words = (words | words >> np.uint64(move)) & np.uint64(kept)
     stream = words.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)[:, :3].reshape(-1)
@@ -126,10 +141,11 @@ def unpack_codes(data: np.ndarray, N: int, bits: int) -> np.ndarray:
     """
     if bits == 8:
         return data
-    if bits == 4:
-        both = np.empty((data.size, 2), dtype=np.uint8)
-        both[:, 0], both[:, 1] = data & 15, data >> 4
-        codes, rest = both.ravel()[:N], both.ravel()[N:]
+    if bits in (4, 2):
+        several = np.empty((data.size, 8 // bits), dtype=np.uint8)
+        for i in range(8 // bits):
+            several[:, i] = data >> bits * i & (1 << bits) - 1
+        codes, rest = several.ravel()[:N], several.ravel()[N:]
     else:
         stream = np.unpackbits(data, bitorder="little")
         rows, rest = stream[: N * bits].reshape(N, bits), stream[N * bits :]

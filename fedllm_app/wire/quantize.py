@@ -1,8 +1,8 @@
-"""Values as bytes: fp32, fp16, bf16, or the few levels of int8, int4, q4 and q3 (levels.py).
+"""Values as bytes: fp32, fp16, bf16, or the few levels of int8, int4, q4, q3 and q2 (levels.py).
 
 The floats round to the nearest, ties to even. Every type has one reserved code that no value
-takes: all bits set in a float (a NaN), the lowest number in int8 and int4, 14 in q4 and 6 in q3,
-which have one level fewer where it is used. It marks a coordinate not sent.
+takes: all bits set in a float (a NaN), the lowest number in int8 and int4, 14 in q4, 6 in q3 and 2
+in q2, which have one level fewer where it is used. It marks a coordinate not sent.
 
 A value beyond the largest of its type is refused, not saturated: it means that training has
 diverged or that the type is wrong, and a clipped update would hide both.
@@ -17,9 +17,10 @@ import numpy as np
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire import levels
 from fedllm_app.wire.blocks import parts
+from fedllm_app.wire.pairs import quantize_pairs
 from fedllm_app.wire.table import fitted_table, table_for
 
-ValueType = Literal["fp32", "fp16", "bf16", "int8", "int4", "q4", "q3"]
+ValueType = Literal["fp32", "fp16", "bf16", "int8", "int4", "q4", "q3", "q2"]
 VALUE_TYPES: tuple[str, ...] = get_args(ValueType)
 BITS = {"fp32": 32, "fp16": 16, "bf16": 16} | levels.BITS
 _BF16_MOST = float(np.uint32(0x7F7F0000).view(np.float32))
@@ -110,13 +111,19 @@ def _pack(
         L = levels.levels_of(value_type, marked)
         level_L = table_for(values_K, L) if rng else fitted_table(values_K, L)
         head[:] = level_L
-    for part in parts(N, max(block, 8)):
+    stretch = levels.stretch_of(value_type, block)
+    for part in parts(N, max(stretch, 8)):
         values, absent = _part(values_K, positions_K, part)
-        scales, codes_N = levels.quantize(values, value_type, block, rng, level_L)
+        if value_type == levels.PAIRS:
+            pairs, codes_N = quantize_pairs(values, None if absent is None else ~absent, rng)
+            scales = pairs.reshape(-1)
+        else:
+            scales, codes_N = levels.quantize(values, value_type, block, rng, level_L)
         if absent is not None:
             codes_N[absent] = NOT_SENT[value_type]
         if scales.size:
-            head[part.start // block :][: scales.size] = scales
+            each = levels.levels_of(value_type, marked) if value_type == levels.PAIRS else 1
+            head[part.start // stretch * each :][: scales.size] = scales
         packed = levels.pack_codes(codes_N, bits)
         codes[part.start * bits // 8 :][: packed.size] = packed
 

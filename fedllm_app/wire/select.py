@@ -1,7 +1,8 @@
 """Choose which coordinates travel (FLoSS, Raje 2024, Algorithm 1: the top fraction of |P|).
 
-One threshold over the whole flat vector. The choice is the same on every machine: magnitudes are
-compared as the integers their bits spell, and of equal ones the lower position is kept.
+One threshold over the whole flat vector; `wire/tiles.py` has one for each block of a matrix. The
+choice is the same on every machine: magnitudes are compared as the integers their bits spell, and
+of equal ones the lower position is kept.
 
 Shapes: P flat trainable parameters, W candidate positions (W <= P), K kept coordinates.
 """
@@ -67,7 +68,18 @@ def top_positions(
 
 def largest(values_P: np.ndarray, K: int, within: np.ndarray | None = None) -> np.ndarray:
     """Return the positions of the K largest magnitudes, int64, ascending; see `top_positions`."""
-    values_W = values_P if within is None else values_P[within]
+    top = _top_of(magnitudes(values_P if within is None else values_P[within]), K)
+    return top if within is None else np.asarray(within, dtype=np.int64)[top]
+
+
+def magnitudes(values_W: np.ndarray) -> np.ndarray:
+    """Return the magnitudes of float32 values as the integers their bits spell, uint32.
+
+    Raises
+    ------
+    WireError
+        If a value is NaN or infinite.
+    """
     bits_W = np.ascontiguousarray(values_W, dtype=np.float32).view(np.uint32) & _MAGNITUDE
     if bits_W.size and int(bits_W.max()) >= _INFINITY:
         count = int(np.count_nonzero(bits_W >= _INFINITY))
@@ -76,8 +88,7 @@ def largest(values_P: np.ndarray, K: int, within: np.ndarray | None = None) -> n
             "values. A lower learning rate may help",
             "non-finite",
         )
-    top = _top_of(bits_W, K)
-    return top if within is None else np.asarray(within, dtype=np.int64)[top]
+    return bits_W
 
 
 def without(P: int, within: np.ndarray | None, taken: np.ndarray | None) -> np.ndarray | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedllm_app.wire.blocks import parts
 
+LARGEST_LEVEL = float(np.uint32(0x7F7F0000).view(np.float32))
 MOST_FITS = 100
 SAMPLE, STARTS = 4096, 24  # values that a table is chosen by, and tables there are to choose from
 # Up to here the sample is taken from a sorted copy; above, in one pass without a copy.

@@ -58,7 +58,7 @@ class Values:
     def between(self, start: int, stop: int) -> np.ndarray:
         """Return the values number `start` to `stop`, float32, which were checked before."""
         section = self._section
-        whole = max(section.block, 8)  # a scale is of a block, a byte of up to 8 codes
+        whole = max(section.stretch, 8)  # a scale is of a stretch, a byte of up to 8 codes
         begin, end = start - start % whole, min(-(-stop // whole) * whole, section.N)
         part = slice(begin, end)
         values: np.ndarray = section.values(part, section.codes(part), None)
@@ -186,12 +186,13 @@ class _Section:
 
     def __init__(self, data: np.ndarray, N: int, value_type: str, block: int, marked: bool) -> None:
         self.N, self.value_type, self.block = N, value_type, block
-        self.few = value_type in levels.BITS
+        self.few, self.marked = value_type in levels.BITS, marked
+        self.stretch = levels.stretch_of(value_type, block)
         size = levels.head_bytes(N, value_type, block, marked) if self.few else 0
         self.head, self.data = data[:size].view("<f4"), data[size:]
 
     def parts(self) -> Iterator[slice]:
-        return parts(self.N, max(self.block, 8))
+        return parts(self.N, max(self.stretch, 8))
 
     def codes(self, part: slice) -> np.ndarray:
         """Return one part of the codes, as unsigned integers."""
@@ -205,10 +206,7 @@ class _Section:
     def values(self, part: slice, codes: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
         """Return the finite values of a part's codes, all or those at the chosen indices."""
         if self.few:
-            table = self.value_type in levels.TABLE
-            head = self.head if table else self.head[part.start // self.block :]
-            head = head if table else head[: -(-codes.size // self.block)]
-            head = head.astype(np.float32)
+            head = self._head(part.start, codes.size).astype(np.float32)
             return levels.dequantize(head, codes, self.value_type, self.block, chosen)
         values = _floats(codes if chosen is None else codes[chosen], self.value_type)
         if values.size and not isfinite(largest_of(iter([values]))):
@@ -217,6 +215,16 @@ class _Section:
                 "non-finite",
             )
         return values
+
+    def _head(self, start: int, count: int) -> np.ndarray:
+        """Return the scales of a part's stretches, a pair for each, or the table of all."""
+        if self.value_type in levels.TABLE:
+            return self.head
+        rows = slice(start // self.stretch, -(-(start + count) // self.stretch))
+        if self.value_type != levels.PAIRS:
+            return self.head[rows]
+        each = levels.levels_of(self.value_type, self.marked)
+        return self.head.reshape(-1, each)[rows]
 
 
 def _floats(words: np.ndarray, value_type: str) -> np.ndarray:

@@ -52,6 +52,8 @@ def test_a_plan_in_words():
         "beside-down": {},
         "beside-up": {},
         "down-as": "values",
+        "decay": 1.0,
+        "rounding": "random",
     }
 
 

@@ -1,4 +1,4 @@
-"""Message, version 3: there and back, and whatever a client sends is refused with one error."""
+"""Message, version 4: there and back, and whatever a client sends is refused with one error."""
 
 import json
 
@@ -96,9 +96,9 @@ def test_holdings_there_and_back():
 
 def test_a_message_is_one_version():
     words = words_of(pack_request(REQUEST)) | {"version": 1}
-    with pytest.raises(WireError, match="message version is 1; expected 3"):
+    with pytest.raises(WireError, match="message version is 1; expected 4"):
         unpack_request(records(words))
-    with pytest.raises(WireError, match="reply version is 1; expected 3"):
+    with pytest.raises(WireError, match="reply version is 1; expected 4"):
         unpack_replies(records({"version": 1, "answers": []}))
 
 
@@ -106,7 +106,7 @@ ANSWER = words_of(pack_replies(REPLIES[:1]))["answers"][0]
 
 
 def answers(**changes):
-    return {"version": 3, "answers": [ANSWER | changes]}
+    return {"version": 4, "answers": [ANSWER | changes]}
 
 
 HOSTILE = {
@@ -116,9 +116,9 @@ HOSTILE = {
     "deep": "[" * 100_000,
     "a list": [],
     "no version": {"answers": []},
-    "no answers": {"version": 3},
-    "answers that are none": {"version": 3, "answers": [3]},
-    "one key more": {"version": 3, "answers": [], "more": 1},
+    "no answers": {"version": 4},
+    "answers that are none": {"version": 4, "answers": [3]},
+    "one key more": {"version": 4, "answers": [], "more": 1},
     "a job that is text": answers(job="7"),
     "a client that is a number": answers(client=7),
     "a length that is not whole": answers(vectors=[["params", 3.5]]),
@@ -128,7 +128,7 @@ HOSTILE = {
     "a vector twice": answers(vectors=[["params", 1], ["params", 2]]),
     "a length beyond memory": answers(vectors=[["params", 10**30]]),
     "a reason nobody knows": answers(reason="aliens"),
-    "metrics missing": answers(metrics={}) | {"version": 3, "answers": [{}]},
+    "metrics missing": answers(metrics={}) | {"version": 4, "answers": [{}]},
     "units that are not whole": answers(metrics=ANSWER["metrics"] | {"units": 1.5}),
     "units that are text": answers(metrics=ANSWER["metrics"] | {"units": "many"}),
     "one metric more": answers(metrics=ANSWER["metrics"] | {"more": 1}),
@@ -143,14 +143,14 @@ def test_hostile_replies(case):
 
 def test_lengths_that_cancel_out_are_refused():
     lengths = ([["params", 5]], [["params", -2]])
-    words = {"version": 3, "answers": [ANSWER | {"vectors": found} for found in lengths]}
+    words = {"version": 4, "answers": [ANSWER | {"vectors": found} for found in lengths]}
     with pytest.raises(WireError, match="their lengths sum to 5"):
         unpack_replies(records(words, b"abc"))
 
 
 def test_no_payload_is_refused():
     with pytest.raises(WireError, match="no payload"):
-        unpack_replies(records({"version": 3, "answers": []}, None))
+        unpack_replies(records({"version": 4, "answers": []}, None))
     with pytest.raises(WireError, match="no payload"):
         unpack_request(RecordDict())
 

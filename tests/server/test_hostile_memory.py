@@ -77,12 +77,15 @@ CASES = {
     "bitmap, almost all": lambda: bitmap(ALMOST, "fp32"),
     "marked, almost all": lambda: marked(ALMOST, "fp32"),
     "marked, almost all in q3": lambda: marked(ALMOST, "q3"),
+    "marked, almost all in q2": lambda: marked(ALMOST, "q2"),
+    "bitmap, half in q2": lambda: bitmap(HALF, "q2"),
     "sliced, almost all": lambda: sliced(ALMOST, "fp32"),
     "sliced, half": lambda: sliced(HALF, "q3"),
     "rice, almost all": lambda: rice(ALMOST, "fp32", 0, False),
     "rice, shortened, almost all": lambda: rice(ALMOST, "fp32", 0, True),
     "rice, k too large": lambda: rice(HALF, "q3", 8, False),
     "rice, shortened, few": lambda: rice(FEW, "q3", 0, True),
+    "rice, shortened, few in q2": lambda: rice(FEW, "q2", 0, True),
 }
 ADAPTERS = Derived("tensors", {"without": ["none*"]})
 

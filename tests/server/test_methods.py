@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from toys import LAYOUT, PARAMS
 
+from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.plan import TopK
 from fedllm_app.core.support import All, Draw, Positions
@@ -11,6 +12,8 @@ from fedllm_app.server.asked import expected
 from fedllm_app.server.methods import STRATEGIES, method_of
 from fedllm_app.server.methods.base import Inputs, StrategySettings, shrinking, tier_of
 from fedllm_app.server.settings import ServerSettings
+from fedllm_app.wire.select import top_positions
+from fedllm_app.wire.tiles import block_positions
 
 
 def plan(name, params=PARAMS, cohort=("a", "b"), state=None, **settings):
@@ -65,9 +68,46 @@ def test_dense_methods_send_everything_each_way(name):
 
 
 def test_fedavg_is_defined_with_sgd_of_rate_1():
-    server = ServerSettings().resolved(STRATEGIES["fedavg"].optimizer)
+    server = ServerSettings().resolved(STRATEGIES["fedavg"].server)
     assert (server.optimizer, server.lr, server.momentum) == ("sgd", 1.0, 0.0)
-    assert ServerSettings().resolved(STRATEGIES["floss"].optimizer).optimizer == "adam"
+    assert ServerSettings().resolved(STRATEGIES["floss"].server).optimizer == "adam"
+
+
+def test_pretraining_methods_are_defined_with_their_outer_step():
+    def resolved(**keys):
+        server = RunConfig.parse({"run.name": "x", **keys}).resolved().server
+        return server.optimizer, server.lr, server.momentum, server.nesterov
+
+    assert resolved(**{"strategy.name": "photon"}) == ("sgd", 1.0, 0.0, False)
+    assert resolved(**{"strategy.name": "diloco"}) == ("sgd", 0.7, 0.9, True)
+    assert resolved(**{"strategy.name": "sparse-diloco"}) == ("sgd", 1.0, 0.0, False)
+    others = {"strategy.name": "diloco", "server.lr": 0.1, "server.momentum": 0.5}
+    assert resolved(**others) == ("sgd", 0.1, 0.5, True)
+
+
+def test_sparse_diloco_keeps_a_decayed_residual_and_sends_the_top_of_each_block():
+    client = plan("sparse-diloco", d_up=1 / 64).groups["all"]
+    assert (client.down, client.train, client.up) == (All(), All(), TopK(1 / 64, side=64))
+    assert (client.keeps, client.decay, client.rounding) == ({"residual"}, 0.95, "nearest")
+    assert plan("sparse-diloco").mean == "senders"
+    plain = plan("sparse-diloco", feedback_decay=0.0, top_k="global", rounding="random", d_up=1)
+    client = plain.groups["all"]
+    assert (client.up, client.keeps, client.rounding) == (All(), frozenset(), "random")
+    assert plan("sparse-diloco", feedback_decay=0.5, d_up=0.1, block=8).groups["all"].decay == 0.5
+
+
+@pytest.mark.parametrize("name", ["floss", "floss-tiers", "sparse-adapter", "fed-select"])
+def test_every_sparse_method_chooses_by_block_where_it_is_asked_to(name):
+    state = (
+        step(name, top_k="block", block=2)[1] if name in ("sparse-adapter", "fed-select") else {}
+    )
+    client = next(iter(plan(name, state=state, top_k="block", block=2).groups.values()))
+    density = 1 / 16 if name == "floss-tiers" else 0.25
+    chosen = block_positions(PARAMS, density, 2, LAYOUT)
+    assert client.down.idx.tolist() == chosen.tolist()
+    assert chosen.tolist() != top_positions(PARAMS, density).tolist()
+    if isinstance(client.up, TopK):
+        assert client.up.side == 2
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -38,6 +38,10 @@ CASES = {
         {"optimizer": "sgd", "lr": 0.7, "momentum": 0.9, "nesterov": True},
         lambda p: torch.optim.SGD([p], lr=0.7, momentum=0.9, nesterov=True),
     ),
+    "delayed Nesterov of period 1": (
+        {"optimizer": "delayed-nesterov", "weight_decay": 0.1},
+        lambda p: torch.optim.SGD([p], lr=0.7, momentum=0.9, nesterov=True, weight_decay=0.1),
+    ),
     "sgd with momentum and decay": (
         {"optimizer": "sgd", "lr": 0.7, "momentum": 0.9, "weight_decay": 0.1},
         lambda p: torch.optim.SGD([p], lr=0.7, momentum=0.9, weight_decay=0.1),
@@ -51,6 +55,7 @@ MOMENTA = {
     "adam": ["exp_avg", "exp_avg_sq"],
     "adamw": ["exp_avg", "exp_avg_sq"],
     "sgd with Nesterov": ["momentum_buffer"],
+    "delayed Nesterov of period 1": ["momentum_buffer"],
     "adagrad": ["sum"],
 }
 
@@ -168,3 +173,29 @@ def test_one_of_your_own_sees_all_that_moves_at_once(monkeypatch):
     optimizer.step(np.ones(7, np.float32), region)
     assert seen == [5]
     assert optimizer.params.tolist() == [-1, -1, -1, 0, 0, -1, -1]
+
+
+@pytest.mark.parametrize("N", [2, 4])
+def test_delayed_steps_of_equal_age_are_one_nesterov_step_on_their_mean(N):
+    """Liu et al. 2024: to the bit on numbers that no sum rounds, else to a few of the last bits."""
+    keys = {"lr": 0.5, "momentum": 0.5}
+    delayed = {"optimizer": "delayed-nesterov", "momentum_period": N} | keys
+    nesterov = {"optimizer": "sgd", "nesterov": True} | keys
+    start = np.linspace(-1, 1, P, dtype=np.float32)
+    for whole, allowed in ((True, 0), (False, 1e-6)):
+        mine, theirs = (
+            ServerOptimizer(
+                ServerSettings(**s).resolved(), np.round(start * 8) / 8 if whole else start
+            )
+            for s in (delayed, nesterov)
+        )
+        for turn in range(3):
+            pushes = gradients(3 * N)[turn * N : (turn + 1) * N]
+            pushes = [np.round(g * 16) / 16 for g in pushes] if whole else pushes
+            for push in pushes:
+                mine.step(push.copy())
+            theirs.step(np.mean(pushes, axis=0, dtype=np.float64).astype(np.float32))
+            np.testing.assert_allclose(mine.params, theirs.params, rtol=0, atol=allowed)
+        between = mine.params.copy()
+        mine.step(pushes[0].copy())  # no momentum: plain descent by a part
+        np.testing.assert_allclose(between - mine.params, 0.5 * pushes[0] / N, rtol=0, atol=1e-6)

@@ -41,13 +41,18 @@ def shrinking(inputs, state):
     return round_, {"mask": mask}
 
 
-METHODS = {"floss": "floss", "shrinking": Method(shrinking, "", "")}
+METHODS = {
+    "floss": "floss",
+    "shrinking": Method(shrinking, "", ""),
+    "sparse-diloco": "sparse-diloco",  # its residuals are on devices
+}
 SERVERS = {
     "adam": {"optimizer": "adam", "lr": 0.1},
     "adamw": {"optimizer": "adamw", "lr": 0.1},
     "sgd": {"optimizer": "sgd", "lr": 0.5},
     "nesterov": {"optimizer": "sgd", "lr": 0.5, "momentum": 0.9, "nesterov": True},
     "adagrad": {"optimizer": "adagrad", "lr": 0.1},
+    "delayed": {"optimizer": "delayed-nesterov", "lr": 0.5, "momentum_period": 3},
 }
 
 

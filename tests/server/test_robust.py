@@ -90,7 +90,7 @@ def test_two_wrong_replies_of_ten_move_nothing():
     assert trimmed.mean() == pytest.approx(np.full(P, 11 / 6))
 
 
-@pytest.mark.parametrize("value_type", ["fp32", "bf16", "int8", "q4", "q3"])
+@pytest.mark.parametrize("value_type", ["fp32", "bf16", "int8", "q4", "q3", "q2"])
 @pytest.mark.parametrize("K", [5, 20_000, 99_990])
 def test_values_stay_coded_until_they_are_wanted(value_type, K):
     size, rng = 100_000, np.random.default_rng(K)

@@ -16,8 +16,8 @@ from fedllm_app.wire.header import Origin
 from fedllm_app.wire.quantize import VALUE_TYPES
 from fedllm_app.wire.unpack import Values, blocks_of
 
-BITS = {"int8": 8, "int4": 4, "q4": 4, "q3": 3}
-NOT_SENT = {"int8": 0x80, "int4": 0x8, "q4": 14, "q3": 6}
+BITS = {"int8": 8, "int4": 4, "q4": 4, "q3": 3, "q2": 2}
+NOT_SENT = {"int8": 0x80, "int4": 0x8, "q4": 14, "q3": 6, "q2": 2}
 
 
 def ours(P):
@@ -51,6 +51,8 @@ def in_one_piece(values, value_type, absent):
         scale = np.repeat(head, 16)[: values.size]
         x = np.divide(values, scale, out=np.zeros_like(values), where=scale > 0)
         codes = np.clip(np.floor(x) + (draws < x - np.floor(x)), -most, most).astype(np.int64)
+    elif value_type == "q2":
+        head, codes = pairs_in_one_piece(values, draws, absent)
     else:
         L = (8 if value_type == "q4" else 4) - marked
         head = table.table_for(values[~absent], L)
@@ -61,6 +63,31 @@ def in_one_piece(values, value_type, absent):
     codes[absent] = NOT_SENT[value_type]
     stream = (codes[:, None] >> np.arange(BITS[value_type]) & 1).astype(np.uint8)
     return head.tobytes() + np.packbits(stream, bitorder="little").tobytes()
+
+
+def pairs_in_one_piece(values, draws, absent):
+    """Return pairs and codes, one stretch and one value after the other."""
+    head, codes = [], np.zeros(values.size, np.int64)
+    for start in range(0, values.size, 1024):
+        part = slice(start, start + 1024)
+        size = np.abs(values[part])[~absent[part]].astype(np.float64)
+        most = size.max(initial=0)
+        low, L = most, 1
+        if not absent.any():
+            ordered, L = np.sort(size), 2
+            errors = [
+                sum(a * a - v * v if v <= a else (v - a) * (most - v) for v in ordered)
+                for a in ordered
+            ]
+            low = ordered[int(np.argmin(np.round(errors, 6)))]
+        head += [low] * (L == 2) + [most]
+        for i in range(part.start, min(part.stop, values.size)):
+            size, draw = abs(values[i]), draws[i]
+            if size < low:
+                codes[i] = L * (draw >= (1 + values[i] / np.float32(low)) / 2)
+            else:
+                codes[i] = L * (values[i] < 0) + (draw * (most - low) < size - low)
+    return np.array(head, np.float32), codes
 
 
 values_of = hnp.arrays(
@@ -112,19 +139,20 @@ def test_blocks_are_the_whole_cut_up_and_fold_to_the_same_bits(values, value_typ
     assert means[0].mean().tobytes() == means[1].mean().tobytes()
 
 
-@pytest.mark.parametrize("value_type", ["fp32", "fp16", "bf16", "int8", "int4", "q3"])
+@pytest.mark.parametrize("value_type", ["fp32", "fp16", "bf16", "int8", "int4", "q3", "q2"])
 def test_what_is_wrong_in_the_last_block_is_refused_before_the_first_is_folded(
     value_type, monkeypatch
 ):
     monkeypatch.setattr(blocks, "BLOCK", 16)
-    payload = write(np.ones(40, np.float32), 40, value_type)
+    P = 1064  # of q2, a pair is of 1,024 values
+    payload = write(np.ones(P, np.float32), P, value_type)
     payload[-3:] = {"int8": 0x80, "int4": 0x88}.get(value_type, 0xFF)
-    if value_type == "q3":  # all codes are in use; a level is not
-        payload[64:68] = 0xFF
+    if value_type in ("q3", "q2"):  # all codes are in use; a level is not
+        payload[{"q3": 64, "q2": 72}[value_type] :][:4] = 0xFF
     with pytest.raises(WireError):
-        decode_blocks(payload, ours(40))
+        decode_blocks(payload, ours(P))
     with pytest.raises(WireError):
-        decode(payload, ours(40))
+        decode(payload, ours(P))
 
 
 def test_a_coded_value_beyond_the_limit_leaves_the_sum_as_it_was(monkeypatch):

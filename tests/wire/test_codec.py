@@ -68,7 +68,7 @@ def test_explicit_positions_come_back_and_never_cost_more_than_dense(update, val
     at = np.arange(P) if got.positions is None else got.positions
     assert np.array_equal(at, positions)
     # The floats hold these exactly; few levels are at most one level off (test_levels.py).
-    level = {"int8": 1, "int4": 127 / 7, "q4": 127, "q3": 127}.get(value_type, 0)
+    level = {"int8": 1, "int4": 127 / 7, "q4": 127, "q3": 127, "q2": 254}.get(value_type, 0)
     assert np.abs(got.values - values).max(initial=0) <= level * 1.00001
     assert payload.size == size_of(payload).total
     assert payload.size <= 64 + value_bytes(P, value_type, 16)

@@ -26,7 +26,7 @@ def payload(positions=(1, 2), P=10):
         (5, b"\x06", "mode is 6"),
         (5, b"\x00", "expected P=10"),
         (5, b"\x01", "'derived' has 1 bytes of positions"),
-        (6, b"\x08", "value type is 8"),
+        (6, b"\x09", "value type is 9"),
         (7, b"\x03", "log2 of block is 3"),
         (7, b"\xff", "log2 of block is 255"),
         (8, b"\x00", "P is 0"),

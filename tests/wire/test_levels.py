@@ -25,7 +25,7 @@ def there_and_back(values, value_type, block=16, seed=0):
     return Values(out, values.size, value_type, block).whole()
 
 
-@given(st.data(), st.sampled_from([8, 4, 3]), st.integers(0, 50))
+@given(st.data(), st.sampled_from([8, 4, 3, 2]), st.integers(0, 50))
 def test_codes_come_back_and_take_no_more_than_their_bits(data, bits, N):
     codes = data.draw(hnp.arrays(np.uint8, N, elements=st.integers(0, (1 << bits) - 1)))
     packed = levels.pack_codes(codes, bits)
@@ -36,11 +36,12 @@ def test_codes_come_back_and_take_no_more_than_their_bits(data, bits, N):
 def test_codes_by_hand():
     assert levels.pack_codes(np.array([1, 2, 15], np.uint8), 4).tolist() == [0x21, 0x0F]
     # 001, 010, 111 from the lowest bit on: 100 010 111 is 0b11010001 and 1.
+    assert levels.pack_codes(np.array([1, 2, 3, 0, 1], np.uint8), 2).tolist() == [0b00111001, 0b01]
     assert levels.pack_codes(np.array([1, 2, 7], np.uint8), 3).tolist() == [0b11010001, 0b1]
 
 
 def test_set_padding_is_refused():
-    for bits, data in ((4, [0x21, 0x1F]), (3, [0b11010001, 0b11])):
+    for bits, data in ((4, [0x21, 0x1F]), (3, [0b11010001, 0b11]), (2, [0b01000000])):
         with pytest.raises(WireError, match="padding"):
             levels.unpack_codes(np.array(data, np.uint8), 3, bits)
 

@@ -2,9 +2,12 @@
 
 from fedllm_app.core.extend import load
 from fedllm_app.server.methods.base import Method
+from fedllm_app.server.methods.diloco import DILOCO
 from fedllm_app.server.methods.floss import DENSE, FEDAVG, FLOSS, FLOSS_TIERS
+from fedllm_app.server.methods.photon import PHOTON
 from fedllm_app.server.methods.pruned import ADAPTER_LTH, FED_SELECT, SPARSE_ADAPTER
 from fedllm_app.server.methods.slices import FFA_LORA, HETLORA
+from fedllm_app.server.methods.sparse_diloco import SPARSE_DILOCO
 
 STRATEGIES: dict[str, Method] = {
     "floss": FLOSS,
@@ -16,6 +19,9 @@ STRATEGIES: dict[str, Method] = {
     "fed-select": FED_SELECT,
     "ffa-lora": FFA_LORA,
     "hetlora": HETLORA,
+    "photon": PHOTON,
+    "diloco": DILOCO,
+    "sparse-diloco": SPARSE_DILOCO,
 }
 
 

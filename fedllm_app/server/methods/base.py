@@ -17,12 +17,13 @@ from pydantic import Field, field_validator
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.job import Profile
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import As, ClientPlan, RoundPlan
+from fedllm_app.core.plan import MOST_SIDE, As, ClientPlan, RoundPlan
 from fedllm_app.core.seeds import derive_seed
-from fedllm_app.core.settings import Settings, parsed_args
+from fedllm_app.core.settings import Settings, kebab, parsed_args
 
 MethodState = Mapping[str, np.ndarray]
 Share = Literal["", "cohort", "senders"]
+AUTOMATIC = {"feedback_decay": 1.0, "top_k": "global", "rounding": "random"}
 DOWN_KEYS = ("down", "down-history")  # of every method that sends what `Inputs.down` is
 
 
@@ -87,6 +88,40 @@ class StrategySettings(Settings):
         False,
         description="The device keeps what an upload leaves out and adds it to its next update.",
     )
+    feedback_decay: float = Field(
+        -1.0,
+        ge=-1,
+        le=1,
+        description="What is kept by error feedback is multiplied by this before an update is "
+        "added. 1 forgets nothing. Automatic (-1): 1, or as the method is defined; there, 0 keeps "
+        "nothing.",
+    )
+    top_k: Literal["", "global", "block"] = Field(
+        "",
+        description="The largest entries are chosen of all tensors together ('global'), or of "
+        "each square block of a matrix ('block'). Automatic: 'global', or as the method is "
+        "defined.",
+    )
+    block: int = Field(
+        64,
+        ge=1,
+        le=MOST_SIDE,
+        description="Side of a block of strategy.top-k 'block'. A tensor of one axis has blocks of "
+        "this number squared.",
+    )
+    rounding: Literal["", "random", "nearest"] = Field(
+        "",
+        description="Few levels of uploads are rounded at 'random', so that means are right, or to "
+        "the 'nearest', which needs error feedback to be right in the long run. Automatic: "
+        "'random', or as the method is defined.",
+    )
+
+    @field_validator("feedback_decay")
+    @classmethod
+    def _is_a_share(cls, share: float) -> float:
+        if -1 < share < 0:
+            raise ValueError("a number from 0 to 1, or -1 (automatic)")
+        return share
 
     @field_validator("tier_densities")
     @classmethod
@@ -163,8 +198,12 @@ class Method:
     source : where it is defined.
     about : one sentence.
     keys : the strategy settings that it reads.
-    optimizer : the server optimizer it is defined with, when it is only right with that one.
+    server : what keys of `server` are when they are left automatic, by field; {} is as they are
+        for every method. One that names an optimizer is right with that one alone, and with
+        `optimizers`.
+    optimizers : others that it is right with.
     mean : what `strategy.mean` is when it is left automatic.
+    strategy : what other keys of `strategy` are when they are left automatic, by field.
     needs_lora : it speaks of adapters, and means nothing without any.
     weights : what `round.weights` is when it is left automatic.
     own : the settings class of a method with keys of its own; `strategy.args` fills it.
@@ -177,12 +216,25 @@ class Method:
     source: str
     about: str
     keys: tuple[str, ...] = ()
-    optimizer: str = ""
+    server: Mapping[str, Any] = field(default_factory=dict)
+    optimizers: tuple[str, ...] = ()
     mean: Share = "cohort"
+    strategy: Mapping[str, Any] = field(default_factory=dict)
     needs_lora: bool = False
     weights: Literal["uniform", "examples", "tokens"] = "uniform"
     own: type[Settings] | None = None
     before_step: BeforeStep | None = None
+
+    def filled(self, settings: StrategySettings) -> StrategySettings:
+        """Return the settings with the automatic values of the keys that the method reads."""
+        update: dict[str, Any] = {}
+        for field_, value in {**AUTOMATIC, "mean": self.mean, **self.strategy}.items():
+            given = getattr(settings, field_)
+            if kebab(field_) in self.keys and given in ("", -1.0):
+                update[field_] = value
+        if not settings.error_feedback and "error-feedback" in self.keys:
+            update.pop("feedback_decay", None)  # which says nothing there
+        return settings.model_copy(update=update)
 
     def own_settings(self, settings: StrategySettings) -> Any:
         """Return the method's own settings, None where it has none.

@@ -5,10 +5,8 @@ Shapes: P trainable parameters.
 
 import numpy as np
 
-from fedllm_app.core.plan import ClientPlan, MeanOver, RoundPlan, TopK
-from fedllm_app.core.region import positions_of
-from fedllm_app.core.rules import HEAD
-from fedllm_app.core.support import All, Derived, Draw, Positions, Support, expand
+from fedllm_app.core.plan import ClientPlan, RoundPlan
+from fedllm_app.core.support import All
 from fedllm_app.server.methods.base import (
     DOWN_KEYS,
     Inputs,
@@ -17,16 +15,22 @@ from fedllm_app.server.methods.base import (
     one_group,
     tier_of,
 )
-from fedllm_app.wire.select import top_positions
+from fedllm_app.server.methods.sparse import (
+    BLOCKS,
+    FEEDBACK,
+    feedback,
+    largest_down,
+    largest_up,
+    mean_of,
+)
 
-FEEDBACK = "error-feedback"
-SPARSE_KEYS = ("head", "mean", FEEDBACK, *DOWN_KEYS)
+SPARSE_KEYS = ("head", "mean", *FEEDBACK, *BLOCKS, *DOWN_KEYS)
 
 
 def dense(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     """Send, train and return everything."""
     down_as = inputs.settings.down
-    plan = ClientPlan(All(), "zero", All(), All(), keeps=keeps(inputs), down_as=down_as)
+    plan = ClientPlan(All(), "zero", All(), All(), down_as=down_as, **feedback(inputs))
     return one_group(plan, inputs.cohort), state
 
 
@@ -63,39 +67,9 @@ def floss_tiers(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSt
 
 def sparse(inputs: Inputs, d_down: float, d_up: float) -> ClientPlan:
     """Return FLoSS' plan of one client at two densities."""
-    up, down = TopK(d_up, always=always(inputs)) if d_up < 1 else All(), top(inputs, d_down)
+    down, up = largest_down(inputs, d_down), largest_up(inputs, d_up)
     down_as = inputs.settings.down
-    return ClientPlan(down, "zero", All(), up, keeps=keeps(inputs), down_as=down_as)
-
-
-def keeps(inputs: Inputs) -> frozenset[str]:
-    """Return what stays on the device: what an upload left out, where the settings say so."""
-    return frozenset({"residual"} if inputs.settings.error_feedback else ())
-
-
-def top(inputs: Inputs, density: float) -> Support:
-    """Return what is largest of what goes down, with the head whole where the settings say so."""
-    if density >= 1:
-        return All()
-    return Positions(top_positions(inputs.down, density, always=head(inputs)))
-
-
-def always(inputs: Inputs) -> Derived | None:
-    """Return the head where it is always sent whole."""
-    return HEAD if inputs.settings.head == "whole" else None
-
-
-def head(inputs: Inputs) -> np.ndarray | None:
-    """Return the positions of a head that is always sent whole, None where it competes."""
-    whole = always(inputs)
-    if whole is None:
-        return None
-    return positions_of(expand(whole, inputs.layout, Draw(inputs.seed)), inputs.layout.size)
-
-
-def mean_of(inputs: Inputs) -> MeanOver:
-    """Return what the sum is divided by."""
-    return "senders" if inputs.settings.mean == "senders" else "cohort"
+    return ClientPlan(down, "zero", All(), up, down_as=down_as, **feedback(inputs))
 
 
 DENSE = Method(
@@ -109,7 +83,7 @@ FEDAVG = Method(
     "McMahan et al. 2017, arXiv 1602.05629",
     "Everything sent each way, the server takes the mean.",
     keys=DOWN_KEYS,
-    optimizer="sgd",
+    server={"optimizer": "sgd"},
     weights="examples",
 )
 FLOSS = Method(

@@ -13,8 +13,9 @@ import numpy as np
 from fedllm_app.core.plan import ClientPlan, Outside, RoundPlan
 from fedllm_app.core.support import Positions
 from fedllm_app.server.methods.base import DOWN_KEYS, Inputs, Method, MethodState, one_group
-from fedllm_app.server.methods.floss import FEEDBACK, dense, head, keeps
-from fedllm_app.wire.select import largest, top_count, top_positions, without
+from fedllm_app.server.methods.floss import dense
+from fedllm_app.server.methods.sparse import BLOCKS, FEEDBACK, feedback, head, largest_positions
+from fedllm_app.wire.select import largest, top_count, without
 
 STEPPED, MASK = "stepped", "mask"
 
@@ -56,7 +57,8 @@ def masked(inputs: Inputs, mask: np.ndarray, outside: Outside) -> RoundPlan:
     """Return a round in which the mask rules all."""
     support = Positions(mask)
     down_as = inputs.settings.down
-    plan = ClientPlan(support, "zero", support, support, keeps=keeps(inputs), down_as=down_as)
+    how = feedback(inputs)
+    plan = ClientPlan(support, "zero", support, support, down_as=down_as, **how)
     if outside == "zero" and down_as == "change":  # what devices hold there
         outside = "start"
     return one_group(plan, inputs.cohort, step=support, outside=outside)
@@ -64,7 +66,7 @@ def masked(inputs: Inputs, mask: np.ndarray, outside: Outside) -> RoundPlan:
 
 def positions(inputs: Inputs) -> np.ndarray:
     """Return the top `density` of abs(P)."""
-    return top_positions(inputs.down, inputs.settings.density, always=head(inputs))
+    return largest_positions(inputs, inputs.settings.density)
 
 
 def stepped(state: MethodState) -> int:
@@ -81,17 +83,17 @@ SPARSE_ADAPTER = Method(
     sparse_adapter,
     "He et al. 2022, arXiv 2210.04284; as in Raje 2024",
     "One dense round, then a fixed magnitude mask rules training and traffic.",
-    keys=("density", "head", FEEDBACK, *DOWN_KEYS),
+    keys=("density", "head", *FEEDBACK, *BLOCKS, *DOWN_KEYS),
 )
 ADAPTER_LTH = Method(
     adapter_lth,
     "Wu and Chen 2022, Algorithms 15(2), lottery tickets in adapters; as in Raje 2024",
     "One dense round, then a magnitude mask that shrinks each round.",
-    keys=("density", "decay", "head", FEEDBACK, *DOWN_KEYS),
+    keys=("density", "decay", "head", *FEEDBACK, *DOWN_KEYS),
 )
 FED_SELECT = Method(
     fed_select,
     "Charles et al. 2022, arXiv 2208.09432 (Federated Select); as in Raje 2024",
     "One dense round, then a fresh magnitude mask each round rules training and traffic.",
-    keys=("density", "head", FEEDBACK, *DOWN_KEYS),
+    keys=("density", "head", *FEEDBACK, *BLOCKS, *DOWN_KEYS),
 )

@@ -16,7 +16,7 @@ from fedllm_app.server.methods.base import (
     one_group,
     tier_of,
 )
-from fedllm_app.server.methods.floss import mean_of
+from fedllm_app.server.methods.sparse import mean_of
 
 NO_A = Derived("tensors", {"without": ["*.lora_A.*", "*lora_embedding_A*"]})
 
