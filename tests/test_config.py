@@ -515,7 +515,7 @@ def test_tier_ranks_are_whole_numbers(text):
     [
         ("task.name", "translation", "expected one of image-classification, next-token"),
         ("task.name", "json:dumps", "which is a function; expected one of image-classification"),
-        ("partition.name", "dirichlect", "expected one of dirichlet, iid, natural, or MODULE:NAME"),
+        ("partition.name", "dirichlect", "expected one of dirichlet, iid, mixture, natural, or"),
         ("partition.name", "json:nothing", "which cannot be imported: AttributeError"),
         ("data.train", "json:nothing", "which cannot be imported: AttributeError"),
         ("data.test", "gone:rows", "which cannot be imported: ModuleNotFoundError"),
