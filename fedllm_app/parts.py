@@ -45,6 +45,7 @@ from fedllm_app.tasks.by_class import by_class
 
 log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
+EVALUATION_TOKENS = 1 << 12  # of packed rows: at 32,000 tokens the logits take 0.5 GB
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class Parts:
             model=self.model,
             initial=self.initial,
             loss=lambda logits, batch: (task.loss(logits, batch), task.units(batch)),
-            batches=self._batches,
+            batches=lambda client, batch, rng: self._read(*self._owned(client), batch, rng),
             settings=self.config.client.model_copy(update={"reading": self.config.reading}),
             wire=self.config.wire,
             seed=self.config.run.seed,
@@ -257,13 +258,11 @@ class Parts:
             stream=self._stream,
         )
 
-    def _batches(self, client: str, batch: int, rng: np.random.Generator) -> Iterator[Batch]:
-        return self._read(*self._owned(client), batch, rng)
-
     def _stream(self, client: str, position: int, batch: int) -> Iterator[Batch]:
         """Yield a client's batches from a position of its stream on."""
         table, rows = self._owned(client)
-        for chosen in stream(rows, position, batch, self.config.run.seed, client):
+        wraps = self.config.client.stream_end == "wrap"
+        for chosen in stream(rows, position, batch, self.config.run.seed, client, wraps):
             yield from self._read(table, chosen, batch, None)
 
     def _read(
@@ -286,14 +285,16 @@ class Parts:
 
     def evaluate(self, values_P: np.ndarray) -> dict[str, float]:
         """Return the metrics of flat values on the evaluation set, headline first."""
-        rows = np.arange(len(self.data.evaluation))
+        rows, at_once = np.arange(len(self.data.evaluation)), EVALUATION_BATCH
+        if self.kind.packed:
+            at_once = max(1, EVALUATION_TOKENS // self.config.task.max_tokens)
         self.model.load(values_P)
         self.model.model.eval()
         with torch.inference_mode():
             tally = self.kind.evaluate(
                 self.task,
                 self.model,
-                self._read(self.data.evaluation, rows, EVALUATION_BATCH, None),
+                self._read(self.data.evaluation, rows, at_once, None),
                 self.tokenizer,
             )
         self.classes = by_class(tally, self.labels)

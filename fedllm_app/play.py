@@ -10,7 +10,7 @@ from pathlib import Path
 from time import strftime
 
 from fedllm_app.client.answer import answer
-from fedllm_app.client.settings import STREAM
+from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import CheckpointError, RunFailedError, check_room
@@ -171,7 +171,7 @@ def _reading(c: RunConfig) -> Reading:
     client = c.client
     if c.reading != STREAM:
         return Epochs()
-    return Streams(client.steps, client.batch, client.stream_end == "wrap")
+    return Streams(client.steps, client.batch, client.stream_end == WRAP)
 
 
 def _where(c: RunConfig) -> str:
@@ -190,6 +190,7 @@ def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
         "method": f"{c.strategy.name}: {method_of(c.strategy.name).about}",
         "task": f"{c.task.name}, data {c.data.train}, partition {c.partition.name}",
         **parts.data.notes.lines(),
+        **_packed(parts),
         "model": f"{c.model.source}, trains {c.model.train}, frozen base of {base}",
         "clients": f"{who}, {loop.pacing.about}",
         **_late(loop),
@@ -198,6 +199,21 @@ def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
         "folder": f"{folder} (config.toml has every setting; --verbose prints them)",
     }
     return opening(loop, c.round.step_on if loop.pacing.refills else c.round.at_once, known)
+
+
+def _packed(parts: Parts) -> dict[str, str]:
+    """Return the line on packed rows and their tokens, {} of a task without."""
+    c, data = parts.config, parts.data
+    if not c.task.kind.packed:
+        return {}
+    T, counts, measured = c.task.max_tokens, data.counts, len(data.evaluation)
+    said = [f"{measured:,} to evaluate on"] * (measured > 0)
+    if len(counts):
+        rows, low, high = int(counts.sum()), int(counts.min()), int(counts.max())
+        said.insert(0, f"{rows:,} ({rows * T:,} tokens), {low:,} to {high:,} of each client")
+    if c.reading == STREAM:
+        said.append(f"a round takes {c.client.steps * c.client.batch:,} of a client's stream")
+    return {"rows": f"of {T:,} tokens: {'; '.join(said)}"}
 
 
 def _late(loop: Loop) -> dict[str, str]:

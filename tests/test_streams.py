@@ -147,3 +147,34 @@ def test_settings_that_make_no_stream_are_refused_at_once():
         RunConfig.parse({k: v for k, v in wrong.items() if k != "task.name"})
     assert "client.stream-end is 'wrap'" in str(error.value)
     assert "data.documents is 'joined'" in str(error.value)
+
+
+def test_a_plan_of_more_steps_than_are_left_reads_no_row_twice(tiny):
+    c = config(tiny, "stream-work").resolved()
+    parts = Parts(c, Place(tiny.home))
+    rows = len(parts.data.rows(parts.data.number["1"]))
+    device = parts.device(tiny.home)
+
+    def read(position, work, **client):
+        own = replace(device, settings=device.settings.model_copy(update=client))
+        job = Job(1, "1", position=position)
+        return [len(b["input_ids"]) for b in local_batches(own, job, work)]
+
+    assert read(0, Work(steps=3, batch=2)) == [2, 2, 2]
+    assert read(0, Work(epochs=5)) == [1, 1], "a stream has no epochs"
+    assert read(rows - 3, Work(steps=9, batch=2)) == [2, 1]
+    assert read(rows, Work()) == []
+
+
+def test_an_asynchronous_run_ends_with_its_streams(tiny):
+    seen = Seen()
+    more = {
+        "round.pacing": "async", "round.concurrency": 3, "round.goal": 2, "run.rounds": 500,
+    }  # fmt: skip
+    folder = play(tiny, "stream-async", seen, **more)
+    end, _ = state(folder)
+    assert end.finished == "the streams ended"
+    by_client = {c: [p for _, client, p in seen.jobs if client == c] for c in "0123"}
+    for positions in by_client.values():
+        assert positions == list(range(0, NEED * len(positions), NEED))
+    assert end.progress == {c: NEED * len(positions) for c, positions in by_client.items()}

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from fedllm_app.core.schedule import ScheduleSettings
 
-STREAM = "stream"
+STREAM, WRAP = "stream", "wrap"
 
 
 class ClientSettings(ScheduleSettings):

@@ -69,7 +69,7 @@ class Device:
         model is.
     seed : of the run.
     kept : folder of state that stays on the device.
-    stream : a client's examples from a position on, in batches of a size, without end.
+    stream : a client's examples from a position on, in batches of a size.
     """
 
     model: Trainable
@@ -192,10 +192,11 @@ def local_batches(device: Device, job: Job, work: Work) -> Iterator[Batch]:
     """Yield the job's batches: whole epochs, as many as the steps asked for, or of a stream."""
     settings = device.settings
     batch = work.batch or settings.batch
-    steps = work.steps or (0 if work.epochs else settings.steps)
     if settings.reading == STREAM and device.stream is not None:
-        yield from islice(device.stream(job.client, job.position, batch), steps)
+        whole = device.stream(job.client, job.position, batch)
+        yield from islice(whole, work.steps or settings.steps)
         return
+    steps = work.steps or (0 if work.epochs else settings.steps)
     epochs = work.epochs or settings.epochs
     rng = generator(device.seed, "batches", job.id, job.client)
     done = epoch = 0

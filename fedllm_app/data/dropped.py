@@ -34,6 +34,13 @@ class Dropped:
             if len(shown) < SHOWN:
                 shown.append(f"{unit} {place}")
 
+    def join(self, other: "Dropped") -> None:
+        """Count what was left out of more rows, whose places are in another file."""
+        for cause, count in other.counts.items():
+            self.counts[cause] = self.counts.get(cause, 0) + count
+            shown = self.first.setdefault(cause, [])
+            shown += other.first[cause][: SHOWN - len(shown)]
+
     def copy(self) -> "Dropped":
         """Return a copy to count on in."""
         return Dropped(dict(self.counts), {cause: list(p) for cause, p in self.first.items()})

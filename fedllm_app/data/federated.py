@@ -183,8 +183,10 @@ def batches(
         )
 
 
-def stream(rows: Rows, start: int, batch: int, seed: int, client: str) -> Iterator[Rows]:
-    """Yield the rows of a client's stream from a position on, batch by batch, without end.
+def stream(
+    rows: Rows, start: int, batch: int, seed: int, client: str, wraps: bool = True
+) -> Iterator[Rows]:
+    """Yield the rows of a client's stream from a position on, batch by batch.
 
     The stream is all of its rows in one order, then all of them in another, and so on. The orders
     are drawn from (seed, client, which time).
@@ -193,16 +195,19 @@ def stream(rows: Rows, start: int, batch: int, seed: int, client: str) -> Iterat
     ----------
     rows : int64 rows that the client owns, at least one.
     start : position, rows that were used before.
+    wraps : it has no end; else it has each row once, and its last batch may be shorter.
     """
     time, at = divmod(start, len(rows))
     left = np.zeros(0, np.int64)
-    while True:
+    while wraps or not time:
         order = rows[generator(seed, "stream", client, time).permutation(len(rows))]
         left = np.concatenate([left, order[at:]])
         while len(left) >= batch:
             yield left[:batch]
             left = left[batch:]
         time, at = time + 1, 0
+    if left.size:
+        yield left
 
 
 def _evaluation_only(data: DataSettings, task: Asked, tokenizer: Any, cache: Path) -> FederatedData:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from fedllm_app.data.source import DataSettings
 
+FOLDER = "folder"  # the column that says which folder a row is from, where there are several
 SAVED = "state.json"  # what save_to_disk writes last into the folder of one data set
 
 
@@ -62,6 +64,28 @@ def read(files: Sequence[Path], said: str, settings: "DataSettings", scratch: Pa
     found = read_files(files, said, settings, scratch)
     rows = datasets.Dataset(datasets.table.InMemoryTable(found.table), fingerprint="text-files")
     return Raw(rows, found.odd, found.dropped)
+
+
+def read_folders(files: Sequence[Path], said: str, settings: "DataSettings", scratch: Path) -> Raw:
+    """Return the rows of files in several folders, with the folder's name in a column "folder".
+
+    A column of this name that is there already is left as it is. Parameters and errors as `read`.
+    """
+    import datasets
+
+    parts, odd, dropped = list["Dataset"](), dict[str, str](), Dropped()
+    for number, (folder, own) in enumerate(groupby(files, key=lambda file: file.parent)):
+        raw = read(list(own), said, settings, scratch / str(number))
+        rows = raw.rows
+        if FOLDER not in rows.column_names and len(rows):
+            names = [folder.name] * len(rows)
+            rows = rows.add_column(FOLDER, names, new_fingerprint=f"{rows._fingerprint}-{number}")
+        parts += [rows] if len(rows) else []
+        odd |= raw.odd
+        dropped.join(raw.dropped)
+    if not parts:
+        return Raw(datasets.Dataset.from_list([]), odd, dropped)
+    return Raw(datasets.concatenate_datasets(parts), odd, dropped)
 
 
 def from_hub(name: str, config: str, split: str, optional: bool) -> Raw | None:

@@ -11,10 +11,12 @@ Shapes: T tokens of a row.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.progress import with_progress
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger("fedllm")
-TEXTS = 512  # that are tokenized at once
+TEXTS = 512  # most that are tokenized at once
+CHARACTERS = 1 << 20  # about how many are tokenized at once, so that memory is bounded
 ROWS = 1024  # that are written at once
 JOINED = "joined"
 
@@ -74,7 +77,7 @@ def prepare_packed(
     max_tokens: int,
     labels: Sequence[str] | None,
     file: Path,
-) -> None:
+) -> str:
     """Write `raw` as Arrow rows with columns input_ids, starts, user, source_row.
 
     Memory does not grow with the text: rows are written as they fill.
@@ -89,6 +92,10 @@ def prepare_packed(
     labels : not read.
     file : Arrow file to write.
 
+    Returns
+    -------
+    What was left out, in words: the rest of each owner that fills no row.
+
     Raises
     ------
     DataError
@@ -96,17 +103,17 @@ def prepare_packed(
     """
     require_column(raw, "data.text-column", settings.text_column, source)
     owned = settings.user_column in raw.column_names
-    names = [settings.text_column] + [settings.user_column] * owned
+    text = settings.text_column
+    names = [text] + [settings.user_column] * owned
     wide = len(tokenizer) > np.iinfo(np.uint16).max
     packers: dict[str, Packer] = {}
     end, apart = end_token(tokenizer), settings.documents != JOINED
     rows = raw.select_columns(names)
 
     def packed() -> Iterator[tuple[np.ndarray, list[int], str | None, int]]:
-        starts = range(0, len(rows), TEXTS)
-        for start in with_progress(starts, "packing the text, once"):
-            batch = rows[start : start + TEXTS]
-            texts = batch[settings.text_column]
+        for start, end_of in with_progress(_pieces(rows, text), "packing the text, once"):
+            batch = rows[start:end_of]
+            texts = batch[text]
             if settings.strip == "headers":
                 texts = [strip_headers(text) for text in texts]
             owners = batch[settings.user_column] if owned else [None] * len(texts)
@@ -124,10 +131,21 @@ def prepare_packed(
             f"{source} fills no row of task.max-tokens = {max_tokens}: there are {left:,} tokens; "
             "expected more text, or a smaller task.max-tokens"
         )
-    log.info(
-        "%s: packed into %d rows of %d tokens; %d tokens at the end of %d owners are left out",
-        source, count, max_tokens, left, len(packers),
-    )  # fmt: skip
+    log.info("%s: packed into %d rows of %d tokens", source, count, max_tokens)
+    of = f", the last of {len(packers):,} sources" if owned else " at the end"
+    return f"{left:,} tokens that fill no row{of}" if left else ""
+
+
+def _pieces(rows: "Dataset", text: str) -> list[tuple[int, int]]:
+    """Return begin and end of rows whose texts are tokenized at once."""
+    from pyarrow import compute
+
+    column = rows.select_columns([text]).with_format("arrow")[:].column(text)
+    size_N: NDArray[np.int64] = np.asarray(compute.utf8_length(column).to_numpy(), np.int64)
+    of_N = np.cumsum(size_N) // CHARACTERS
+    cuts = np.flatnonzero(np.diff(of_N) | np.diff(np.arange(len(size_N)) // TEXTS)) + 1
+    ends = [0, *cuts.tolist(), len(size_N)]
+    return list(pairwise(ends))
 
 
 def _write(

@@ -43,8 +43,8 @@ class Kind(Protocol):
         """Settings that name the columns which must be there, such as "text_column"."""
 
     @property
-    def prepare(self) -> Callable[..., None]:
-        """Write the rows of a source as an Arrow file."""
+    def prepare(self) -> Callable[..., str | None]:
+        """Write the rows of a source as an Arrow file; say what was left out of them."""
 
 
 class Asked(Protocol):
@@ -146,11 +146,11 @@ def prepared(
                 continue
             known = found.labels
             names = None if known is None else list(known.names)
-            kind.prepare(
+            left = kind.prepare(
                 found.rows, source, data, tokenizer, task.max_tokens, names,
                 folder / f"{name}.arrow",
             )  # fmt: skip
-            _note(notes, name, found)
+            _note(notes, name, found, left or "")
         (folder / NAMES).write_text(json.dumps([] if known is None else known.names))
         (folder / NOTES).write_text(json.dumps(notes))
         shutil.rmtree(scratch, ignore_errors=True)
@@ -188,9 +188,9 @@ def _read(
     return usable(raw, source, data, task.kind, known, test=name == "test")
 
 
-def _note(notes: dict[str, dict[str, Any]], name: str, found: Usable) -> None:
+def _note(notes: dict[str, dict[str, Any]], name: str, found: Usable, left: str) -> None:
     if found.labels is not None and name == "train":
         counts = zip(found.labels.names, found.counts.tolist(), strict=True)
         notes["classes"] = dict(counts)
-    if found.dropped.total:
-        notes["dropped"][name] = str(found.dropped)
+    if said := [str(found.dropped)] * bool(found.dropped.total) + [left] * bool(left):
+        notes["dropped"][name] = "; ".join(said)

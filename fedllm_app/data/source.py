@@ -14,7 +14,7 @@ from fedllm_app.core.errors import DataError, FedllmError
 from fedllm_app.core.extend import load
 from fedllm_app.core.settings import Settings
 from fedllm_app.data.formats import LEGAL, SUFFIXES, suffix_of
-from fedllm_app.data.loading import SAVED, Raw, cause_of, from_hub, read
+from fedllm_app.data.loading import SAVED, Raw, cause_of, from_hub, read, read_folders
 from fedllm_app.data.own import built_in, is_own, own_identity
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class DataSettings(Settings):
         EMBEDDED,
         min_length=1,
         description='Training examples: "embedded" (the demonstration), a hub name, an '
-        "absolute path of a .parquet, .jsonl, .json, .csv or .tsv file or of a folder, "
+        "absolute path of a .parquet, .jsonl, .json, .csv or .tsv file, of a folder of such, or of "
+        'a folder with a folder for each source (the column "folder" then has its name), '
         '"node" (each device has its own file), or MODULE:NAME of a function.',
     )
     test: str = Field(
@@ -206,7 +207,8 @@ class Source:
             if is_own(self.place):
                 raw = self._call()
             elif files:
-                raw = read(files, self.key, self.settings, scratch)
+                reader = read_folders if self._in_folders(files[0]) else read
+                raw = reader(files, self.key, self.settings, scratch)
             else:
                 raw = from_hub(self.place, self.config, self.split, self.optional)
         except FedllmError:
@@ -236,6 +238,11 @@ class Source:
                 "datasets.Dataset, or for 'test' beside data.train None"
             )
         return Raw(rows)
+
+    def _in_folders(self, file: Path) -> bool:
+        """Return whether a file lies in a folder of its own, one for each source."""
+        own = file.name != SAVED and file.parent.name != "data"
+        return own and file.parent.parent == Path(self.place)
 
     def _inside(self, folder: Path) -> list[Path]:
         """Return the files of this split in a folder; a saved data set is known by its state."""

@@ -131,6 +131,12 @@ class Run:
         return Counter(str(client) for clients in found for client, _ in clients)
 
     @property
+    def ended(self) -> list[str]:
+        """Clients whose stream holds no further job."""
+        found = [record["ended-clients"] for record in self.metrics if "ended-clients" in record]
+        return [str(client) for client in found[-1]] if found else []
+
+    @property
     def scales(self) -> bool:
         """Whether `round.clip` scales an update down; else it drops the reply."""
         return self.settings.get("round.clip-action") != "drop"

@@ -101,6 +101,10 @@ def summary(run: Run, report: Path) -> list[tuple[str, str]]:
     if run.clipped:
         counted = f"{run.clipped.total():,} by round.clip, of clients {_named(run.clipped)}"
         rows.append(("scaled down" if run.scales else "too large", counted))
+    if run.ended:
+        more = len(run.ended) - NAMED_CLIENTS
+        listed = ", ".join(run.ended[:NAMED_CLIENTS]) + (f" and {more:,} more" if more > 0 else "")
+        rows.append(("ended streams", f"{len(run.ended):,}, of clients {listed}"))
     rows += [("fails again and again", line) for line in failing_lines(run)]
     return [*rows, ("report", str(report))]
 

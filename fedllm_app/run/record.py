@@ -44,6 +44,7 @@ class Outcome:
     bound : of the norm of an update, None without one.
     staleness : of each accepted reply, how many steps the server took since its model; None where
         no job outlives its round.
+    ended : clients whose stream holds no further job.
     """
 
     accepted: Mapping[Job, TrainMetrics] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Outcome:
     clipped: Mapping[Job, float] = field(default_factory=dict)
     bound: float | None = None
     staleness: Sequence[int] | None = None
+    ended: Sequence[str] = ()
 
 
 class Recorder:
@@ -203,6 +205,8 @@ def _of_clients(outcome: Outcome) -> dict[str, object]:
     if outcome.failed:
         failed = sorted(outcome.failed.items())
         words["failed-clients"] = [[c, reason] for (_, c), (reason, _) in failed]
+    if outcome.ended:
+        words["ended-clients"] = list(outcome.ended)
     return words
 
 

@@ -18,7 +18,7 @@ from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.state import RunState
 from fedllm_app.run.clock import Clock
-from fedllm_app.run.record import Outcome, Recorder
+from fedllm_app.run.record import Recorder
 from fedllm_app.server.arrivals import Arrivals, AsTheyCome, ByClock
 from fedllm_app.server.asked import Asked, Key, asked_again, asked_for, still_open
 from fedllm_app.server.checked import MOST_COUNT
@@ -195,9 +195,8 @@ class Loop:
 
     def sized(self, job: Asked, clients: Mapping[str, int]) -> Asked:
         """Return a job with the local steps that it asks for, and the rows that it uses up."""
-        work = job.plan.work
-        steps = work.steps or self.most_steps(clients.get(job.job.client, 1))
-        return replace(job, steps=steps, rows=self.reading.rows(work))
+        steps = job.plan.work.steps or self.most_steps(clients.get(job.job.client, 1))
+        return replace(job, steps=steps, rows=self.reading.rows(job.plan.work))
 
     def collect(self, opened: OpenRound) -> None:
         """Fold replies in as they come, until the policy steps or the round's time is over."""
@@ -234,8 +233,7 @@ class Loop:
         clock.lap("step")
         evaluation = self.evaluation() if self.limits.evaluation_due(opened.t) else {}
         clock.lap("evaluate")
-        spent = self.state.spent
-        now, lasted_s = spent.simulated_s, None
+        now, lasted_s = self.state.spent.simulated_s, None
         if arrivals.clocked:
             now, lasted_s = arrivals.now, arrivals.now - now
         elif not self.pacing.ordered and opened.bound is not None:
@@ -246,15 +244,12 @@ class Loop:
             self.state.with_evaluation(evaluation),
             pending=intake.outstanding(self.state.pending),
             norms=intake.clip.norms(),
-            spent=replace(spent, simulated_s=now),
+            spent=replace(self.state.spent, simulated_s=now),
             open=still_open(self.waiting.values()),
             dropped=dict(Counter(self.state.dropped) + intake.dropped),
         )
-        outcome = Outcome(
-            intake.accepted, intake.dropped, intake.train_loss(), norm, evaluation, lasted_s,
-            intake.failed, intake.clip.clipped, intake.clip.limit(PARAMS),
-            [*intake.ages.values()] if self.pacing.waits_on else None,
-        )  # fmt: skip
+        ended = self.reading.ended(opened.clients, self.state.progress)
+        outcome = opened.outcome(norm, evaluation, lasted_s, self.pacing.waits_on, ended)
         self.recorder.end_round(self.state, outcome)
         if self.recorder.checkpoint_due(opened.t):
             self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())

@@ -14,6 +14,7 @@ from fedllm_app.core.state import RunState
 from fedllm_app.run.budget import Cost
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.ledger import Ledger
+from fedllm_app.run.record import Outcome
 from fedllm_app.server.asked import Key
 from fedllm_app.server.intake import Intake
 from fedllm_app.server.planning import Planned
@@ -47,6 +48,22 @@ class OpenRound:
     def t(self) -> int:
         """The round."""
         return self.planned.inputs.job
+
+    def outcome(
+        self,
+        norm: float | None,
+        evaluation: Mapping[str, float],
+        lasted_s: float | None,
+        ages: bool,
+        ended: Sequence[str],
+    ) -> Outcome:
+        """Return what came of it, for the record; `ages`: with the staleness of its replies."""
+        intake = self.intake
+        return Outcome(
+            intake.accepted, intake.dropped, intake.train_loss(), norm, evaluation, lasted_s,
+            intake.failed, intake.clip.clipped, intake.clip.limit(PARAMS),
+            [*intake.ages.values()] if ages else None, ended,
+        )  # fmt: skip
 
 
 def advanced(state: RunState, intake: Intake) -> RunState:

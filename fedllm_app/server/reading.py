@@ -6,7 +6,7 @@ on is played again, and a resumed run stands where it stood.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +29,9 @@ class Reading(Protocol):
         progress : examples that each has used in accepted jobs.
         """
 
+    def ended(self, clients: Mapping[str, int], progress: Mapping[str, int]) -> Sequence[str]:
+        """Return the others, sorted."""
+
     def rows(self, work: Work) -> int:
         """Return the examples that a job uses up, 0 where the device says."""
 
@@ -39,6 +42,10 @@ class Epochs:
     def left(self, clients: Mapping[str, int], progress: Mapping[str, int]) -> Mapping[str, int]:
         """Return all clients."""
         return clients
+
+    def ended(self, clients: Mapping[str, int], progress: Mapping[str, int]) -> Sequence[str]:
+        """Return nobody."""
+        return ()
 
     def rows(self, work: Work) -> int:
         """Return 0."""
@@ -62,18 +69,25 @@ class Streams:
 
     def left(self, clients: Mapping[str, int], progress: Mapping[str, int]) -> Mapping[str, int]:
         """Return the clients whose stream holds another job, and say which ones have ended."""
-        need = self.rows(Work())
-        if self.wraps:
-            return clients
-        going = {c: n for c, n in clients.items() if n - progress.get(c, 0) >= need}
-        if ended := sorted(clients.keys() - going.keys() - self._said):
-            self._said |= set(ended)
-            more = f" and {len(ended) - SHOWN} more" if len(ended) > SHOWN else ""
+        ended = self.ended(clients, progress)
+        going = {c: n for c, n in clients.items() if c not in set(ended)} if ended else clients
+        if new := [client for client in ended if client not in self._said]:
+            self._said |= set(new)
+            more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
             log.info(
                 "the streams of %d clients hold no further job of %d rows: %s%s; %d go on",
-                len(ended), need, ", ".join(ended[:SHOWN]), more, len(going),
+                len(new), self.rows(Work()), ", ".join(new[:SHOWN]), more, len(going),
             )  # fmt: skip
         return going
+
+    def ended(self, clients: Mapping[str, int], progress: Mapping[str, int]) -> Sequence[str]:
+        """Return the clients whose stream holds fewer rows than a job takes; none where it wraps.
+
+        A client without any row has no part in a run either way.
+        """
+        need = 1 if self.wraps else self.rows(Work())
+        used: Mapping[str, int] = {} if self.wraps else progress
+        return sorted(c for c, n in clients.items() if n - used.get(c, 0) < need)
 
     def rows(self, work: Work) -> int:
         """Return the rows that a job of this work goes through."""

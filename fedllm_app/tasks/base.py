@@ -82,7 +82,7 @@ class Prepare(Protocol):
         max_tokens: int,
         labels: Sequence[str] | None,
         file: Path,
-    ) -> None:
+    ) -> str | None:
         """Write the columns of the kind, and source_row, the number of the row each came from.
 
         Parameters
@@ -94,6 +94,10 @@ class Prepare(Protocol):
         max_tokens : longest row.
         labels : label names, None where the kind needs none.
         file : Arrow file to write.
+
+        Returns
+        -------
+        What was left out of these rows, in words; "" or None where nothing was.
         """
 
 

@@ -70,3 +70,17 @@ def test_cifar10_batches(shared, tmp_path):
     assert batch["pixel_values"].shape == (16, 3, 56, 56)
     assert batch["labels"].shape == (16,)
     assert abs(batch["pixel_values"].mean()) < 2
+
+
+def test_four_sources_are_packed_each_for_a_client_of_its_own(shared, tokenizer, tmp_path):
+    place, T = shared / "pretraining", 128
+    data = DataSettings(
+        train=str(place), train_split="validation", user_column="folder",
+        test=str(place / "techdocs" / "validation.parquet"),
+    )  # fmt: skip
+    task = TaskSettings(name="pretraining", max_tokens=T)
+    made = federated_data(data, task, PartitionSettings(name="natural"), tokenizer, 0, tmp_path)
+    assert made.clients == ["literature", "techdocs", "textbooks", "wikipedia"]
+    assert made.counts.min() > 500
+    assert made.train.arrays(made.rows(0))["input_ids"].shape == (made.counts[0], T)
+    assert "tokens that fill no row" in made.notes.lines()["left out"]

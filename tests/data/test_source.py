@@ -52,6 +52,21 @@ def test_a_folder_of_split_files_is_read(tmp_path, names):
     assert read(tmp_path, tmp_path).to_dict() == ROWS
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_folder_for_each_source_gives_the_rows_of_all_and_their_folder(tmp_path, suffix):
+    for folder, texts in (("books", ["a", "b"]), ("wiki", ["c"])):
+        (tmp_path / folder).mkdir()
+        for split in ("train", "validation"):
+            rows = datasets.Dataset.from_dict({"text": [f"{split} {text}" for text in texts]})
+            file = str(tmp_path / folder / f"{split}{suffix}")
+            _ = rows.to_parquet(file) if suffix == ".parquet" else rows.to_json(file)
+    found = read(tmp_path, tmp_path / "scratch")
+    assert found["text"][:] == ["train a", "train b", "train c"]
+    assert found["folder"][:] == ["books", "books", "wiki"]
+    held = read(tmp_path, tmp_path / "scratch", split="validation")
+    assert held["text"][:] == ["validation a", "validation b", "validation c"]
+
+
 def test_a_test_file_counts_only_beside_a_file_named_train(tmp_path):
     for name in ("train.jsonl", "test.jsonl", "mine.jsonl"):
         (tmp_path / name).write_text('{"text": "a", "label": 0}\n')

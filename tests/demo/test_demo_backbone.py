@@ -34,6 +34,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+def test_pretraining_has_the_backbone_of_next_token(tmp_path: Path, quick: list[str]) -> None:
+    assert demo_backbone(tmp_path, "pretraining") == demo_backbone(tmp_path, "next-token")
+    assert quick == ["next-token"]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_folder_loads_with_plain_transformers(
     task: str, tmp_path: Path, quick: list[str]
