@@ -152,7 +152,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         transport=transport,
         evaluate=parts.evaluate if len(parts.data.evaluation) else None,
         recorder=Recorder(
-            folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes
+            folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit
         ),
         min_replies=c.round.min_replies,
         counting=Counting(

@@ -26,11 +26,13 @@ class Spent:
     Attributes
     ----------
     simulated_s : seconds of all rounds by the clock of `network`, 0 without one.
+    units : examples or tokens that accepted replies were trained on.
     seconds, slowest_s : running time over all resumes, the slowest round's; outside the promise of
         equal bits.
     """
 
     simulated_s: float = 0.0
+    units: int = 0
     seconds: float = 0.0
     slowest_s: float = 0.0
 

@@ -45,6 +45,7 @@ class Outcome:
     staleness : of each accepted reply, how many steps the server took since its model; None where
         no job outlives its round.
     ended : clients whose stream holds no further job.
+    curves : further numbers of a round in which the server took a step, by name.
     """
 
     accepted: Mapping[Job, TrainMetrics] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Outcome:
     bound: float | None = None
     staleness: Sequence[int] | None = None
     ended: Sequence[str] = ()
+    curves: Mapping[str, float] = field(default_factory=dict)
 
 
 class Recorder:
@@ -69,6 +71,7 @@ class Recorder:
     state : of the checkpoint that the run continues from; None begins the files anew.
     rounds, checkpoint_every : of the run.
     base_client_bytes : what a device downloads once for the frozen base.
+    unit : what the task counts, "examples" or "tokens".
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class Recorder:
         rounds: int,
         checkpoint_every: int,
         base_client_bytes: int,
+        unit: str = "examples",
     ) -> None:
+        self.unit = unit
         self.folder, self.rounds, self.every = folder, rounds, checkpoint_every
         round_ = state.round if state else -1
         self.metrics = JsonLines(folder / "metrics.jsonl")
@@ -116,7 +121,9 @@ class Recorder:
             "update-norm": outcome.update_norm,
             "up-bytes": totals.up_bytes,
             "down-bytes": totals.down_bytes,
+            self.unit: state.spent.units,
         }
+        record |= outcome.curves
         if outcome.simulated_s is not None:
             record["simulated-s"] = state.spent.simulated_s
         record |= _of_clients(outcome) | _of_ages(outcome.staleness)

@@ -12,7 +12,7 @@ Shapes: P trainable parameters, K coordinates of one reply.
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from math import gcd, isfinite
+from math import gcd, isfinite, sqrt
 from typing import Literal
 
 import numpy as np
@@ -121,6 +121,10 @@ class Aggregate:
         self._combine(mean_P)
         return mean_P
 
+    def length(self) -> float | None:
+        """Return the norm of the weighted sum of all replies, None where there is no sum."""
+        return None
+
     def _take(
         self, positions: Sent, values_K: np.ndarray | Values, weight: int, scale: float, full: int
     ) -> None:
@@ -174,6 +178,14 @@ class Mean(Aggregate):
             if weight != 1:
                 steps *= weight
             self._add(self._at(positions, part), steps, full)
+
+    def length(self) -> float | None:
+        """Return the norm of the weighted sum of all replies, before it is divided."""
+        total = 0.0
+        for part in parts(self.P):
+            block = self._sum_P[part] * np.float64(STEP)
+            total += float(block @ block)
+        return sqrt(total)
 
     def _combine(self, mean_P: np.ndarray) -> None:
         """Write the mean: the exact sum is rounded to float32 once, and its quotient once."""

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply, TrainMetrics
@@ -94,6 +95,7 @@ class Intake:
         self._waiting: list[Taken] = []
         self._heard: dict[str, int] = {}
         self._groups: dict[str, str] = {}
+        self._lengths: list[float] = []  # of the accepted updates, as they are weighed
         self.steps: dict[str, int] = {}
         self.add(asked)
 
@@ -182,6 +184,23 @@ class Intake:
         gone = {client for (_, client), (reason, _) in self.failed.items() if reason == "forgotten"}
         return {client: job for client, job in accepted.items() if client not in gone}
 
+    def agreement(self) -> float | None:
+        """Return the mean cosine between two updates of the round, each pair weighed by its norms.
+
+        Of the sum S of updates, |S|^2 less the squares of all is the sum of the products of all
+        pairs: no reply is needed for it. What was not sent counts as zero. None of fewer than two
+        updates, or where replies are not summed.
+        """
+        squares = fsum(n * n for n in self._lengths)
+        length, pairs = self.means[PARAMS].length(), fsum(self._lengths) ** 2 - squares
+        if length is None or len(self._lengths) < 2 or pairs <= 0:
+            return None
+        return (length * length - squares) / pairs
+
+    def units(self, most: Callable[[str], int]) -> int:
+        """Return the units of all accepted jobs, each at most what its client can have seen."""
+        return sum(min(m.units, most(client)) for (_, client), m in self.accepted.items())
+
     def train_loss(self) -> float | None:
         """Return the mean training loss per unit over accepted replies."""
         metrics = [self.accepted[key] for key in sorted(self.accepted)]
@@ -219,6 +238,7 @@ class Intake:
             why = f"the norm of its update is {times:.3g} times the bound of round.clip"
             self._drop(taken.asked, "too-large", why)
             return
+        self._lengths.append(weight * scales[PARAMS] * taken.norms[PARAMS])
         full = self._in_full(taken.asked, reply.metrics)
         for name, update in updates.items():
             self.means[name].fold(update.positions, update.values, weight, scales[name], full)

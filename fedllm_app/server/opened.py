@@ -56,14 +56,20 @@ class OpenRound:
         lasted_s: float | None,
         ages: bool,
         ended: Sequence[str],
+        norms: Mapping[str, float],
     ) -> Outcome:
         """Return what came of it, for the record; `ages`: with the staleness of its replies."""
         intake = self.intake
         return Outcome(
             intake.accepted, intake.dropped, intake.train_loss(), norm, evaluation, lasted_s,
             intake.failed, intake.clip.clipped, intake.clip.limit(PARAMS),
-            [*intake.ages.values()] if ages else None, ended,
+            [*intake.ages.values()] if ages else None, ended, self._curves(norms),
         )  # fmt: skip
+
+    def _curves(self, norms: Mapping[str, float]) -> dict[str, float]:
+        """Return the norms, and how far the updates agree; {} where the server took no step."""
+        cosine = self.intake.agreement() if norms else None
+        return dict(norms) | ({} if cosine is None else {"cosine": cosine})
 
 
 def advanced(state: RunState, intake: Intake) -> RunState:

@@ -69,6 +69,9 @@ OPTIMIZERS: dict[str, Make] = {
 }
 
 
+MOMENTA = ("momentum_buffer", "exp_avg")  # torch's names of a first moment
+
+
 class ServerOptimizer:
     """The dense parameters and the optimizer that moves them.
 
@@ -187,6 +190,12 @@ class ServerOptimizer:
             self._params.masked_fill_(fixed_P, 0.0)
         else:
             self._params[fixed_P] = self._start[fixed_P]
+
+    def norms(self) -> dict[str, float]:
+        """Return the Euclidean norms of the parameters and, where there is one, of the momentum."""
+        moments = [self._state[name] for name in MOMENTA if name in self._state]
+        held = {"params-norm": self._params} | dict(zip(["momentum-norm"], moments, strict=False))
+        return {name: float(np.linalg.norm(vector.numpy())) for name, vector in held.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all of the state as named tensors: what a checkpoint holds."""

@@ -31,7 +31,7 @@ def test_the_files_of_a_run(tmp_path):
     assert [r["round"] for r in metrics] == [r["round"] for r in timing] == [0, 1, 2, 3, 4]
     assert list(metrics[1]) == [
         "round", "clients", "dropped", "train-loss", "update-norm", "up-bytes", "down-bytes",
-        "clip-bound", "clipped",
+        "examples", "params-norm", "cosine", "clip-bound", "clipped",
     ]  # fmt: skip
     assert "evaluation" in metrics[2]
     parts = timing[1]["parts"]

@@ -247,3 +247,24 @@ def test_a_job_that_never_left_says_nothing_of_what_may_still_come(intake):
     assert taken.outstanding([("a", 2, 144)]) == (("a", 2, 144),)
     taken.take(reply(client="b"))
     assert taken.outstanding([("b", 2, 144)]) == ()
+
+
+def test_agreement_is_the_mean_cosine_of_all_pairs_weighed_by_their_norms(intake):
+    taken, rng = intake(), np.random.default_rng(1)
+    updates = {c: s * rng.standard_normal(P).astype(np.float32) for c, s in (("a", 1), ("c", 5))}
+    assert taken.agreement() is None
+    updates["b"] = -2 * updates["a"] + updates["c"]
+    for client, update in updates.items():
+        taken.take(reply(payload(update), client))
+    pairs = [(updates[a], updates[b]) for a, b in ("ab", "ac", "bc")]
+    products = sum(float(x @ y) for x, y in pairs)
+    norms = sum(float(np.linalg.norm(x) * np.linalg.norm(y)) for x, y in pairs)
+    assert taken.agreement() == pytest.approx(products / norms, abs=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_updates_that_are_equal_agree_and_opposite_ones_do_not(intake, sign):
+    taken = intake()
+    for client, factor in (("a", 1), ("b", sign)):
+        taken.take(reply(payload(factor * np.ones(P, np.float32)), client))
+    assert taken.agreement() == pytest.approx(sign)
