@@ -39,7 +39,7 @@ from fedllm_app.models.scratch import scratch_folder
 from fedllm_app.models.settings import BACKBONES, TRAIN
 from fedllm_app.models.suits import check_reads
 from fedllm_app.models.trainable import TrainableModel
-from fedllm_app.models.vocabulary import trained_tokenizer
+from fedllm_app.models.vocabulary import tokenizer_digest, trained_tokenizer
 from fedllm_app.tasks.base import Task, TaskKind
 from fedllm_app.tasks.by_class import by_class
 
@@ -219,6 +219,9 @@ class Parts:
         model = wrap(backbone, c.model, c.lora, c.run.seed)
         if self.tokenizer is not None:
             check_reads(model.backbone, self.tokenizer)
+        if c.model.scratch:
+            # Nothing is frozen, but a device with another tokenizer would learn other words.
+            model.fingerprint = tokenizer_digest(self.tokenizer)
         return model.to(device)
 
     @cached_property

@@ -108,10 +108,11 @@ def begun_on(parts: Parts) -> dict[str, str]:
     """Return digests of what a run trains and evaluates; see run/begun.py."""
     model = parts.model
     initial = hashlib.blake2b(parts.initial.tobytes(), digest_size=16).hexdigest()
-    cut = {} if parts.tokenizer is None else {"tokenizer": tokenizer_digest(parts.tokenizer)}
+    begun = {} if parts.tokenizer is None else {"tokenizer": tokenizer_digest(parts.tokenizer)}
+    if not parts.config.model.scratch:
+        begun["base"] = model.fingerprint
     return {
-        **cut,
-        "base": model.fingerprint,
+        **begun,
         "layout": model.layout.hash,
         "initial": initial,
         **data_digests(parts.data),

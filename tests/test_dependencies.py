@@ -22,7 +22,6 @@ DISTRIBUTION = {
 INDIRECT = {
     "tensorboard",  # by torch.utils.tensorboard
     "gguf",  # by transformers, to read a GGUF file
-    "tokenizers",  # by transformers; of ours the demonstration alone imports it
     "psutil",  # by the command line `fedllm`, which a device has too
     "typer",  # the same
 }

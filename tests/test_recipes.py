@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.models.scratch import SHAPES
 from fedllm_app.play import run_local
 from fedllm_app.run.metrics import read_lines
 
@@ -70,6 +71,20 @@ def test_a_thesis_recipe_has_the_settings_of_the_thesis(task):
     }
     told = (c.model.source, c.partition.clients, c.task.max_tokens, c.round.clients)
     assert told == scale[task]
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_a_pretraining_recipe_trains_the_model_of_its_name_as_photon_does(size):
+    path = ROOT / "recipes" / "pretraining" / f"{size}.toml"
+    c = RunConfig.parse(placed(read_recipe(path)))
+    assert (c.model.source, c.model.train) == (f"scratch:{size}", "full")
+    client, server = c.client, c.server.resolved()
+    assert (client.optimizer, client.beta1, client.beta2) == ("adamw", 0.9, 0.95)
+    assert (client.clip_norm, client.weight_decay, client.decay_all) == (1.0, 0.1, False)
+    # The rate falls to a tenth over all steps of the run.
+    assert (client.schedule, client.lr_floor) == ("cosine", 0.1)
+    assert client.schedule_steps == c.run.rounds * client.steps
+    assert (server.optimizer, server.lr, server.momentum) == ("sgd", 1.0, 0.0)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)

@@ -162,7 +162,8 @@ def check_origin(header: Header, ours: Origin) -> None:
     if header.fingerprint != digest("base fingerprint", ours.fingerprint):
         raise WireError(
             f"base fingerprint is {header.fingerprint.hex()!r}; expected {ours.fingerprint!r}. "
-            "The frozen weights differ: compare model.source and model.dtype",
+            "The frozen weights differ, or the tokenizers of a model from scratch: compare "
+            "model.source, model.dtype and model.tokenizer",
             "foreign",
         )
 

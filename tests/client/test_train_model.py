@@ -20,6 +20,7 @@ from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan, Work
 from fedllm_app.core.support import All, Positions
 from fedllm_app.flower.message import pack_request, unpack_holdings, unpack_replies
+from fedllm_app.models import vocabulary
 from fedllm_app.parts import Parts, Place
 from fedllm_app.play import run_local
 from fedllm_app.wire.codec import WireSettings
@@ -185,3 +186,20 @@ def test_the_client_app_builds_once_and_swaps_values_only(tiny, monkeypatch):
     assert len({b"".join(r.vectors["params"].tobytes() for r in a) for a in answers}) == 1
     with pytest.raises(Exception, match="no payload"):
         ask("train", RecordDict({"words": ConfigRecord({"json": "{}"})}), 0)
+
+
+def test_a_device_with_another_tokenizer_of_equal_size_trains_nothing(tiny, tmp_path):
+    keys = tiny.keys("next-token") | {"model.source": "scratch:tiny", "model.train": "full"}
+    keys |= {"model.tokenizer": "train", "model.vocabulary": 280, "client.steps": 1}
+    config = RunConfig.parse(keys | {"partition.clients": 6})
+    here = Parts(config, Place(tiny.home))
+    words = ["quite other words about quite other things, said by other people"] * 9
+    other = vocabulary.train(iter([words]), len(here.tokenizer))
+    assert len(other) == len(here.tokenizer)
+    other.save_pretrained(tmp_path / "other")
+    there = Parts(config, Place(tiny.home, tokenizer=str(tmp_path / "other")))
+    request = request_for(here.model, here.initial, Job(1, "0"))
+    (fine,) = answer(here.device(tmp_path / "here"), request)
+    (reply,) = answer(there.device(tmp_path / "there"), request)
+    assert (fine.error, reply.reason) == ("", "foreign")
+    assert "compare model.source, model.dtype and model.tokenizer" in reply.error
