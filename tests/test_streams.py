@@ -14,7 +14,8 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
 from fedllm_app.parts import Parts, Place
-from fedllm_app.play import LocalTransport, run_local
+from fedllm_app.play import LocalTransport, build_loop, opening_of, run_local
+from fedllm_app.report.page import summary_rows
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.run.metrics import read_lines
 
@@ -102,6 +103,19 @@ def test_no_row_is_trained_on_twice_until_the_stream_ends(tiny, said):
     end, _ = state(folder)
     assert end.finished == "the streams ended"
     assert end.round < 500 and (folder / "model" / "config.json").exists()
+    assert ("ended streams", "4, of clients 0, 1, 2, 3") in summary_rows(folder)
+    assert said.text.count("hold no further job") <= 4, "each client is told of once"
+
+
+def test_the_opening_counts_rows_and_tokens(tiny):
+    c = config(tiny, "stream-opening").resolved()
+    parts, folder = Parts(c, Place(tiny.home)), tiny.home / "runs" / "stream-opening"
+    said = opening_of(parts, folder, build_loop(parts, folder, LocalTransport(parts, folder)))
+    rows, each = len(parts.data.train), parts.data.counts
+    line = f"of 4 tokens: {rows} ({rows * 4} tokens), {each.min()} to {each.max()} of each client"
+    assert line in said
+    assert "a round takes 2 of a client's stream" in said
+    assert "tokens that fill no row" in said
 
 
 def test_a_stream_that_wraps_begins_again(tiny):
