@@ -10,11 +10,12 @@ import pytest
 
 from fedllm_app.client.train import local_batches
 from fedllm_app.config import RunConfig
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
 from fedllm_app.parts import Parts, Place
-from fedllm_app.play import LocalTransport, run_local
+from fedllm_app.play import LocalTransport, build_loop, opening_of, run_local
+from fedllm_app.report.page import summary_rows
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.run.metrics import read_lines
 
@@ -102,6 +103,19 @@ def test_no_row_is_trained_on_twice_until_the_stream_ends(tiny, said):
     end, _ = state(folder)
     assert end.finished == "the streams ended"
     assert end.round < 500 and (folder / "model" / "config.json").exists()
+    assert ("ended streams", "4, of clients 0, 1, 2, 3") in summary_rows(folder)
+    assert said.text.count("hold no further job") <= 4, "each client is told of once"
+
+
+def test_the_opening_counts_rows_and_tokens(tiny):
+    c = config(tiny, "stream-opening").resolved()
+    parts, folder = Parts(c, Place(tiny.home)), tiny.home / "runs" / "stream-opening"
+    said = opening_of(parts, folder, build_loop(parts, folder, LocalTransport(parts, folder)))
+    rows, each = len(parts.data.train), parts.data.counts
+    line = f"of 4 tokens: {rows} ({rows * 4} tokens), {each.min()} to {each.max()} of each client"
+    assert line in said
+    assert "a round takes 2 of a client's stream" in said
+    assert "tokens that fill no row" in said
 
 
 def test_a_stream_that_wraps_begins_again(tiny):
@@ -178,3 +192,25 @@ def test_an_asynchronous_run_ends_with_its_streams(tiny):
     for positions in by_client.values():
         assert positions == list(range(0, NEED * len(positions), NEED))
     assert end.progress == {c: NEED * len(positions) for c, positions in by_client.items()}
+
+
+def test_a_device_packs_its_own_file_and_reads_it_on_from_where_the_server_says(tiny, tmp_path):
+    own = {"data.train": "node", "data.test": str(tiny.root / "text" / "train.jsonl")}
+    c = config(tiny, "stream-device", **own).resolved()
+    place = Place(tmp_path, data=str(tiny.root / "text" / "train.jsonl"), client="alice")
+    parts = Parts(c, place)
+    table = parts.own_data
+    assert parts.counts() == {"alice": len(table)}, "what the server learns of it"
+    device = parts.device(tmp_path)
+
+    def read(position, steps):
+        job = Job(1, "alice", position=position)
+        batches = local_batches(device, job, Work(steps=steps))
+        return np.concatenate([batch["input_ids"].numpy() for batch in batches])
+
+    whole = read(0, len(table))
+    assert np.array_equal(read(5, 3), whole[5:8])
+    every = table.arrays(np.arange(len(table)))["input_ids"]
+    assert sorted(map(tuple, whole)) == sorted(map(tuple, every.astype(np.int64)))
+    with pytest.raises(WireError, match="the job is of client 'bob'"):
+        next(local_batches(device, Job(1, "bob"), Work()))

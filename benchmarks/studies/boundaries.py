@@ -121,7 +121,7 @@ def main(data: str, asked: list[str]) -> None:
         parts = Parts(RunConfig.parse(keys).resolved(), Place(home))
         rows.append(study(parts, steps))
         print(rows[-1], flush=True)
-    write_result("boundaries", SETTINGS | {"batch-tokens": BATCH_TOKENS, "lr": LR}, rows)
+        write_result("boundaries", SETTINGS | {"batch-tokens": BATCH_TOKENS, "lr": LR}, rows)
 
 
 if __name__ == "__main__":

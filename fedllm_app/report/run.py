@@ -132,9 +132,9 @@ class Run:
 
     @property
     def ended(self) -> list[str]:
-        """Clients whose stream holds no further job."""
-        found = [record["ended-clients"] for record in self.metrics if "ended-clients" in record]
-        return [str(client) for client in found[-1]] if found else []
+        """Clients whose stream came to its end in a round, sorted."""
+        found = (record.get("ended-clients") or [] for record in self.metrics)
+        return sorted({str(client) for clients in found for client in clients})
 
     @property
     def scales(self) -> bool:

@@ -44,7 +44,7 @@ class Outcome:
     bound : of the norm of an update, None without one.
     staleness : of each accepted reply, how many steps the server took since its model; None where
         no job outlives its round.
-    ended : clients whose stream holds no further job.
+    ended : clients whose stream holds no further job after this round, and held one before it.
     curves : further numbers of a round in which the server took a step, by name.
     """
 
