@@ -176,6 +176,11 @@ AT_ODDS = {
         "strategy.feedback-decay is 0.95 with run.name = ''; expected a name",
         {"strategy.feedback-decay": 0.0},
     ),
+    "fragments in a run without a name": (
+        {"strategy.name": "streaming-diloco"},
+        "strategy.fragments is 4 with run.name = ''; expected a name",
+        {"run.name": "x"},
+    ),
     "more replies than clients": (
         {"round.min-replies": 6},
         "round.min-replies is 6; expected at most round.clients = 5",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fedllm_app.client.kept import RESIDUAL, Kept, load_kept, save_kept
+from fedllm_app.client.kept import BASE, OWN, RESIDUAL, VALUES, Kept, load_kept, save_kept
 from fedllm_app.client.rules import rule_kind
 from fedllm_app.client.train import Device, train
 from fedllm_app.client.upload import Upload, decayed
@@ -21,7 +21,7 @@ from fedllm_app.core.holding import base_of, device_copy
 from fedllm_app.core.job import Job, Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import PARAMS, ClientPlan
-from fedllm_app.core.region import Where, put, size_of
+from fedllm_app.core.region import Where, put, size_of, take
 from fedllm_app.core.support import Draw, Sent, expand
 from fedllm_app.core.versions import DOWNLOAD, Version
 from fedllm_app.wire.codec import Update, decode
@@ -85,11 +85,11 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     kept = load_kept(device.kept, job, held_size(device, request, plan)) if keeps else Kept()
     got = received(device, request, plan, kept)
     draw = Draw(device.seed, request.round, request.group, job.client, got.sent)
-    start = device_copy(plan, got.update.positions, got.update.values, device.initial)
+    start, base = begun(plan, got.update, kept, device.initial)
     model.load(start, plan.rank)
     movable = None if plan.rank else expand(plan.train, layout, draw)
     trained = train(device, job, plan, movable, kept, got.beside)
-    delta = start - model.flat.cpu().numpy()
+    delta = base - model.flat.cpu().numpy()
     if RESIDUAL in plan.keeps and kept.residual is not None:
         delta += decayed(kept.residual.numpy(), plan.decay)
     upload = Upload(layout, got.origin, device.wire, draw, job)
@@ -105,7 +105,10 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     if RESIDUAL in plan.keeps:
         left = torch.from_numpy(upload.left_out(plan, delta, payload, where))
     if keeps:
-        state = Kept(trained.optimizer, trained.rule, left, got.download)
+        values = {}
+        if VALUES in plan.keeps:
+            values = {OWN: model.flat.cpu().clone(), BASE: torch.from_numpy(base)}
+        state = Kept(trained.optimizer, trained.rule, left, got.download, values)
         save_kept(device.kept, job, state, start.size)
     return Reply(job.id, job.client, vectors, trained.metrics)
 
@@ -168,6 +171,33 @@ def downloaded(
     arrays = Version(grid.codes, grid.step).arrays()
     download = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Update(where, grid.values()), download
+
+
+def begun(
+    plan: ClientPlan, update: Update, kept: Kept, initial_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that training begins with, and those that its change is measured against.
+
+    They are the same, but where a device keeps values of its own and only some came down.
+
+    Raises
+    ------
+    WireError
+        If it should have kept them and did not ("forgotten").
+    """
+    came = device_copy(plan, update.positions, update.values, initial_P)
+    if VALUES not in plan.keeps or update.positions is None:
+        return came, came
+    if not kept.values:
+        raise WireError(
+            "this device no longer holds values of its own; the server sends all of them next time",
+            "forgotten",
+        )
+    own, base = (kept.values[name].numpy().copy() for name in (OWN, BASE))
+    new, mixing = take(came, update.positions), np.float32(plan.mixing)
+    put(base, update.positions, new)
+    put(own, update.positions, mixing * take(own, update.positions) + (1 - mixing) * new)
+    return own, base
 
 
 def held_size(device: Device, request: Request, plan: ClientPlan) -> int:

@@ -1,7 +1,8 @@
 """State that stays on the device from job to job, saved under (client, job).
 
-That is the local optimizer's, a rule's own, the residual (what a sparse upload left out), and the
-download that a later one may go on from. The server names the client's last job that it accepted
+That is the local optimizer's, a rule's own, the residual (what a sparse upload left out), the
+download that a later one may go on from, and the device's own values, of which downloads replace
+some. The server names the client's last job that it accepted
 (`state_from`); a job whose reply was lost therefore starts from the state before it, not from its
 own. It also names the last one that its newest checkpoint holds (`saved`) and the one before
 (`earlier`): a server that was killed goes back to the newest that is whole.
@@ -27,6 +28,8 @@ from fedllm_app.core.versions import DOWNLOAD
 
 log = logging.getLogger("fedllm")
 RESIDUAL = "residual"
+VALUES = "values"
+OWN, BASE = "own", "base"
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,18 @@ class Kept:
     optimizer, rule : tensors by name, of shape (P,) or opaque.
     residual : float32 of shape (P,), or None.
     download : of the `Version` that came, or empty.
+    values : the device's own, and those of the server that its change is measured against, float32
+        of shape (P,) each; or empty.
     """
 
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     rule: Mapping[str, Tensor] = field(default_factory=dict)
     residual: Tensor | None = None
     download: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        some = self.optimizer or self.rule or self.download
+        some = self.optimizer or self.rule or self.download or self.values
         return bool(some or self.residual is not None)
 
 
@@ -70,7 +76,8 @@ def load_kept(root: Path, job: Job, P: int) -> Kept:
     except (CheckpointError, KeyError, TypeError) as error:
         log.warning("client %s: its state cannot be read (%s); it starts fresh", job.client, error)
         return Kept()
-    parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "rule": {}, RESIDUAL: {}, DOWNLOAD: {}}
+    names_of = ("optimizer", "rule", RESIDUAL, DOWNLOAD, VALUES)
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in names_of}
     for name, tensor in tensors.items():
         part, _, own = name.partition(".")
         parts[part][own] = tensor
@@ -83,7 +90,8 @@ def load_kept(root: Path, job: Job, P: int) -> Kept:
                 part,
             )
             parts[part] = {}
-    return Kept(parts["optimizer"], parts["rule"], parts[RESIDUAL].get(""), parts[DOWNLOAD])
+    residual = parts[RESIDUAL].get("")
+    return Kept(parts["optimizer"], parts["rule"], residual, parts[DOWNLOAD], parts[VALUES])
 
 
 def save_kept(root: Path, job: Job, kept: Kept, P: int) -> None:
@@ -92,6 +100,7 @@ def save_kept(root: Path, job: Job, kept: Kept, P: int) -> None:
     tensors = {f"optimizer.{n}": t for n, t in kept.optimizer.items()}
     tensors |= {f"rule.{n}": t for n, t in kept.rule.items()}
     tensors |= {f"{DOWNLOAD}.{n}": t for n, t in kept.download.items()}
+    tensors |= {f"{VALUES}.{n}": t for n, t in kept.values.items()}
     if kept.residual is not None:
         tensors[RESIDUAL] = kept.residual
     by_coordinate = [name for name, tensor in tensors.items() if tensor.shape == (P,)]

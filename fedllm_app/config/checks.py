@@ -56,6 +56,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         ("client.keep-optimizer", c.client.keep_optimizer),
         ("strategy.error-feedback", c.strategy.error_feedback),
         ("strategy.feedback-decay", decay if always else 0),
+        ("strategy.fragments", c.strategy.fragments if "fragments" in method.keys else 0),
         ("strategy.down-history", c.strategy.down_history),
     ):
         if keeps and not c.run.name:

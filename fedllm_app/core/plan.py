@@ -82,13 +82,15 @@ class ClientPlan:
     up : what it returns.
     work : how much it trains.
     keeps : state that stays on the device from job to job: "residual", what an upload left out;
-        "download", what came down, where a later one may go on from it.
+        "download", what came down, where a later one may go on from it; "values", its own of
+        all coordinates, of which a later download replaces some, and what it is measured against.
         The local optimizer's is kept by `client.keep-optimizer`.
     beside_down, beside_up : further vectors by name, each with its own support and value type. The
         server's values are in `RoundPlan.vectors`; a device's come from its local rule.
     down_as : the values themselves, or their change from those that the model was built with. A
         change leaves the rest as it was built.
     decay : what a kept residual is multiplied by before an update is added to it.
+    mixing : share of its own values that a device keeps where others come down.
     rounding : of the few levels of an upload: at random, so that means over clients are right, or
         to the nearest level, where what rounding leaves out is kept.
     """
@@ -104,6 +106,7 @@ class ClientPlan:
     down_as: As = "values"
     decay: float = 1.0
     rounding: Rounding = "random"
+    mixing: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values.
@@ -125,6 +128,7 @@ class ClientPlan:
             "beside-up": self._beside_json(self.beside_up),
             "decay": self.decay,
             "rounding": self.rounding,
+            "mixing": self.mixing,
         }
 
     def _up_json(self) -> Any:
@@ -159,10 +163,14 @@ class ClientPlan:
         try:
             up, fill, down_as = words["up"], words["fill"], words["down-as"]
             rounding, decay = words["rounding"], float(words["decay"])
+            mixing = float(words["mixing"])
             if fill not in ("zero", "initial") or down_as not in ("values", "change"):
                 raise ValueError(fill, down_as)
-            if rounding not in ("random", "nearest") or not 0 <= decay <= 1:
-                raise ValueError(rounding, decay)
+            if (
+                rounding not in ("random", "nearest")
+                or not 0 <= min(decay, mixing) <= max(decay, mixing) <= 1
+            ):
+                raise ValueError(rounding, decay, mixing)
             plan = cls(
                 down=from_json(words["down"]),
                 down_as=down_as,
@@ -175,6 +183,7 @@ class ClientPlan:
                 beside_up=_beside(words["beside-up"]),
                 decay=decay,
                 rounding=rounding,
+                mixing=mixing,
             )
             plan.to_json()  # what is "sent" must have come
             return plan

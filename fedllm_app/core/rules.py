@@ -8,6 +8,7 @@ Shapes: P trainable parameters, R rank, H attention heads.
 """
 
 import fnmatch
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from fedllm_app.core.region import Slice
 from fedllm_app.core.support import Derived, Rule
 
 RANK_SLICES = "rank-slices"  # the one rule by which a device can hold less than the whole bank
+FRAGMENT = "fragment"  # whole layers that travel together
 HEAD = Derived("tensors", {"without": list(ADAPTERS)})  # what is trained beside the adapters
 
 
@@ -91,9 +93,24 @@ def _head_slices(
     return slices
 
 
+def _fragment(
+    layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
+) -> list[Slice]:
+    """Return every `of`-th layer, from layer `number` on; what is of no layer goes with the first.
+
+    Source: Streaming DiLoCo (arXiv 2501.18512), strided fragments.
+    """
+    of, number = int(args["of"]), int(args["number"])
+    if of < 1:
+        raise WireError(f"a plan has {of} fragments; expected at least 1")
+    layers = [(n, re.search(r"\.(\d+)\.", n)) for n in layout.names]
+    return [(n, ()) for n, layer in layers if (int(layer[1]) if layer else 0) % of == number % of]
+
+
 RULES: dict[str, Rule] = {
     "tensors": _tensors,
     RANK_SLICES: _rank_slices,
     "random-tensors": _random_tensors,
     "head-slices": _head_slices,
+    FRAGMENT: _fragment,
 }

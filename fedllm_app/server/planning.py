@@ -86,7 +86,7 @@ class Planner:
         """
         inputs = Inputs(
             self.strategy, self.layout, state.round + 1, params_P, self.initial, cohort, self.seed,
-            profiles or {}, self.method.own_settings(self.strategy),
+            profiles or {}, self.method.own_settings(self.strategy), state.accepted,
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
         groups = {name: self._remembered(group) for name, group in plan.groups.items()}

@@ -3,9 +3,12 @@
 SGD with momentum 1/2 along a slope of 1: the first delta is 1, the next 1.5, then 1.75.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from asking import request_for
 from toys import BASE, LAYOUT, PARAMS, P, bits, toy_device
 
 from fedllm_app.client.answer import answer
@@ -14,7 +17,7 @@ from fedllm_app.client.moving import Moving, restore, state_of
 from fedllm_app.core.job import Job, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan
-from fedllm_app.core.support import Positions
+from fedllm_app.core.support import Derived, Positions
 from fedllm_app.wire.codec import decode, encode
 from fedllm_app.wire.slices import origin_of
 
@@ -193,3 +196,33 @@ def test_sgd_without_momentum_keeps_nothing_and_loads_it(tmp_path):
     device = toy_device(SLOPES, tmp_path, keep_optimizer=True, momentum=0.0)
     delta(device, Job(1, "a"))
     assert set(delta(device, Job(2, "a", state_from=1))) == {1}
+
+
+HEAD = Derived("tensors", {"without": ["*lora*", "attention*"]})  # coordinates 10 and 11
+OWN = frozenset({"values"})
+
+
+def test_a_device_keeps_values_of_its_own_and_mixes_in_what_comes_down(tmp_path):
+    """A step moves by the slope, 1: the change is measured against what came when it came."""
+    device = toy_device(SLOPES, tmp_path / "kept")
+
+    def change(job, **plan):
+        origin = origin_of(LAYOUT, BASE)
+        request = request_for(device.model, PARAMS, job, plan=ClientPlan(keeps=OWN, **plan))
+        if plan:
+            head = encode(PARAMS[10:12], None, origin, value_type="fp32", block=256, derived=True)
+            request = replace(request, vectors={"params": head})
+        (reply,) = answer(device, request)
+        if reply.error:
+            return reply
+        return decode(reply.vectors["params"], origin).values.tolist()
+
+    assert change(Job(1, "a")) == [1] * P
+    # The head came again: half of its own is one step below it. The others are two steps away.
+    found = change(Job(2, "a", state_from=1), down=HEAD, mixing=0.5)
+    assert found == [2] * 10 + [1.5] * 2 + [2] * 8
+    # A reply that was lost is as if it had not been.
+    again = change(Job(3, "a", state_from=1), down=HEAD, mixing=0.0)
+    assert again == [2] * 10 + [1] * 2 + [2] * 8
+    lost = change(Job(4, "a", state_from=-1), down=HEAD)
+    assert (lost.reason, "no longer holds values of its own" in lost.error) == ("forgotten", True)

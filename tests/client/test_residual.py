@@ -18,6 +18,7 @@ from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan, TopK
 from fedllm_app.core.region import positions_of
 from fedllm_app.core.support import All, Derived, Draw, expand
+from fedllm_app.server.asked import expected
 from fedllm_app.wire.codec import WireSettings, decode, encode
 from fedllm_app.wire.slices import origin_of
 
@@ -44,6 +45,39 @@ def test_what_is_left_out_adds_up_until_it_is_sent(tmp_path):
     # Without it, the largest is sent every time.
     plain = ClientPlan(up=TopK(0.05))
     assert [sent(device, Job(t, "a", state_from=t - 1), plain) for t in (4, 5)] == [{19: 20}] * 2
+
+
+def test_what_is_kept_fades_by_the_decay_before_an_update_is_added(tmp_path):
+    """SparseLoCo: e <- beta e + delta, and what is sent is taken off."""
+    device, fading = toy_device(SLOPES, tmp_path), replace(KEEPING, decay=0.5)
+    assert sent(device, Job(1, "a"), fading) == {19: 20}
+    # 19 and a half of 19; then 18, a half of it and a quarter.
+    assert sent(device, Job(2, "a", state_from=1), fading) == {18: 28.5}
+    assert sent(device, Job(3, "a", state_from=2), fading) == {17: 31.5}
+    assert sent(device, Job(4, "a", state_from=3), replace(KEEPING, decay=0.0)) == {19: 20}
+
+
+def test_the_rounding_error_of_the_nearest_level_is_kept_too(tmp_path):
+    device = toy_device(SLOPES, tmp_path, wire=WireSettings(up_values="q2"))
+    plan = ClientPlan(up=TopK(0.5), keeps=frozenset({"residual"}), rounding="nearest")
+    first = sent(device, Job(1, "a"), plan)
+    # The largest ten are 11 to 20. So short a vector is marked, with their mean as the magnitude.
+    assert first == dict.fromkeys(range(10, 20), 15.5)
+    (file,) = tmp_path.rglob("job-*.safetensors")
+    left = load_file(file)["residual"]
+    assert left.tolist() == [slope - first.get(at, 0) for at, slope in enumerate(SLOPES["a"])]
+    # Nothing is drawn: another job of the same change sends the same.
+    assert sent(device, Job(2, "a"), plan) == first
+
+
+def test_a_top_of_each_block_is_chosen_on_the_device_and_counted_by_the_server(tmp_path):
+    device = toy_device(SLOPES, tmp_path)
+    up = TopK(0.5, side=2, always=Derived("tensors", {"without": ["*lora*", "attention*"]}))
+    found = sent(device, Job(1, "a"), ClientPlan(up=up))
+    # A is 2 x 3 (a square and a column), B a square; the head is always sent; the rest is in twos.
+    assert sorted(found) == [3, 4, 5, 8, 9, 10, 11, 13, 15, 17, 19]
+    asked = expected(up, LAYOUT, Draw(0), "fp32", 256)
+    assert (asked.count, asked.always.tolist()) == (len(found), [10, 11])
 
 
 def test_a_dropped_reply_loses_nothing(tmp_path):

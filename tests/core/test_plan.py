@@ -54,6 +54,7 @@ def test_a_plan_in_words():
         "down-as": "values",
         "decay": 1.0,
         "rounding": "random",
+        "mixing": 0.0,
     }
 
 

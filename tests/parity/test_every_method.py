@@ -23,6 +23,7 @@ OWN = {
     "adapter-lth": {"decay": 0.5},
     "fed-select": {"error-feedback": True},
     "sparse-diloco": {"d-up": 1 / 16, "block": 8},
+    "streaming-diloco": {"fragments": 2},
 }
 
 
@@ -31,7 +32,7 @@ def config(folder, name, rounds=ROUNDS, run=""):
         "run": {"name": run or f"every-{name}", "rounds": rounds, "checkpoint-every": 2},
         "strategy": {"name": name} | OWN.get(name, {}),
     }
-    if name in ("fedavg", "photon", "diloco", "sparse-diloco"):
+    if name in ("fedavg", "photon", "diloco", "sparse-diloco", "streaming-diloco"):
         keys["server"] = {"lr": 1.0}
     if name in ("sparse-adapter", "fed-select"):  # one step of Adam carries B past A
         keys["server"] = {"lr": 0.3}

@@ -18,15 +18,16 @@ from fedllm_app.parts import Parts, Place
 from fedllm_app.play import run_local
 
 Tensors = dict[str, Tensor]
-H, BATCH, SIDE, BETA = 3, 4, 8, 0.5
+H, BATCH, SIDE, BETA, F, ALPHA = 3, 4, 8, 0.5, 2, 0.25
 CLIENT = {
-    "optimizer": "adamw", "lr": 0.02, "eps": 1e-3, "weight-decay": 0.1, "steps": H, "batch": BATCH,
+    "optimizer": "adamw", "lr": 0.02, "eps": 1e-2, "weight-decay": 0.1, "steps": H, "batch": BATCH,
     "clip-norm": 1.0, "decay-all": False,
 }  # fmt: skip
 METHODS = {
     "photon": {},
     "diloco": {},
     "sparse-diloco": {"d-up": 1 / 16, "block": SIDE, "feedback-decay": BETA},
+    "streaming-diloco": {"fragments": F, "mixing": ALPHA},
 }
 
 
@@ -40,7 +41,7 @@ def config(folder, name, run, **strategy):
         # No `server` keys: a method's own are under test.
         server={"lr": 0.0},
         round={"clients": 4, "clip": "off"},
-        run={"name": run},
+        run={"name": run, "rounds": rounds(name)},
     )
 
 
@@ -61,11 +62,22 @@ class Script:
         self.P = {n: initial[n].clone() for n in self.weights}
         m = {n: torch.zeros_like(p) for n, p in self.P.items()}
         e: dict[str, Tensors] = {}
-        for t in (1, 2, 3):
+        self.own: dict[str, tuple[Tensors, Tensors]] = {}
+        self.last: dict[str, int] = {}
+        for t in range(1, rounds(name) + 1):
             deltas, weights = [], []
             for client in self.cohort(t):
-                seen = self.train(t, client)
-                delta = {n: self.P[n] - w.detach() for n, w in self.weights.items()}
+                base = start = self.P
+                if name == "streaming-diloco" and self.last.get(client) == t - 1:
+                    # Only a fragment comes down; the rest of the device's own is kept.
+                    own, base = self.own[client]
+                    here = [n for n in self.P if layer(n) % F == t % F]
+                    base = base | {n: self.P[n] for n in here}
+                    start = own | {n: ALPHA * own[n] + (1 - ALPHA) * self.P[n] for n in here}
+                seen = self.train(t, client, start)
+                delta = {n: base[n] - w.detach() for n, w in self.weights.items()}
+                own = {n: w.detach().clone() for n, w in self.weights.items()}
+                self.own[client], self.last[client] = (own, base), t
                 if name == "sparse-diloco":
                     # e <- beta e + delta ; s = the largest of every block of e ; e <- e - s
                     own = e.setdefault(client, {n: torch.zeros_like(p) for n, p in self.P.items()})
@@ -76,13 +88,18 @@ class Script:
                         own[n] = own[n] - delta[n]
                 deltas.append(delta)
                 weights.append(seen if name == "photon" else 1)
-            for n, p in self.P.items():
+            for n, p in list(self.P.items()):
+                if name == "streaming-diloco" and layer(n) % F != (t + 1) % F:
+                    continue
                 sent = torch.stack([d[n] for d in deltas])
                 share = torch.tensor(weights, dtype=torch.float32).reshape(-1, *[1] * p.ndim)
                 if name == "sparse-diloco":  # the mean over those who sent a coordinate
                     share = share * (sent != 0)
                 g = (share * sent).sum(0) / share.sum(0).clamp(min=1)
-                if name == "diloco":  # Nesterov: m <- 0.9 m + g ; P <- P - 0.7 (g + 0.9 m)
+                if name in (
+                    "diloco",
+                    "streaming-diloco",
+                ):  # Nesterov: m <- 0.9 m + g ; P <- P - 0.7 (g + 0.9 m)
                     m[n] = 0.9 * m[n] + g
                     g = 0.7 * (g + 0.9 * m[n])
                 self.P[n] = p - g
@@ -93,18 +110,18 @@ class Script:
         drawn = generator(small.SEED, "cohort", t).choice(len(everybody), size=4, replace=False)
         return [everybody[i] for i in sorted(drawn) if everybody[i] != small.BROKEN]
 
-    def train(self, t: int, client: str) -> int:
+    def train(self, t: int, client: str, start: Tensors) -> int:
         """Take H steps of AdamW; return the number of examples seen."""
         with torch.no_grad():
             for n, w in self.weights.items():
-                w.copy_(self.P[n])
+                w.copy_(start[n])
         torch.manual_seed(derive_seed(small.SEED, "train", t, client))
         self.model.train()
         wide = [w for w in self.weights.values() if w.ndim > 1]
         rest = [w for w in self.weights.values() if w.ndim < 2]
         optimizer = torch.optim.AdamW(
             [{"params": wide, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
-            lr=0.02, eps=1e-3,
+            lr=0.02, eps=1e-2,
         )  # fmt: skip
         rows, seen, done = self.data[client], 0, 0
         rng = generator(small.SEED, "batches", t, client)
@@ -126,6 +143,16 @@ class Script:
         labels = torch.tensor([small.LABELS.index(r["label"]) for r in rows])
         logits = self.model(inputs["input_ids"], inputs["attention_mask"]).logits
         return cross_entropy(logits, labels)
+
+
+def rounds(name: str) -> int:
+    """Return how many rounds are played: enough for a fragment to come down twice."""
+    return 4 if name == "streaming-diloco" else 3
+
+
+def layer(name: str) -> int:
+    """Return the number of the layer that a tensor is of, 0 for none."""
+    return 1 if ".1." in name else 0
 
 
 def top_of_blocks(values: Tensor) -> Tensor:

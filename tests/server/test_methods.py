@@ -110,6 +110,11 @@ def test_every_sparse_method_chooses_by_block_where_it_is_asked_to(name):
         assert client.up.side == 2
 
 
+def test_more_fragments_than_layers_are_refused():
+    with pytest.raises(ConfigError, match=r"strategy\.fragments is 2; part 1 of them"):
+        plan("streaming-diloco", fragments=2)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_method_says_where_it_is_from_and_which_keys_it_reads(name):
     method = STRATEGIES[name]
@@ -121,7 +126,8 @@ def test_every_method_says_where_it_is_from_and_which_keys_it_reads(name):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_served_model_is_planned_without_a_cohort(name):
-    round_ = plan(name, cohort=())
+    # The toy has no layers: one fragment is all of it.
+    round_ = plan(name, cohort=(), fragments=1)
     assert round_.served in round_.groups
     assert round_.group_of == {}
 

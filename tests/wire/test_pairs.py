@@ -7,8 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedllm_app.core.errors import WireError
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.wire.codec import decode, dense_bytes, encode
 from fedllm_app.wire.pairs import STRETCH
 from fedllm_app.wire.quantize import pack_marked, pack_values, value_bytes
+from fedllm_app.wire.slices import origin_of
+from fedllm_app.wire.tiles import block_positions
 from fedllm_app.wire.unpack import Marked, Values
 
 
@@ -121,3 +125,15 @@ def test_a_code_without_a_magnitude_is_refused():
     out[-1] = 0b10_11_10_00
     with pytest.raises(WireError, match="a value is code 3; expected 0 to 1"):
         Marked(out, 4, 2, "q2", 16).whole()
+
+
+def test_a_sixty_fourth_of_each_block_is_210_times_less_than_dense_wherever_it_lies():
+    layout = ParamLayout(("w", "norm"), ((2048, 512), (512,)))
+    change = np.random.default_rng(0).standard_normal(layout.size, dtype=np.float32)
+    at = block_positions(change, 1 / 64, 64, layout)
+    origin = origin_of(layout, "cd" * 16)
+    payload = encode(change[at], at, origin, value_type="q2", block=256)
+    assert dense_bytes(layout.size) / payload.size > 210
+    back = decode(payload, origin)
+    assert back.positions.tolist() == at.tolist()
+    assert squares(back.values - change[at]) < 0.01 * squares(change[at])

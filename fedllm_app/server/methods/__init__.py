@@ -8,6 +8,7 @@ from fedllm_app.server.methods.photon import PHOTON
 from fedllm_app.server.methods.pruned import ADAPTER_LTH, FED_SELECT, SPARSE_ADAPTER
 from fedllm_app.server.methods.slices import FFA_LORA, HETLORA
 from fedllm_app.server.methods.sparse_diloco import SPARSE_DILOCO
+from fedllm_app.server.methods.streaming_diloco import STREAMING_DILOCO
 
 STRATEGIES: dict[str, Method] = {
     "floss": FLOSS,
@@ -22,6 +23,7 @@ STRATEGIES: dict[str, Method] = {
     "photon": PHOTON,
     "diloco": DILOCO,
     "sparse-diloco": SPARSE_DILOCO,
+    "streaming-diloco": STREAMING_DILOCO,
 }
 
 

@@ -109,6 +109,15 @@ class StrategySettings(Settings):
         description="Side of a block of strategy.top-k 'block'. A tensor of one axis has blocks of "
         "this number squared.",
     )
+    fragments: int = Field(
+        4, ge=1, description="Parts of the model that take turns: every so-manieth layer is one."
+    )
+    mixing: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of its own values that a device keeps where a fragment comes down.",
+    )
     rounding: Literal["", "random", "nearest"] = Field(
         "",
         description="Few levels of uploads are rounded at 'random', so that means are right, or to "
@@ -165,6 +174,7 @@ class Inputs:
     seed : of the run.
     profiles : what is known of the devices of some clients.
     own : the settings of a method that brings keys of its own, None for the others.
+    accepted : the last job of each client whose reply was accepted.
     """
 
     settings: StrategySettings
@@ -176,6 +186,7 @@ class Inputs:
     seed: int = 0
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     own: Any = None
+    accepted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def down(self) -> np.ndarray:
