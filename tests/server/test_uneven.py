@@ -375,3 +375,14 @@ def test_what_weighs_bounds_and_combines_replies_goes_with_it(tmp_path, how):
     assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole")
     norms = [r["update-norm"] for r in rows(tmp_path / "whole") if "update-norm" in r]
     assert len(norms) == how["rounds"] and all(norm and norm < 100 for norm in norms)
+
+
+def test_a_sync_round_lasts_as_long_as_its_slowest_client(tmp_path):
+    loop = loop_over(tmp_path, clients=3, rounds=3)
+    loop.play()
+    slowest = [
+        max(SECONDS[j.client] for r in rs for j in r.jobs) for rs in loop.transport.submitted
+    ]
+    found = [r["simulated-s"] for r in rows(tmp_path)]
+    assert found == np.cumsum(slowest).tolist()
+    assert not any("staleness-most" in r for r in rows(tmp_path))
