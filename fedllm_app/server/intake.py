@@ -149,9 +149,7 @@ class Intake:
         self._waiting.clear()
         if clipped := {c: t for c, t in sorted(self.clip.clipped.items()) if c in self.accepted}:
             named = [f"client {c} ({t:.3g} times the bound)" for (_, c), t in clipped.items()]
-            more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-            log.info("round %d, scaled down by round.clip: %s%s", self.round,
-                     ", ".join(named[:SHOWN]), more)  # fmt: skip
+            log.info("round %d, scaled down by round.clip: %s", self.round, shown(named))
 
     def give_up(
         self, keys: Iterable[Key] | None = None, why: str = TIMED_OUT, *, owed: bool = True
@@ -163,10 +161,13 @@ class Intake:
         keys : of the jobs; None is all of them.
         owed : their uploads may still come, and then cost their bytes.
         """
-        for key in [*self.open] if keys is None else list(keys):
-            asked = self.open.pop(key)
-            self.late += [asked] if owed else []
-            self._drop(asked, "late", why)
+        gone = [self.open.pop(key) for key in ([*self.open] if keys is None else list(keys))]
+        self.late += gone if owed else []
+        for asked in gone:
+            self._drop(asked, "late", why, told=why == CLOSED)
+        if gone and why == CLOSED:  # as it is meant to be, for many: one line
+            named = shown(sorted(f"client {one.job.client}" for one in gone))
+            log.info("round %d was closed before the replies of %s", self.round, named)
 
     def outstanding(self, earlier: Sequence[Pending]) -> tuple[Pending, ...]:
         """Return the uploads that may still come after their round.
@@ -261,9 +262,15 @@ class Intake:
                 vector=name if name in self.means else UNKNOWN,
             )
 
-    def _drop(self, asked: Asked, reason: str, why: str) -> None:
+    def _drop(self, asked: Asked, reason: str, why: str, told: bool = False) -> None:
         self.dropped[reason] += 1
         self.failed[asked.key] = reason, why
-        level = logging.INFO if why == CLOSED else logging.WARNING
         client, round_ = asked.job.client, asked.round
-        log.log(level, "client %s, round %d: dropped (%s): %s", client, round_, reason, why)
+        if not told:
+            log.warning("client %s, round %d: dropped (%s): %s", client, round_, reason, why)
+
+
+def shown(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

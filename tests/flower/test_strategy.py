@@ -158,3 +158,12 @@ def test_in_a_simulation_a_failed_query_is_everybodys():
     transport = FlowerTransport(grid, 1, devices=False)
     with pytest.raises(WireError, match=r"ConfigError: data.train is wrong"):
         transport.clients()
+
+
+def test_a_job_within_a_round_goes_to_the_node_with_the_least_to_do():
+    transport, grid = simulation({"a": 5, "b": 3, "c": 2}, train=lambda message: None)
+    transport.clients()
+    transport.submit([request("a", "b")], 9.0)
+    transport.submit([request("c", t=2)], 9.0)
+    first, second, third = (m.metadata.dst_node_id for m in grid.pushed.values())
+    assert first != second == third  # with a's 5 examples, and with b's 3

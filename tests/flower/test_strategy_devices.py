@@ -215,3 +215,14 @@ def test_a_message_that_cannot_be_sent_fails_its_jobs_at_once():
 def test_a_device_cannot_claim_more_examples_than_weights_can_hold():
     with pytest.raises(WireError, match="expected 0 to 2"):
         check_device(Holdings({"ann": 10**17}))
+
+
+def test_a_job_within_a_round_loses_no_answer_to_an_earlier_one():
+    transport, grid = devices({1: one("ann"), 2: one("bob"), 3: one("cid")}, train=fine)
+    transport.clients()
+    grid.lost.add(2)
+    transport.submit([request("ann", "bob")], 9.0)
+    # Before anything is polled, a free device is given a job, as asynchronous rounds do.
+    transport.submit([request("cid", t=2)], 9.0)
+    found = {(reply.job, reply.client): bool(reply.vectors) for reply in transport.poll()}
+    assert found == {(1, "ann"): True, (1, "bob"): False, (2, "cid"): True}

@@ -9,7 +9,8 @@ import small
 import victim
 
 from fedllm_app.deploy.launch import run_flower
-from fedllm_app.play import run_local
+from fedllm_app.parts import Parts, Place
+from fedllm_app.play import LocalTransport, build_loop, opened_run, opening_of, run_local
 
 ROOT = Path(__file__).parents[2]
 # Devices keep their optimizer and what their uploads left out, so that each of a client's jobs
@@ -78,3 +79,27 @@ def test_workers_change_no_byte(folder, whole):
     code = run_flower(ROOT, overrides=words, federation=federation, timeout_s=240)
     assert code == 0, f"{os.getloadavg()=}"
     assert_same(whole.parent / "uneven-flower", whole)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (SECTIONS, ["4 at work at any time, a step every 2 replies", "by the simulated clock"]),
+        (
+            {"round": {"pacing": "async", "clients": 4}},
+            ["by the wall-clock: such a run is not reproducible, and a resumed one asks anew"],
+        ),
+        (
+            {"round": {"pacing": "deadline", "clients": 4, "deadline-s": 9.0}},
+            ["6 a round, of which the first 4 count, for at most 9 s", "by the wall-clock"],
+        ),
+    ],
+    ids=["async-clock", "async", "deadline"],
+)
+def test_a_run_says_at_its_start_who_is_late(folder, sections, said):
+    name = {"run": {"name": f"opening-{len(said)}"}}
+    with opened_run(small.config(folder, **sections | name)) as (config, run):
+        parts = Parts(config, Place.of(config))
+        loop = build_loop(parts, run, LocalTransport(parts, run))
+        text = opening_of(parts, run, loop)
+    assert all(words in text for words in said)

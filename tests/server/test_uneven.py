@@ -375,3 +375,34 @@ def test_what_weighs_bounds_and_combines_replies_goes_with_it(tmp_path, how):
     assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole")
     norms = [r["update-norm"] for r in rows(tmp_path / "whole") if "update-norm" in r]
     assert len(norms) == how["rounds"] and all(norm and norm < 100 for norm in norms)
+
+
+def test_a_sync_round_lasts_as_long_as_its_slowest_client(tmp_path):
+    loop = loop_over(tmp_path, clients=3, rounds=3)
+    loop.play()
+    slowest = [
+        max(SECONDS[j.client] for r in rs for j in r.jobs) for rs in loop.transport.submitted
+    ]
+    found = [r["simulated-s"] for r in rows(tmp_path)]
+    assert found == np.cumsum(slowest).tolist()
+    assert not any("staleness-most" in r for r in rows(tmp_path))
+
+
+def test_by_the_wall_clock_a_resumed_run_asks_anew_for_what_was_open(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        loop_over(tmp_path, clock=False, die_after=9, **ASYNC).play()
+    state, _ = load_state(latest_checkpoint(tmp_path / "checkpoints"))
+    assert state.open == () and state.given > 0
+    loop = loop_over(tmp_path, clock=False, **ASYNC)
+    assert loop.play() == "all 12 rounds"
+    assert min(id_ for id_, _ in loop.transport.trained) == state.given + 1
+    assert [r["clients"] for r in rows(tmp_path)] == [2] * 12
+
+
+def test_many_that_are_late_are_one_line(tmp_path, said):
+    loop_over(tmp_path, **DEADLINE | {"clients": 1, "over_select": 8.0, "rounds": 1}).play()
+    assert (
+        "round 1 was closed before the replies of client b, client c, client d, client e, "
+        in said.text
+    )
+    assert said.text.count(" and 2 more") == 1 and "dropped (late)" not in said.text

@@ -7,7 +7,7 @@ its model was from, and whoever is free is given a job at once, from the newest 
 A reply counts 1 / sqrt(1 + s), where s is the number of steps that the server took since the
 reply's model. Weights are whole numbers, so that a sum is exact in any order: `FRESH` times that,
 rounded, 64, 45, 37, 32, 29 ... and at least 1. Rounding changes a weight by at most 1 % up to
-s = 1, 2 % up to s = 15 and 8 % up to s = 100. As in the paper the sum is divided by the number of
+s = 1, 3 % up to s = 15 and 8 % up to s = 100. As in the paper the sum is divided by the number of
 replies and not by that of their weights: a step on stale replies is a smaller step.
 """
 
