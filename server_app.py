@@ -47,8 +47,10 @@ def main(grid: Grid, context: Context) -> None:
         wake_workers(grid)
     with without_gc():
         from fedllm_app.flower.strategy import FedSparse
-        from fedllm_app.parts import Parts, Place
-        from fedllm_app.play import build_loop, finish_run, opened_run, opening_of
+        from fedllm_app.opening import opening_of
+        from fedllm_app.parts import Parts
+        from fedllm_app.place import Place
+        from fedllm_app.play import build_loop, finish_run, opened_run
         from fedllm_app.report.page import print_summary
 
     with opened_run(config) as (resolved, folder):

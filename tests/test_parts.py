@@ -5,7 +5,8 @@ import pytest
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, WireError
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 
 ANN = {"client-id": "ann", "data-path": "/data/ann.jsonl"}
 

@@ -13,8 +13,10 @@ from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, WireError
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
-from fedllm_app.parts import Parts, Place
-from fedllm_app.play import LocalTransport, build_loop, opening_of, run_local
+from fedllm_app.opening import opening_of
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
+from fedllm_app.play import LocalTransport, build_loop, run_local
 from fedllm_app.report.page import summary_rows
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.run.metrics import read_lines

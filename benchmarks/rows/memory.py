@@ -193,7 +193,8 @@ def measure_worker() -> None:
     import client_app  # noqa: F401  what a worker has loaded, with the next
     import fedllm_app.flower.node  # noqa: F401
     from fedllm_app.config import RunConfig, read_recipe
-    from fedllm_app.parts import Parts, Place
+    from fedllm_app.parts import Parts
+    from fedllm_app.place import Place
 
     sizes: dict[str, Any] = {}
 

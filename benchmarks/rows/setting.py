@@ -20,7 +20,8 @@ from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
 from fedllm_app.deploy.launch import run_flower
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.server.sampling import sample_cohort
 

@@ -23,7 +23,8 @@ import torch
 from benchmarks.record import write_result
 from fedllm_app.config import RunConfig
 from fedllm_app.core.seeds import generator
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.tasks.base import IGNORED
 from fedllm_app.tasks.pretraining import Pretraining
 

@@ -24,7 +24,8 @@ from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.holding import device_copy
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.wire.codec import decode, dense_bytes, encode, size_of
 from fedllm_app.wire.select import top_positions

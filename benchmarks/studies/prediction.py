@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.markers import fill, printed
 from benchmarks.record import ROOT, write_result
 from fedllm_app.config import RunConfig, read_recipe
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.study.costs import measured
 from fedllm_app.study.predict import Predictor
 from fedllm_app.study.uneven import Uneven

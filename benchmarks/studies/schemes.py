@@ -17,7 +17,8 @@ from benchmarks.record import write_result
 from benchmarks.rows.kernels import NO_BASE
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.tensorfile import load_tensors
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.run.checkpoint import checkpoints
 from fedllm_app.wire.codec import decode
 from fedllm_app.wire.select import top_positions

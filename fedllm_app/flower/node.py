@@ -17,7 +17,8 @@ from fedllm_app.core.extend import allow
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.settings import Scalar
 from fedllm_app.flower.message import Holdings
-from fedllm_app.parts import Parts, Place, named
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place, named
 
 OWN_KEYS = {"client-id", "data-path", "allow-modules", "allow-models"}  # of a device alone
 

@@ -6,11 +6,12 @@ fedllm plan recipes/bench-s.toml --max-up-mb 20 --no-base --vary lora.rank=4,16
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from fedllm_app.study.question import Question, check
 
 if TYPE_CHECKING:  # the command line starts without tensors
     from rich.console import Console
@@ -72,24 +73,6 @@ Most = Annotated[
     int, Option(min=0, help="Maximum number of candidates to try. 0: all that the share pays for.")
 ]
 Out = Annotated[Path | None, Option(help="New recipe to write the winner to.")]
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of the planner; the fields are the options of the command."""
-
-    config: "RunConfig"
-    budget: "Budget"
-    network: "Network | None"
-    vary: Sequence[str]
-    min_rounds: int
-    like: Sequence[Path]
-    rows: int
-    json_file: Path | None
-    share: float
-    first: int
-    most: int
-    out: Path | None
 
 
 def plan(
@@ -168,51 +151,6 @@ def network_for(
     return Network(settings, config.run.seed)
 
 
-def check(q: Question) -> None:
-    """Refuse options that do not go together, before anything is loaded.
-
-    Raises
-    ------
-    ConfigError
-        With one line for each.
-    """
-    from fedllm_app.core.errors import ConfigError
-
-    wrong = []
-    if not q.budget.limits:
-        wrong.append(
-            "there is no budget; expected one or more of --max-up-mb, --max-down-mb, --max-mb "
-            "(millions of bytes) and --max-seconds"
-        )
-    if q.budget.seconds and q.network is None:
-        wrong.append(
-            f"--max-seconds is {q.budget.seconds:g} and no link is known; expected --down-mbps and "
-            "--up-mbps, or --links FILE"
-        )
-    if (pacing := q.config.round.pacing) != "sync":
-        wrong.append(
-            f"round.pacing is {pacing!r}; a plan reckons with whole rounds: expected 'sync'"
-        )
-    if q.share and not 0 < q.share < 1:
-        wrong.append(f"--pilot is {q.share:g}; expected a share in (0, 1). 0.2 spends a fifth")
-    if q.share and q.config.data.train == "node":
-        wrong.append("--pilot with data.train = 'node'; expected a data set that is here")
-    for name, value in (("out", q.out), ("pilot-rounds", q.first), ("pilot-most", q.most)):
-        if value and not q.share:
-            wrong.append(f"--{name} is {str(value)!r} without --pilot SHARE, which it belongs to")
-    if q.most == 1:
-        wrong.append("--pilot-most is 1; expected 2 or more, to choose from")
-    if q.out and (q.out.suffix != ".toml" or q.out.exists() or not q.out.parent.is_dir()):
-        wrong.append(f"--out is {str(q.out)!r}; expected a new .toml file in a folder that exists")
-    for run in q.like:
-        if not (run / "ledger.jsonl").is_file():
-            wrong.append(f"--like is {str(run)!r}; expected the folder of a run")
-    if q.json_file and not q.json_file.parent.is_dir():
-        wrong.append(f"--json is {str(q.json_file)!r}; expected a file in a folder that exists")
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-
-
 def answer(q: Question, console: "Console") -> None:
     """Predict and print; play the pilot where one is asked for."""
     from fedllm_app.study import planner
@@ -252,7 +190,8 @@ def predictor(
     """
     from fedllm_app.config import RunConfig, read_recipe
     from fedllm_app.core.errors import ConfigError
-    from fedllm_app.parts import Parts, Place
+    from fedllm_app.parts import Parts
+    from fedllm_app.place import Place
     from fedllm_app.study.predict import Predictor
 
     made = Predictor.of(Parts(config, Place.of(config)), network)

@@ -16,7 +16,7 @@ from fedllm_app.core.errors import FedllmError, RunFailedError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.units import format_metric
 from fedllm_app.devices.network import Network
-from fedllm_app.parts import Place
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.report.run import read_run
 from fedllm_app.study.budget import Budget, show

@@ -17,7 +17,8 @@ from fedllm_app.client.train import train
 from fedllm_app.config import RunConfig
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import ClientPlan
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 
 
 def parts_of(tiny, home, **more):

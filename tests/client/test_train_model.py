@@ -21,7 +21,8 @@ from fedllm_app.core.plan import ClientPlan, Work
 from fedllm_app.core.support import All, Positions
 from fedllm_app.flower.message import pack_request, unpack_holdings, unpack_replies
 from fedllm_app.models import vocabulary
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.wire.codec import WireSettings
 

@@ -13,7 +13,8 @@ import fedllm_app
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.data import federated
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 
 assert Path(fedllm_app.__file__).parent == Path.cwd() / "fedllm_app"
 own = {"data.train": "/data/rows.jsonl", "model.source": "some/model"}

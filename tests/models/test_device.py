@@ -13,7 +13,8 @@ from fedllm_app.core.plan import ClientPlan
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.models.backbone import device_of
 from fedllm_app.models.settings import ModelSettings
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.report.run import read_run
 

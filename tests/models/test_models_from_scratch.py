@@ -15,7 +15,8 @@ from fedllm_app.core.errors import CheckpointError, ConfigError
 from fedllm_app.models import attention
 from fedllm_app.models.scratch import PUBLISHED_VOCABULARY, SHAPES, scratch_config
 from fedllm_app.models.vocabulary import END, PAD, train, trained_tokenizer
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 
 # Parameters of the MPT models of these shapes, whose MLP has two matrices of width 4 d.

@@ -6,7 +6,8 @@ import small
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.versions import CODES
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.server.methods import STRATEGIES

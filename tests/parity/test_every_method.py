@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from fedllm_app.config import RunConfig
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.deploy.launch import run_flower
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.run.ledger import Totals
 from fedllm_app.server.methods import STRATEGIES

@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.seeds import derive_seed, generator
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 
 Tensors = dict[str, Tensor]

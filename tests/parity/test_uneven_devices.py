@@ -9,8 +9,10 @@ import small
 import victim
 
 from fedllm_app.deploy.launch import run_flower
-from fedllm_app.parts import Parts, Place
-from fedllm_app.play import LocalTransport, build_loop, opened_run, opening_of, run_local
+from fedllm_app.opening import opening_of
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
+from fedllm_app.play import LocalTransport, build_loop, opened_run, run_local
 
 ROOT = Path(__file__).parents[2]
 # Devices keep their optimizer and what their uploads left out, so that each of a client's jobs

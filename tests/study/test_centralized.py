@@ -11,7 +11,8 @@ from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.job import Job
 from fedllm_app.core.plan import Work
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.run.checkpoint import newest_whole
 from fedllm_app.study.centralized import Equal, twin

@@ -7,7 +7,8 @@ import pytest
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import FedllmError
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.run.metrics import iterate_lines, read_lines
 from fedllm_app.study.budget import Budget
 from fedllm_app.study.costs import measured

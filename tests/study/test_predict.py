@@ -9,7 +9,8 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.core.support import Derived, Positions
 from fedllm_app.devices.network import Network, NetworkSettings
-from fedllm_app.parts import Parts, Place
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method, one_group
