@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from toys import LAYOUT, P
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.lora import lora_rank_axis, with_rank
 from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.lora import lora_rank_axis, with_rank
 from fedllm_app.core.rules import RULES
 from fedllm_app.core.support import All, Derived, Draw, Positions, expand
 
