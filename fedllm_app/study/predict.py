@@ -247,10 +247,11 @@ class _Rounds:
 
     def plan(self, t: int, state: MethodState) -> tuple[RoundPlan, MethodState]:
         params = self.rank.start if t == 1 else self.rank.grown
-        seed = self.c.run.seed
+        accepted = dict.fromkeys(self.cohort(t - 1), t - 1) if t > 1 else {}
         inputs = Inputs(
-            self.c.strategy, self.layout, t, params, self.rank.start, self.cohort(t), seed
-        )
+            self.c.strategy, self.layout, t, params, self.rank.start, self.cohort(t),
+            self.c.run.seed, accepted=accepted,
+        )  # fmt: skip
         return method_of(self.c.strategy.name).plan(inputs, state)
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:

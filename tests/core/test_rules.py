@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from toys import LAYOUT, P
 
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.lora import lora_rank_axis, with_rank
 from fedllm_app.core.rules import RULES
 from fedllm_app.core.support import All, Derived, Draw, Positions, expand
@@ -79,9 +80,23 @@ def test_random_tensors_are_whole_and_within_the_share():
     assert positions("random-tensors", share=1.0) == list(range(20))
 
 
+def test_fragments_are_every_so_manieth_layer_and_together_all():
+    layout = ParamLayout(
+        ("embed", "layers.0.w", "layers.1.w", "layers.2.w", "layers.2.b", "norm"),
+        ((2,), (2, 2), (2, 2), (2, 2), (1,), (1,)),
+    )
+
+    def part(number):
+        support = Derived("fragment", {"of": 2, "number": number}, ())
+        return expand(support, layout, Draw(0)).positions().tolist()
+
+    assert part(0) == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
+    assert part(1) == [6, 7, 8, 9]
+
+
 @given(st.sampled_from(sorted(RULES)), st.integers(0, 99), st.integers(0, 99), st.text(max_size=3))
 def test_both_sides_expand_alike(rule, seed, job, client):
-    args = {"without": ["head*"], "rank": 1, "share": 0.4} | HEADS
+    args = {"without": ["head*"], "rank": 1, "share": 0.4, "number": 0} | HEADS
     support, draw = Derived(rule, args, BOTH), Draw(seed, job, "all", client)
     mine = expand(support, LAYOUT, draw).positions()
     assert mine.dtype == np.int64
