@@ -240,19 +240,18 @@ class Loop:
             traffic = self.recorder.ledger.traffic()
             lasted_s = self.limits.simulated_s(traffic, intake.steps, opened.bound)
             now += lasted_s or 0.0
-        most = self.counting.most_units
-        units = intake.units(lambda client: most(opened.clients.get(client, 1)))
+        units = self.state.spent.units + opened.units(self.counting.most_units)
         self.state = replace(
             self.state.with_evaluation(evaluation),
             pending=intake.outstanding(self.state.pending),
             norms=intake.clip.norms(),
-            spent=replace(self.state.spent, simulated_s=now, units=self.state.spent.units + units),
+            spent=replace(self.state.spent, simulated_s=now, units=units),
             open=still_open(self.waiting.values()),
             dropped=dict(Counter(self.state.dropped) + intake.dropped),
         )
         ended = self.reading.ended(opened.clients, self.state.progress)
-        norms = {} if norm is None else self.optimizer.norms()
-        outcome = opened.outcome(norm, evaluation, lasted_s, self.pacing.waits_on, ended, norms)
+        curves = opened.curves(norm, self.optimizer)
+        outcome = opened.outcome(norm, evaluation, lasted_s, self.pacing.waits_on, ended, curves)
         self.recorder.end_round(self.state, outcome)
         if self.recorder.checkpoint_due(opened.t):
             self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())

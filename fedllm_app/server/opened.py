@@ -3,7 +3,7 @@
 Shapes: P trainable parameters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from fedllm_app.run.ledger import Ledger
 from fedllm_app.run.record import Outcome
 from fedllm_app.server.asked import Key
 from fedllm_app.server.intake import Intake
+from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.planning import Planned
 from fedllm_app.wire.codec import dense_bytes, size_of
 
@@ -56,20 +57,26 @@ class OpenRound:
         lasted_s: float | None,
         ages: bool,
         ended: Sequence[str],
-        norms: Mapping[str, float],
+        curves: Mapping[str, float],
     ) -> Outcome:
         """Return what came of it, for the record; `ages`: with the staleness of its replies."""
         intake = self.intake
         return Outcome(
             intake.accepted, intake.dropped, intake.train_loss(), norm, evaluation, lasted_s,
             intake.failed, intake.clip.clipped, intake.clip.limit(PARAMS),
-            [*intake.ages.values()] if ages else None, ended, self._curves(norms),
+            [*intake.ages.values()] if ages else None, ended, curves,
         )  # fmt: skip
 
-    def _curves(self, norms: Mapping[str, float]) -> dict[str, float]:
-        """Return the norms, and how far the updates agree; {} where the server took no step."""
-        cosine = self.intake.agreement() if norms else None
-        return dict(norms) | ({} if cosine is None else {"cosine": cosine})
+    def curves(self, norm: float | None, optimizer: ServerOptimizer) -> dict[str, float]:
+        """Return norms, and how far the updates agree; {} where the server took no step."""
+        if norm is None:
+            return {}
+        cosine = self.intake.agreement()
+        return optimizer.norms() | ({} if cosine is None else {"cosine": cosine})
+
+    def units(self, most: Callable[[int], int]) -> int:
+        """Return what accepted replies were trained on; `most` for a number of examples."""
+        return self.intake.units(lambda client: most(self.clients.get(client, 1)))
 
 
 def advanced(state: RunState, intake: Intake) -> RunState:
