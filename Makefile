@@ -5,6 +5,7 @@
 #   make check                   ruff and mypy
 #   make bench                   fedllm beside its limits and peers, 25 minutes; docs/performance.md
 #   make bench-quick             a smaller version, 3 minutes
+#   make reproduce-photon ARGS="--data DIR"    pre-training, hours in the background; docs/reproducing-photon.md
 #   make reproduce ARGS="..."    the thesis' figures, hours in the background; docs/reproducing-floss.md
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup run test check bench bench-quick reproduce clean
+.PHONY: setup run test check bench bench-quick reproduce reproduce-photon clean
 
 setup: $(VENV)/installed
 
@@ -44,6 +45,9 @@ bench-quick: setup
 
 reproduce: setup
 	$(BIN)/python -m benchmarks.reproduce $(ARGS)
+
+reproduce-photon: setup
+	$(BIN)/python -m benchmarks.photon $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,0 +1,1 @@
+"""Federated pre-training on two cores: Photon, DiLoCo and sparse outer steps beside centralized."""
