@@ -78,7 +78,7 @@ def test_a_pretraining_recipe_trains_the_model_of_its_name_as_photon_does(size):
     path = ROOT / "recipes" / "pretraining" / f"{size}.toml"
     c = RunConfig.parse(placed(read_recipe(path)))
     assert (c.model.source, c.model.train) == (f"scratch:{size}", "full")
-    client, server = c.client, c.server.resolved()
+    client, server = c.client, c.resolved().server
     assert (client.optimizer, client.beta1, client.beta2) == ("adamw", 0.9, 0.95)
     assert (client.clip_norm, client.weight_decay, client.decay_all) == (1.0, 0.1, False)
     # The rate falls to a tenth over all steps of the run.

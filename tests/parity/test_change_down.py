@@ -14,7 +14,15 @@ from fedllm_app.server.methods import STRATEGIES
 
 ROUNDS = 4
 GRID = {"down-values": "grid", "grid-bits": 2.0}
-OWN = {"floss": {"d-down": 1.0}, "hetlora": {"tier-ranks": "1,2,4"}}
+OWN = {
+    "floss": {"d-down": 1.0}, "hetlora": {"tier-ranks": "1,2,4"},
+    "streaming-diloco": {"fragments": 2},
+}  # fmt: skip
+# Those that send all coordinates down, to some clients at least.
+WHOLE = (
+    "dense", "fedavg", "floss", "floss-tiers", "photon", "diloco", "sparse-diloco",
+    "streaming-diloco",
+)  # fmt: skip
 RATES = {"fedavg": 1.0, "sparse-adapter": 0.01, "fed-select": 0.01, "adapter-lth": 0.01}
 
 
@@ -48,7 +56,7 @@ def test_every_method_sends_the_change_and_what_is_held_saves_bytes_alone(folder
     for mine, theirs in zip(small.lines(since, "metrics.jsonl")[1:], rounds, strict=True):
         assert mine["evaluation"] == theirs["evaluation"]
         assert mine["update-norm"] == theirs["update-norm"]
-    if name in ("dense", "fedavg", "floss", "floss-tiers"):  # where all coordinates go down
+    if name in WHOLE:
         assert sum(down(since)) < sum(down(whole))
     else:
         assert down(since) == down(whole)

@@ -24,6 +24,10 @@ SIZES = {
     "fed-select": (1584, 1620),
     "ffa-lora": (1920, 1920),
     "hetlora": (2124, 2124),
+    "photon": (2304, 2304),
+    "diloco": (2304, 2304),
+    "sparse-diloco": (1456, 2304),
+    "streaming-diloco": (2304, 2304),
 }
 ACCEPTED = {"0": 4, "2": 4, "3": 2, "5": 3, "1": 4, "4": 4}
 
@@ -57,7 +61,7 @@ def test_bytes_of_a_run(tmp_path, name):
     transport = Scripted(toy_device(SLOPES, tmp_path / "kept"), dict.fromkeys(SLOPES, 2))
     loop = toy_loop(
         tmp_path, transport, method=name, rounds=4, clients=4, evaluate=None,
-        server={"lr": 1.0}, strategy={"tier_ranks": "1,2"},
+        server={"lr": 1.0}, strategy={"tier_ranks": "1,2", "fragments": 1},
     )  # fmt: skip
     loop.play()
     totals = loop.recorder.ledger.totals

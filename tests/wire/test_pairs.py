@@ -91,7 +91,8 @@ def test_at_random_the_error_is_what_the_pair_was_chosen_for(values):
 
     best = min(expected(low) for low in size)
     seen = np.mean([squares(there_and_back(values, seed) - values) for seed in range(200)])
-    assert seen <= best * 1.5 + 1e-3 * most**2
+    # Of the mean over 200 draws: the squares of a few values far apart scatter.
+    assert seen <= best * 2 + 1e-3 * most**2
     assert np.abs(there_and_back(values, 0)).max() <= np.float32(most)
 
 
