@@ -52,7 +52,6 @@ POINTS: dict[str, tuple[Settings, int]] = {
     "values-4-int8-u16": (
         {"strategy.d-down": 1 / 4, "wire.down-values": "int8", "server.lr": 0.01} | UP16, 3,
     ),
-    "rank-4-grid-1.5-u16": (grid(1.5) | UP16 | {"server.lr": 0.01, "lora.rank": 4}, 3),
     "grid-1.5-u64": (grid(1.5) | UP64 | {"server.lr": 0.01}, 1),
     "grid-0.75-u64": (grid(0.75) | UP64 | {"server.lr": 0.01}, 1),
     "values-q4-u16": (
@@ -64,7 +63,7 @@ TRIALS: dict[str, Settings] = {
     "trial-lr-0.003": grid(1.5) | UP32 | {"server.lr": 0.003},
     "trial-lr-0.007": grid(1.5) | UP32 | {"server.lr": 0.007},
     "trial-lr-0.005-client-0.03": grid(1.5) | UP32 | {"server.lr": 0.005, "client.lr": 0.03},
-    "trial-rank-4-lr-0.005": grid(1.5) | UP16 | {"server.lr": 0.005, "lora.rank": 4},
+    "trial-rank-4-lr-0.01": grid(1.5) | UP16 | {"server.lr": 0.01, "lora.rank": 4},
 }
 POINTS |= {name: (settings, 1) for name, settings in TRIALS.items()}
 
