@@ -25,6 +25,7 @@ from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import built_in
 from fedllm_app.data.table import Rows, Table
 from fedllm_app.models.adapter import wrap
+from fedllm_app.models.apart import check_apart
 from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.backbone import (
     device_of,
@@ -148,6 +149,8 @@ class Parts:
         model = wrap(backbone, c.model, c.lora, c.run.seed)
         if self.tokenizer is not None:
             check_reads(model.backbone, self.tokenizer)
+        if self.kind.packed and c.data.documents == "apart":
+            check_apart(model)
         if c.model.scratch:
             # Nothing is frozen, but a device with another tokenizer would learn other words.
             model.fingerprint = tokenizer_digest(self.tokenizer)

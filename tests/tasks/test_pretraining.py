@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig, OPTConfig
 
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.models.apart import check_apart
+from fedllm_app.models.trainable import TrainableModel
 from fedllm_app.tasks.base import IGNORED
 from fedllm_app.tasks.pretraining import Pretraining, positions_of
 
@@ -38,7 +41,7 @@ def test_a_document_reads_nothing_of_the_one_before_it(tiny, attention):
     def logits(rows):
         batch = Pretraining(0).collate(rows)
         with torch.inference_mode():
-            return model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
+            return model(**{k: v for k, v in batch.items() if k != "labels"}).logits
 
     whole = logits(ROWS)
     other = {**ROWS, "input_ids": ROWS["input_ids"].copy()}
@@ -47,3 +50,27 @@ def test_a_document_reads_nothing_of_the_one_before_it(tiny, attention):
     assert not torch.allclose(logits(other)[0, :3], whole[0, :3])
     alone = {"input_ids": ROWS["input_ids"][:1, 3:], "starts": np.array([[0, 0]])}
     torch.testing.assert_close(logits(alone)[0], whole[0, 3:])
+
+
+def test_rows_without_a_boundary_have_plain_attention():
+    whole = {"input_ids": ROWS["input_ids"], "starts": np.array([[0, 0]])}
+    batch = Pretraining(0).collate(whole)
+    assert "position_ids" not in batch
+    assert batch["labels"][1].tolist() == [IGNORED, 2, 4, 4, 4, 4]
+
+
+def small(config):
+    torch.manual_seed(0)
+    backbone = AutoModelForCausalLM.from_config(config)
+    tensors = dict(backbone.named_parameters())
+    return TrainableModel(backbone, tensors, "full", False)
+
+
+def test_a_model_that_reads_on_into_the_next_document_is_refused():
+    shared = {"vocab_size": 12, "hidden_size": 16, "num_hidden_layers": 2, "use_cache": False}
+    llama = LlamaConfig(**shared, intermediate_size=32, num_attention_heads=2)
+    check_apart(small(llama))
+    opt = OPTConfig(**shared, ffn_dim=32, num_attention_heads=2, word_embed_proj_dim=16)
+    for config in (MambaConfig(**shared), opt):
+        with pytest.raises(ConfigError, match=r"'apart', but \w+ForCausalLM reads from"):
+            check_apart(small(config))
