@@ -10,7 +10,6 @@ quick run writes none) and into the tables of docs/performance.md, which explain
 
 import argparse
 import importlib
-import json
 import os
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.markers import fill, printed
-from benchmarks.record import RESULTS, ROOT, write_result
+from benchmarks.record import ROOT, kept_rows, write_result
 from benchmarks.rows.row import Context, Row
 from fedllm_app.core.progress import duration
 
@@ -103,8 +102,7 @@ def said_to(log: Path) -> Iterator[None]:
 
 def known(group: str) -> list[Row]:
     """Return the rows of a group as they were last written."""
-    path = RESULTS / f"bench-{group}.json"
-    found = json.loads(path.read_text())["rows"] if path.exists() else []
+    found = kept_rows(f"bench-{group}")
     return [Row(**{k: v for k, v in row.items() if k != "verdict"}) for row in found]
 
 

@@ -39,6 +39,12 @@ def write_result(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]
     return path
 
 
+def kept_rows(name: str) -> list[dict[str, Any]]:
+    """Return the rows of results/NAME.json, [] if there is none."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text())["rows"]) if path.exists() else []
+
+
 def _short(word: str) -> str:
     """Return the last part of an absolute path, anything else as it is."""
     head, equals, tail = word.rpartition("=")

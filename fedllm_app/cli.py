@@ -121,15 +121,10 @@ def check(
     ] = None,
 ) -> None:
     """Check settings, data and model in seconds; nothing is trained, and no weights are read."""
-    from fedllm_app.config import RunConfig
     from fedllm_app.config.inputs import input_problems
-    from fedllm_app.core.settings import flatten
-    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
+    from fedllm_app.deploy.launch import asked_config
 
-    recipe, overrides = recipe_and_pairs(settings)
-    find_app()  # modules of one's own are found there
-    config = RunConfig.parse(flatten(merged_config(recipe, overrides)))
-    if problems := input_problems(config):
+    if problems := input_problems(asked_config(settings)):
         raise ConfigError("\n".join(problems))
     typer.echo("Settings, data and model fit together.")
 

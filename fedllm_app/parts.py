@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fedllm_app.client.gradient import Batch
+from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import WireError
@@ -186,17 +187,17 @@ class Parts:
             initial=self.initial,
             loss=lambda logits, batch: (task.loss(logits, batch), task.units(batch)),
             batches=lambda client, batch, rng: self._read(*self._owned(client), batch, rng),
-            settings=self.config.client.model_copy(update={"reading": self.config.reading}),
+            settings=self.config.client,
             wire=self.config.wire,
             seed=self.config.run.seed,
             kept=run_folder / "clients",
-            stream=self._stream,
+            stream=self._stream if self.config.reading == STREAM else None,
         )
 
     def _stream(self, client: str, position: int, batch: int) -> Iterator[Batch]:
         """Yield a client's batches from a position of its stream on."""
         table, rows = self._owned(client)
-        wraps = self.config.client.stream_end == "wrap"
+        wraps = self.config.client.stream_end == WRAP
         for chosen in stream(rows, position, batch, self.config.run.seed, client, wraps):
             yield from self._read(table, chosen, batch, None)
 

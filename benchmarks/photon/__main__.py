@@ -8,10 +8,10 @@ finished). `--list` prints every run with its state.
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.background import start
 from benchmarks.photon.cells import STAGES, Entry, Settings, entries, trials
 from benchmarks.photon.results import NOWHERE, best_rates, collect
 from fedllm_app.core.errors import FedllmError
@@ -41,27 +41,13 @@ def main() -> int:
         elif not arguments.data:
             parser.error("--data is missing; expected a folder that holds one for each source")
         elif arguments.step == "start":
-            start(home)
+            start("benchmarks.photon", home)
         else:
             return run(stages, places, home, arguments.workers)
     except FedllmError as error:
         print(error)
         return 1
     return 0
-
-
-def start(home: Path) -> None:
-    """Start this command's `run` step in the background."""
-    with locked(home / "reproduce"):  # refuses here, not in a log, where one is running
-        pass
-    words = [word for word in sys.argv[1:] if word != "start"]
-    log = home / "reproduce.log"
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "benchmarks.photon", "run", *words],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-        )  # fmt: skip
-    print(f"started as process {process.pid}; progress: tail -f {log}; stop: kill {process.pid}")
 
 
 def run(stages: list[str], places: Settings, home: Path, workers: int) -> int:

@@ -1,14 +1,13 @@
 """From finished runs to rows, tables and the plot of docs/reproducing-photon.md."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.markers import fill, printed
 from benchmarks.photon.cells import Entry, Rates, Settings, entries, trials
-from benchmarks.record import RESULTS, ROOT, write_result
+from benchmarks.record import ROOT, kept_rows, write_result
 from benchmarks.reproduce.figures import save
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.run.metrics import read_lines
@@ -22,13 +21,11 @@ RATE = {"photon": "client.lr", "diloco": "server.lr", "sparse": "server.lr"}
 
 def best_rates(home: Path) -> Rates:
     """Return the rates of the best trials; who has trials to come is left out."""
-    found: dict[str, Settings] = {}
-    for entry in trials():
-        found.setdefault(entry.figure, {})
     rates: dict[str, Settings] = {}
-    for method in found:
-        own = [entry for entry in trials() if entry.figure == method]
-        rows = [measured(entry, rates, home) for entry in own]
+    known, every = kept(), list(trials())
+    for method in dict.fromkeys(entry.figure for entry in every):
+        own = [entry for entry in every if entry.figure == method]
+        rows = [measured(entry, rates, home, known) for entry in own]
         if all(rows):
             best = min((row for row in rows if row), key=lambda row: float(row["loss"]))
             key = RATE.get(method, "client.lr")
@@ -37,12 +34,12 @@ def best_rates(home: Path) -> Rates:
     return rates
 
 
-def measured(entry: Entry, rates: Rates, home: Path) -> Row | None:
-    """Return what a finished run measured; where its folder is not here, the row that is kept."""
+def measured(entry: Entry, rates: Rates, home: Path, known: Mapping[str, Row]) -> Row | None:
+    """Return what a finished run measured; where its folder is not here, the row that is known."""
     cell = entry.cell(rates, NOWHERE)
     folder = home / "runs" / entry.name
     if cell is None or not folder.exists():
-        return next((row for row in kept() if row["run"] == entry.name), None)
+        return known.get(entry.name)
     try:
         if not finished(cell, home):
             return None
@@ -61,16 +58,15 @@ def measured(entry: Entry, rates: Rates, home: Path) -> Row | None:
     }  # fmt: skip
 
 
-def kept() -> list[Row]:
-    """Return the rows of the results file, [] if there is none."""
-    path = RESULTS / f"{NAME}.json"
-    return list(json.loads(path.read_text())["rows"]) if path.exists() else []
+def kept() -> dict[str, Row]:
+    """Return the rows of the results file by run, {} if there is none."""
+    return {row["run"]: row for row in kept_rows(NAME)}
 
 
 def collect(home: Path) -> list[Row]:
     """Return all rows there are, and write them."""
-    rates = best_rates(home)
-    rows = [row for e in (*trials(), *entries()) if (row := measured(e, rates, home))]
+    rates, known = best_rates(home), kept()
+    rows = [row for e in (*trials(), *entries()) if (row := measured(e, rates, home, known))]
     if rows:
         write_result(NAME, {"rates": {name: dict(own) for name, own in rates.items()}}, rows)
         tables(rows)

@@ -11,11 +11,11 @@ every run with its state. A task whose places are not given is left out.
 
 import argparse
 import fnmatch
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.background import start
 from benchmarks.reproduce.cells import STAGES, TASKS, Entry, Rates, entries
 from benchmarks.reproduce.document import write_documents
 from benchmarks.reproduce.figures import draw
@@ -49,7 +49,7 @@ def step(arguments: argparse.Namespace) -> int:
         print("No task has its places: give --data and --model, see the top of this file.")
         return 2
     elif arguments.step == "start":
-        start(arguments.home)
+        start("benchmarks.reproduce", arguments.home)
     else:
         return run(chosen, places, arguments.home, arguments.workers)
     return 0
@@ -89,20 +89,6 @@ def places_of(arguments: argparse.Namespace) -> Places:
 def chosen_entries(pattern: str) -> list[Entry]:
     """Return the entries whose run's name or figure matches."""
     return [e for e in entries() if any(fnmatch.fnmatch(x, pattern) for x in (e.name, e.figure))]
-
-
-def start(home: Path) -> None:
-    """Start this command's `run` step in the background."""
-    words = [word for word in sys.argv[1:] if word != "start"]
-    log = home / "reproduce.log"
-    with locked(home / "reproduce"):  # refuses here, not in a log, where one is running
-        pass
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "benchmarks.reproduce", "run", *words],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-        )  # fmt: skip
-    print(f"started as process {process.pid}; progress: tail -f {log}; stop: kill {process.pid}")
 
 
 def run(chosen: Sequence[Entry], places: Places, home: Path, workers: int) -> int:

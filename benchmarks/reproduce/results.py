@@ -4,14 +4,13 @@ A run that is not finished, or was played with other settings, gives no row. A r
 folder is not here (measured on another machine) is kept from the results file.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import RESULTS, write_result
+from benchmarks.record import kept_rows, write_result
 from benchmarks.reproduce.cells import (
     BUDGET_ROUNDS,
     COMPARED,
@@ -66,7 +65,7 @@ def state(entry: Entry, rates: Rates, home: Path) -> bool | str:
 
 def rows_of(figure: str, entries: Iterable[Entry], rates: Rates, home: Path) -> list[Row]:
     """Return the rows of a figure's entries that are measured, in the order of the entries."""
-    rows, known = [], {row["run"]: row for row in kept_rows(figure)}
+    rows, known = [], {row["run"]: row for row in kept_rows(f"reproduce-{figure}")}
     for entry in entries:
         if is_finished(entry, rates, home):
             rows.append(measure(entry, rates, home))
@@ -80,12 +79,6 @@ def rows_of(figure: str, entries: Iterable[Entry], rates: Rates, home: Path) -> 
 def own_settings(entry: Entry, rates: Rates) -> Settings:
     """Return what a row says of its settings: the recipe of its task has the rest."""
     return dict(entry.settings) | dict(rates.get(entry.tuned_as, {}))
-
-
-def kept_rows(figure: str) -> list[Row]:
-    """Return the rows of a results file, [] if there is none."""
-    path = RESULTS / f"reproduce-{figure}.json"
-    return list(json.loads(path.read_text())["rows"]) if path.exists() else []
 
 
 def measure(entry: Entry, rates: Rates, home: Path) -> Row:

@@ -10,14 +10,13 @@ again; results go to benchmarks/results/downloads.json.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.markers import fill, printed
-from benchmarks.record import RESULTS, ROOT, write_result
+from benchmarks.record import ROOT, kept_rows, write_result
 from benchmarks.reproduce.cells import TASKS, Settings
 from benchmarks.reproduce.figures import save
 from fedllm_app.run.metrics import read_lines
@@ -112,8 +111,7 @@ def measured(
 
 def table(home: Path) -> None:
     """Write results, plot and tables of what is finished."""
-    path = RESULTS / "downloads.json"
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = kept_rows("downloads")
     rows = [row for run in runs() if (row := measured(run, home, kept))]
     write_result("downloads", {"recipes": ["recipes/bench-s.toml"], "rounds": ROUNDS}, rows)
     texts = {f"downloads-{which}": printed(lines(rows, which)) for which in SETS}

@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.markers import fill, printed
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import ROOT, kept_rows, write_result
 from benchmarks.reproduce.cells import BUDGET_ROUNDS, DENSITIES, RANKS, ROUNDS, floss_entry
-from benchmarks.reproduce.results import best_rates, kept_rows
+from benchmarks.reproduce.results import best_rates
 from fedllm_app.config import RunConfig
 from fedllm_app.core.settings import Scalar
 from fedllm_app.study.budget import Budget
@@ -49,7 +49,7 @@ def grid() -> dict[tuple[int, float], Row]:
     """Return the rows of figure 5.3 by rank and density."""
     return {
         (r["settings"]["lora.rank"], float(r["settings"].get("strategy.d-up", 1.0))): r
-        for r in kept_rows("5.3")
+        for r in kept_rows("reproduce-5.3")
     }
 
 
@@ -78,7 +78,7 @@ def compare(home: Path, places: dict[str, str], share: float) -> None:
     own = reached(cells[winner["lora.rank"], winner["strategy.d-up"]], (1 - share) * both / 2)
     under = {key: reached(row, both / 2) for key, row in cells.items()}
     # The grid's dense run is evaluated before and after its budget ends, that of 5.4 as it ends.
-    half = next(row for row in kept_rows("5.4") if row["method"] == "dense")
+    half = next(row for row in kept_rows("reproduce-5.4") if row["method"] == "dense")
     under[16, 1.0] = reached(half, both / 2)
     best = max(under, key=lambda key: under[key][0])
     spent = sum(p.spent["both"] for p in pilots if p.spent)

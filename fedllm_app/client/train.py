@@ -23,7 +23,7 @@ from fedllm_app.client.moving import Moving, restore, state_of
 from fedllm_app.client.rules import rule_of
 from fedllm_app.client.rules.base import LocalRule
 from fedllm_app.client.rules.optimizers import first_state, local_optimizer
-from fedllm_app.client.settings import STREAM, ClientSettings
+from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.job import Job, TrainMetrics
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.lora import with_rank
@@ -69,7 +69,8 @@ class Device:
         model is.
     seed : of the run.
     kept : folder of state that stays on the device.
-    stream : a client's examples from a position on, in batches of a size.
+    stream : a client's examples from a position on, in batches of a size; None where it goes
+        through all of them in every round.
     """
 
     model: Trainable
@@ -192,7 +193,7 @@ def local_batches(device: Device, job: Job, work: Work) -> Iterator[Batch]:
     """Yield the job's batches: whole epochs, as many as the steps asked for, or of a stream."""
     settings = device.settings
     batch = work.batch or settings.batch
-    if settings.reading == STREAM and device.stream is not None:
+    if device.stream is not None:
         whole = device.stream(job.client, job.position, batch)
         yield from islice(whole, work.steps or settings.steps)
         return

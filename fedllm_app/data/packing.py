@@ -11,7 +11,7 @@ Shapes: T tokens of a row.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from fedllm_app.core.errors import DataError
 from fedllm_app.core.progress import with_progress
 from fedllm_app.data.documents import documents, end_token
 from fedllm_app.data.source import DataSettings, Source, require_column
-from fedllm_app.data.text import strip_headers, tokens_of
+from fedllm_app.data.text import stripped, tokens_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,6 +32,8 @@ TEXTS = 512  # most that are tokenized at once
 CHARACTERS = 1 << 20  # about how many are tokenized at once, so that memory is bounded
 ROWS = 1024  # that are written at once
 JOINED = "joined"
+# Tokens, offsets at which documents begin, owner, and the text that the first token is of.
+Row = tuple[np.ndarray, list[int], str | None, int]
 
 
 @dataclass
@@ -103,28 +105,10 @@ def prepare_packed(
     """
     require_column(raw, "data.text-column", settings.text_column, source)
     owned = settings.user_column in raw.column_names
-    text = settings.text_column
-    names = [text] + [settings.user_column] * owned
     wide = len(tokenizer) > np.iinfo(np.uint16).max
     packers: dict[str, Packer] = {}
-    end, apart = end_token(tokenizer), settings.documents != JOINED
-    rows = raw.select_columns(names)
-
-    def packed() -> Iterator[tuple[np.ndarray, list[int], str | None, int]]:
-        for start, end_of in with_progress(_pieces(rows, text), "packing the text, once"):
-            batch = rows[start:end_of]
-            texts = batch[text]
-            if settings.strip == "headers":
-                texts = [strip_headers(text) for text in texts]
-            owners = batch[settings.user_column] if owned else [None] * len(texts)
-            ids = documents(texts, tokens_of(texts, tokenizer), end)
-            for number, (owner, document) in enumerate(zip(owners, ids, strict=True)):
-                name = None if owner is None else str(owner)
-                packer = packers.setdefault(name or "", Packer(max_tokens))
-                for row, begins, first in packer.add(np.asarray(document), start + number):
-                    yield row, begins if apart else [], name, first
-
-    count = _write(packed(), file, max_tokens, wide, owned)
+    rows = _packed(raw, settings, tokenizer, max_tokens, packers)
+    count = _write(rows, file, max_tokens, wide, owned)
     left = sum(packer.size for packer in packers.values())
     if not count:
         raise DataError(
@@ -134,6 +118,26 @@ def prepare_packed(
     log.info("%s: packed into %d rows of %d tokens", source, count, max_tokens)
     of = f", the last of {len(packers):,} sources" if owned else " at the end"
     return f"{left:,} tokens that fill no row{of}" if left else ""
+
+
+def _packed(
+    raw: "Dataset", settings: DataSettings, tokenizer: Any, T: int, packers: dict[str, Packer]
+) -> Iterator[Row]:
+    """Yield rows as they fill; `packers`, by owner, then hold what is left."""
+    text, user = settings.text_column, settings.user_column
+    owned = user in raw.column_names
+    end, apart = end_token(tokenizer), settings.documents != JOINED
+    rows = raw.select_columns([text, user] if owned else [text])
+    for start, stop in with_progress(_pieces(rows, text), "packing the text, once"):
+        batch = rows[start:stop]
+        texts = stripped(batch[text], settings)
+        owners = batch[user] if owned else [None] * len(texts)
+        ids = documents(texts, tokens_of(texts, tokenizer), end)
+        for number, (owner, document) in enumerate(zip(owners, ids, strict=True)):
+            name = None if owner is None else str(owner)
+            packer = packers.setdefault(name or "", Packer(T))
+            for row, begins, first in packer.add(np.asarray(document), start + number):
+                yield row, begins if apart else [], name, first
 
 
 def _pieces(rows: "Dataset", text: str) -> list[tuple[int, int]]:
@@ -148,43 +152,28 @@ def _pieces(rows: "Dataset", text: str) -> list[tuple[int, int]]:
     return list(pairwise(ends))
 
 
-def _write(
-    rows: Iterator[tuple[np.ndarray, list[int], str | None, int]],
-    file: Path,
-    T: int,
-    wide: bool,
-    owned: bool,
-) -> int:
+def _write(rows: Iterator[Row], file: Path, T: int, wide: bool, owned: bool) -> int:
     """Write rows as they come, and return how many there were."""
     import pyarrow
 
-    token = pyarrow.int32() if wide else pyarrow.uint16()
+    token, count = pyarrow.int32() if wide else pyarrow.uint16(), 0
     fields = [
         ("input_ids", pyarrow.list_(token, T)),
         ("starts", pyarrow.list_(pyarrow.int32())),
         *([("user", pyarrow.string())] if owned else []),
         ("source_row", pyarrow.int64()),
     ]
-    schema, count = pyarrow.schema(fields), 0
+    schema = pyarrow.schema(fields)
     with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as stream:
-        held: list[tuple[np.ndarray, list[int], str | None, int]] = []
-
-        def flush() -> None:
-            ids = np.concatenate([row for row, *_ in held]).astype(np.int32 if wide else np.uint16)
+        while held := list(islice(rows, ROWS)):
+            ids, starts, users, first = zip(*held, strict=True)
+            flat = np.concatenate(ids).astype(np.int32 if wide else np.uint16)
             columns: list[pyarrow.Array] = [
-                pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(ids), T),
-                pyarrow.array([starts for _, starts, _, _ in held], pyarrow.list_(pyarrow.int32())),
-                *([pyarrow.array([user for *_, user, _ in held], pyarrow.string())] * owned),
-                pyarrow.array([first for *_, first in held], pyarrow.int64()),
+                pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat), T),
+                pyarrow.array(starts, pyarrow.list_(pyarrow.int32())),
+                *([pyarrow.array(users, pyarrow.string())] if owned else []),
+                pyarrow.array(first, pyarrow.int64()),
             ]
             stream.write_batch(pyarrow.record_batch(columns, schema=schema))
-            held.clear()
-
-        for row in rows:
-            held.append(row)
-            count += 1
-            if len(held) == ROWS:
-                flush()
-        if held:
-            flush()
+            count += len(held)
     return count

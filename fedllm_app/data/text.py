@@ -46,6 +46,11 @@ def strip_headers(text: str) -> str:
     return body if blank else text
 
 
+def stripped(texts: Sequence[str], settings: DataSettings) -> list[str]:
+    """Return the texts without what `data.strip` removes."""
+    return [strip_headers(text) for text in texts] if settings.strip == "headers" else [*texts]
+
+
 def prepare_text(
     raw: "Dataset",
     source: Source,
@@ -173,8 +178,7 @@ def _converter(
                     f"data.text-column {settings.text_column!r} of {source} holds {text!r} in row "
                     f"{row}; expected text. Remove the row"
                 )
-        if settings.strip == "headers":
-            texts = [strip_headers(text) for text in texts]
+        texts = stripped(texts, settings)
         if labels is None:
             whole = documents(texts, tokens_of(texts, tokenizer), end)
             blocks = [cut(ids, max_tokens) for ids in whole]

@@ -21,13 +21,14 @@ from typing import Any
 
 import tomli_w
 
-from fedllm_app.config import is_text
+from fedllm_app.config import RunConfig, is_text
 from fedllm_app.core.errors import (
     CheckpointError,
     ConfigError,
     DataError,
     RunFailedError,
 )
+from fedllm_app.core.settings import flatten
 from fedllm_app.deploy.scratch import scratch_folder
 from fedllm_app.deploy.superlink import SCRIPTS, local_superlink
 from fedllm_app.deploy.watch import Watch
@@ -62,6 +63,20 @@ def recipe_and_pairs(words: Sequence[str] | None) -> tuple[Path | None, list[str
     """Return the recipe that a command line begins with, if it does, and the pairs after it."""
     first, *rest = words or [""]
     return (Path(first), rest) if first.endswith(".toml") else (None, list(words or []))
+
+
+def asked_config(words: Sequence[str] | None) -> RunConfig:
+    """Return the checked configuration of a command line in a checkout: a recipe, and pairs.
+
+    Modules of one's own are found in the checkout from then on.
+
+    Raises
+    ------
+    ConfigError
+        If there is no checkout, or something is wrong with recipe, pairs or settings.
+    """
+    find_app()
+    return RunConfig.parse(flatten(merged_config(*recipe_and_pairs(words))))
 
 
 def merged_config(recipe: Path | None, overrides: Sequence[str]) -> dict[str, Any]:

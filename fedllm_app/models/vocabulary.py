@@ -18,7 +18,7 @@ from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.places import source_of_train
 from fedllm_app.data.prepared import READ, Asked
 from fedllm_app.data.source import DataSettings, Source
-from fedllm_app.data.text import strip_headers, tokenizer_identity
+from fedllm_app.data.text import stripped, tokenizer_identity
 from fedllm_app.data.usable import usable
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _texts(rows: "Dataset", data: DataSettings, source: Source) -> Iterator[list
     starts = range(0, len(chosen), BATCH)
     for start in with_progress(starts, "training the tokenizer, once"):
         found = texts.take(list(chosen[start : start + BATCH])).to_pylist()
-        yield [strip_headers(t) if data.strip == "headers" else t for t in found]
+        yield stripped(found, data)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -193,10 +193,11 @@ class Intake:
         updates, or where replies are not summed.
         """
         squares = fsum(n * n for n in self._lengths)
-        length, pairs = self.means[PARAMS].length(), fsum(self._lengths) ** 2 - squares
-        if length is None or len(self._lengths) < 2 or pairs <= 0:
+        pairs = fsum(self._lengths) ** 2 - squares
+        if len(self._lengths) < 2 or pairs <= 0:
             return None
-        return (length * length - squares) / pairs
+        length = self.means[PARAMS].length()
+        return None if length is None else (length * length - squares) / pairs
 
     def units(self, most: Callable[[str], int]) -> int:
         """Return the units of all accepted jobs, each at most what its client can have seen."""

@@ -85,15 +85,12 @@ def centralized(
     """Train a run's model on the data of all its clients at once, in this process."""
     import logging
 
-    from fedllm_app.config import RunConfig
-    from fedllm_app.core.settings import flatten
-    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
+    from fedllm_app.deploy.launch import asked_config
     from fedllm_app.play import run_local
     from fedllm_app.report.page import print_summary
     from fedllm_app.study.command import listen
 
-    find_app()
-    config = twin(RunConfig.parse(flatten(merged_config(*recipe_and_pairs(settings)))), equal)
+    config = twin(asked_config(settings), equal)
     listen(logging.INFO)
     folder: Path = run_local(config)
     print_summary(folder)

@@ -100,13 +100,10 @@ def plan(
     """Print the configurations that fit into a budget; with --pilot, find the best of them."""
     from rich.console import Console
 
-    from fedllm_app.config import RunConfig
-    from fedllm_app.core.settings import flatten
-    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
+    from fedllm_app.deploy.launch import asked_config
     from fedllm_app.study.budget import Budget
 
-    find_app()
-    config = RunConfig.parse(flatten(merged_config(*recipe_and_pairs(settings))))
+    config = asked_config(settings)
     budget = Budget(max_up_mb, max_down_mb, max_mb, max_seconds, per_round, base)
     network = network_for(config, down_mbps, up_mbps, latency_ms, links)
     question = Question(

@@ -27,14 +27,11 @@ def walltime(
     from rich.console import Console
     from rich.table import Table
 
-    from fedllm_app.config import RunConfig
     from fedllm_app.core.errors import ConfigError
-    from fedllm_app.core.settings import flatten
-    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs
+    from fedllm_app.deploy.launch import asked_config
     from fedllm_app.study.walltime import Run, Traffic, compressed, rows
 
-    find_app()
-    c = RunConfig.parse(flatten(merged_config(*recipe_and_pairs(settings)))).resolved()
+    c = asked_config(settings).resolved()
     wrong = [
         f"--{name} is {value:g}; expected {what}"
         for name, value, what in (

@@ -41,14 +41,11 @@ class Pretraining(NextToken):
         import torch
 
         arrays: Mapping[str, np.ndarray] = rows
-        ids = torch.from_numpy(arrays["input_ids"].astype(np.int64))
-        positions = positions_of(ids.shape, arrays["starts"])
-        where = torch.from_numpy(positions)
+        ids, starts = torch.from_numpy(arrays["input_ids"].astype(np.int64)), arrays["starts"]
+        where = torch.from_numpy(positions_of(ids.shape, starts))
         labels = ids.masked_fill(where == 0, IGNORED)
-        batch = {"input_ids": ids, "position_ids": where, "labels": labels}
-        if not np.any(arrays["starts"][:, 1:]):
-            del batch["position_ids"]
-        return batch
+        cut = {"position_ids": where} if np.any(starts[:, 1:]) else {}
+        return {"input_ids": ids, **cut, "labels": labels}
 
 
 def positions_of(shape: tuple[int, ...], starts: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ def test_a_schedule_ends_with_its_run():
 
 
 def test_without_trials_no_rate_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.photon.results.kept", list)
+    monkeypatch.setattr("benchmarks.photon.results.kept", dict)
     assert best_rates(tmp_path) == {}
     assert entries()[0].cell({}, NOWHERE) is None
 

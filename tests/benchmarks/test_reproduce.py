@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import record
 from benchmarks.reproduce import cells, claims, document, results
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.study.sweep import play
@@ -162,7 +163,6 @@ def test_a_document_without_runs_says_so(tmp_path, monkeypatch):
 
 def test_rows_come_from_runs_that_were_played_as_the_table_says(tiny, tmp_path, monkeypatch):
     """Two short runs, dense and FLoSS, through sweep, rows and figures."""
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     monkeypatch.setattr("benchmarks.record.RESULTS", tmp_path / "results")
     small = {
         "run.rounds": 2, "partition.clients": 6, "round.clients": 2, "lora.rank": 2,
@@ -193,8 +193,7 @@ def test_rows_come_from_runs_that_were_played_as_the_table_says(tiny, tmp_path, 
 
 def test_the_tables_of_the_documents_are_those_of_the_committed_results(tmp_path, monkeypatch):
     kept = tmp_path / "results"
-    shutil.copytree(results.RESULTS, kept)
-    monkeypatch.setattr(results, "RESULTS", kept)
+    shutil.copytree(record.RESULTS, kept)
     monkeypatch.setattr("benchmarks.record.RESULTS", kept)
     committed = {name: getattr(document, name) for name in ("DOCUMENT", "README")}
     for name, path in committed.items():
