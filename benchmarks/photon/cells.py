@@ -17,13 +17,13 @@ Settings = dict[str, Any]
 Rates = Mapping[str, Settings]
 
 STEPS = 4096
-BATCH, ROW = 8, 64
-CLIENTS, LOCAL = 4, 64  # K and H where neither is varied
+BATCH, ROW = 4, 64
+CLIENTS, LOCAL = 4, 16  # K and H where neither is varied
 BETA2 = 0.95  # at BATCH rows; a larger batch keeps its half-life in tokens
 SEEDS = (0, 1, 2)
-CLIENT_LRS = (0.001, 0.002, 0.004, 0.008)
-OUTER_LRS = (0.3, 0.5, 0.7, 1.0)
-STAGES = ("rates", "outer rates", "headline", "table", "bytes", "uneven", "seeds")
+CLIENT_LRS = (0.002, 0.004, 0.008, 0.016)
+OUTER_LRS = (0.1, 0.3, 0.7, 1.0)
+STAGES = ("rates", "outer rates", "headline", "seeds", "bytes", "table", "uneven", "size")
 
 BASE: Settings = {
     "task.name": "pretraining", "task.max-tokens": ROW, "model.source": "scratch:tiny",
@@ -32,8 +32,9 @@ BASE: Settings = {
     "client.optimizer": "adamw", "client.beta1": 0.9, "client.beta2": BETA2,
     "client.weight-decay": 0.1, "client.decay-all": False, "client.clip-norm": 1.0,
     "client.batch": BATCH, "client.schedule": "cosine", "client.lr-floor": 0.1,
-    "client.autocast": "bfloat16", "run.checkpoint-every": 4,
+    "client.autocast": "bfloat16",
 }  # fmt: skip
+SMALL: Settings = {"model.source": "scratch:small"}
 SPARSE: Settings = {
     "strategy.name": "sparse-diloco", "strategy.d-up": 1 / 64, "wire.up-values": "q2",
 }  # fmt: skip
@@ -43,12 +44,13 @@ DOWN: Settings = {
 
 
 def federated(method: str, K: int = CLIENTS, H: int = LOCAL, steps: int = STEPS) -> Settings:
-    """Return a run of `steps` local steps of K clients together, evaluated eight times."""
+    """Return a run of `steps` local steps of K clients together, evaluated four times."""
     rounds = max(1, steps // (K * H))
     own = rounds * H
     return BASE | {
         "strategy.name": method, "partition.clients": K, "round.clients": K, "client.steps": H,
-        "run.rounds": rounds, "round.evaluate-every": max(1, rounds // 8),
+        "run.rounds": rounds, "round.evaluate-every": max(1, rounds // 4),
+        "run.checkpoint-every": max(1, rounds // 8),
         "client.schedule-steps": own, "client.warmup-steps": max(1, own // 20),
     }  # fmt: skip
 
@@ -92,15 +94,15 @@ class Entry:
 
 
 def trials() -> Iterator[Entry]:
-    """Yield the trials of every rate: half as long as a run, K = 4, H = 64, one seed."""
+    """Yield the trials of every rate: half as long as a run, K = 4, H = 16, one seed."""
     short = STEPS // 2
     for lr in CLIENT_LRS:
-        rate = {"client.lr": lr}
-        photon = federated("photon", steps=short) | rate
+        photon = federated("photon", steps=short) | {"client.lr": lr}
         yield Entry("photon", "rates", f"trial-photon-{lr:g}", photon)
         for equal in Equal:
             name = f"trial-centralized-{equal.value}-{lr:g}"
             yield Entry(f"centralized-{equal.value}", "rates", name, photon, twin=equal)
+        yield Entry("photon-small", "size", f"trial-photon-small-{lr:g}", photon | SMALL)
     for lr in OUTER_LRS:
         rate = {"server.lr": lr}
         diloco = federated("diloco", steps=short) | rate
@@ -126,7 +128,7 @@ def _headline() -> Iterator[Entry]:
         stage = "seeds" if seed else "headline"
         for name, (settings, rates) in points.items():
             made = settings | {"run.seed": seed}
-            yield Entry("headline", stage, f"{name}-k4-h64-s{seed}", made, rates)
+            yield Entry("headline", stage, f"{name}-k{CLIENTS}-h{LOCAL}-s{seed}", made, rates)
         for equal in Equal:
             made = federated("photon") | {"run.seed": seed}
             name = f"centralized-{equal.value}-s{seed}"
@@ -134,7 +136,7 @@ def _headline() -> Iterator[Entry]:
 
 
 def _table() -> Iterator[Entry]:
-    """Yield clients against local steps, at equal tokens and at equal sequential steps; sizes."""
+    """Yield clients against local steps, at equal tokens and at equal sequential steps; size."""
     for K in (1, 2, 4, 8):
         for H in (16, 64, 256):
             if (K, H) != (CLIENTS, LOCAL):
@@ -143,12 +145,15 @@ def _table() -> Iterator[Entry]:
             if K != CLIENTS:
                 made = federated("photon", K, H, STEPS // CLIENTS * K)
                 yield Entry("sequential", "table", f"photon-k{K}-h{H}-steps-s0", made, "photon")
-    for H in (16, 256):
+    yield Entry("local steps", "table", "diloco-k1-h16-s0", federated("diloco", 1), "diloco")
+    for H in (64, 256):
         diloco = federated("diloco", H=H)
         yield Entry("local steps", "table", f"diloco-k4-h{H}-s0", diloco, "diloco")
+        sparse = federated("sparse-diloco", H=H) | SPARSE
+        yield Entry("local steps", "table", f"sparse-k4-h{H}-s0", sparse, "sparse")
     for H in (16, 256):
-        made = federated("photon", H=H) | {"model.source": "scratch:small"}
-        yield Entry("size", "table", f"photon-small-k4-h{H}-s0", made, "photon")
+        made = federated("photon", H=H) | SMALL
+        yield Entry("size", "size", f"photon-small-k4-h{H}-s0", made, "photon-small")
 
 
 def _bytes() -> Iterator[Entry]:
@@ -183,9 +188,11 @@ def _uneven() -> Iterator[Entry]:
         made = eight | {"round.clients": n, "run.rounds": most}
         made |= {"client.schedule-steps": most * LOCAL, "client.warmup-steps": most * LOCAL // 20}
         yield Entry("uneven", "uneven", f"photon-{n}-of-8-s0", made, "photon")
-    half = federated("diloco", 8, steps=2 * STEPS) | {"round.clients": 4, "compute.step-s": 1.0}
+    half = federated("diloco", 8) | {"round.clients": 4, "compute.step-s": 1.0}
     half |= {"round.pacing": "deadline", "round.over-select": 2.0, "compute.ratio": 1.01}
     yield Entry("uneven", "uneven", "diloco-half-dropped-s0", half, "diloco")
+    whole = federated("diloco", 8)
+    yield Entry("uneven", "uneven", "diloco-k8-h16-s0", whole, "diloco")
     for ratio in (1.0, 4.0):
         speeds = {"compute.step-s": 1.0, "compute.ratio": ratio, "partition.clients": 8}
         pacing: dict[str, Settings] = {
@@ -196,5 +203,6 @@ def _uneven() -> Iterator[Entry]:
         for name, own in pacing.items():
             made = federated("photon") | speeds | own
             if name == "async":  # twice the steps of the server, each on half the replies
-                made |= {"run.rounds": 2 * made["run.rounds"]}
+                clock = ("run.rounds", "client.schedule-steps", "client.warmup-steps")
+                made |= {key: 2 * made[key] for key in clock}
             yield Entry("late", "uneven", f"{name}-{ratio:g}x-s0", made, "photon")
