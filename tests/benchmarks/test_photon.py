@@ -1,7 +1,9 @@
 """The table of pre-training runs: every run parses; those that are compared see equal tokens."""
 
 from benchmarks.photon.cells import BATCH, BETA2, STEPS, entries, trials
-from benchmarks.photon.results import NOWHERE, best_rates, by_point
+from benchmarks.photon.claims import CLAIMS, Claim, headline, judge, verdicts
+from benchmarks.photon.document import by_point
+from benchmarks.photon.results import NOWHERE, best_rates
 
 TWINS = ("centralized-steps", "centralized-tokens")
 RATES = {
@@ -51,3 +53,45 @@ def test_without_trials_no_rate_is_known(tmp_path, monkeypatch):
 def test_seeds_of_a_point_stand_together():
     made = [{"run": name} for name in ("diloco-k4-h64-s0", "diloco-k4-h64-s1", "trial-x-1")]
     assert {name: len(own) for name, own in by_point(made).items()} == {"diloco-k4-h64": 2}
+
+
+def points(**perplexities):
+    """Return rows by point, a row for each seed."""
+    return {
+        name.replace("_", "-"): [
+            {"perplexity": value, "settings": {"run.seed": seed}, "up-bytes": 1, "down-bytes": 1}
+            for seed, value in enumerate(values)
+        ]
+        for name, values in perplexities.items()
+    }
+
+
+def test_every_claim_is_about_points_that_are_played():
+    named = set(by_point({"run": e.name} for e in entries()))
+    assert {name for claim in CLAIMS for name in (claim.ours, claim.theirs)} <= named
+    assert {verdict for _, _, verdict in verdicts({})} == {"not yet measured"}
+
+
+def test_a_margin_counts_only_beyond_the_spread_of_the_seeds():
+    claim = Claim("a is at most 1 % above b", "us", "a", "b", 1.0)
+    sure = points(a=[100.0, 104.0, 108.0], b=[100.0, 104.0, 108.0])
+    assert judge(claim, sure)[2] == "confirmed"
+    wide = points(a=[100.0, 108.0, 104.0], b=[100.0, 104.0, 108.0])
+    assert judge(claim, wide)[2] == "cannot be told apart"
+    worse = points(a=[105.0, 109.0, 113.0], b=[100.0, 104.0, 108.0])
+    assert judge(claim, worse)[2] == "does not hold"
+
+
+def test_one_seed_has_the_spread_of_the_points_with_three():
+    claim = Claim("a is not above b", "us", "a", "b")
+    noisy = points(a=[97.0], b=[100.0], other=[95.0, 100.0, 105.0])
+    assert judge(claim, noisy)[2] == "cannot be told apart"
+    assert judge(claim, points(a=[97.0], b=[100.0], other=[99.9, 100.0, 100.1]))[2] == "confirmed"
+
+
+def test_the_goal_is_missed_where_too_many_bytes_are_sent():
+    known = points(sparse_down_k4_h16=[100.0] * 3, diloco_k4_h16=[100.0] * 3)
+    assert headline(known)[2] == "does not hold"
+    for row in known["diloco-k4-h16"]:
+        row |= {"up-bytes": 200, "down-bytes": 8}
+    assert headline(known)[2] == "confirmed"
