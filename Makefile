@@ -1,7 +1,7 @@
 # Set up, run and test fedllm with nothing but Python 3.11, make and a package registry.
 #
 #   make run                     the default federation; ARGS="recipes/x.toml strategy.name=dense" for another
-#   make test                    the default tests; ARGS="-k codec -x" for some
+#   make test                    the default tests, in two processes; ARGS="-k codec -x" for some
 #   make check                   ruff and mypy
 #   make bench                   fedllm beside its limits and peers, 25 minutes; docs/performance.md
 #   make bench-quick             a smaller version, 3 minutes
@@ -30,7 +30,7 @@ run: setup
 	$(BIN)/fedllm run $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import pytest
 import small
 import torch
 
-pytestmark = [pytest.mark.flower, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(600), pytest.mark.xdist_group("runs")]
 FILES = ("config.toml", "metrics.jsonl", "ledger.jsonl", "timing.jsonl", "report.html")
 
 

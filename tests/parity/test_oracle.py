@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from fedllm_app.core.seeds import derive_seed, generator
 from fedllm_app.play import run_local
 
+pytestmark = pytest.mark.xdist_group("runs")
 Tensors = dict[str, Tensor]
 CLOSE = 1e-6
 
