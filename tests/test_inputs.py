@@ -104,8 +104,8 @@ def test_a_model_beyond_this_machines_memory_is_refused_at_once(keys, tiny, monk
         found = problems(keys, model__source="scratch:1.3b", **own)
         assert len(found) == said, found
     assert found == [
-        "model.source is 'scratch:1.3b': a simulation holds at least 33.8 GB, and this machine "
-        "has 33.8 GB; expected a smaller model, or real devices (data.train = 'node')"
+        "model.source is 'scratch:1.3b': a simulation holds at least 33.7 GB, and this machine "
+        "has 33.7 GB; expected a smaller model, or real devices (data.train = 'node')"
     ]
 
 

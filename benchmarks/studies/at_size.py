@@ -43,7 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # A process is known by a word of its command line; the first that fits.
 ROLES = {
-    "Ray worker": "ray::", "raylet": "raylet/raylet", "Ray's store": "gcs_server",
+    "Ray worker": "ray::", "raylet": "raylet/raylet", "Ray's directory": "gcs_server",
     "Ray's agents": "ray/_private", "server and simulation": "flwr-simulation",
     "SuperExec": "superexec", "SuperLink": "flower-superlink", "flwr run": "bin/flwr",
     "launcher": "fedllm_app.cli run",
