@@ -176,8 +176,7 @@ class Parts:
 
     def most_steps(self, examples: int) -> int:
         """Return the most local steps that a job on so many examples can take."""
-        client = self.config.client
-        return client.steps or client.epochs * -(-examples // client.batch)
+        return self.config.client.steps_on(examples)
 
     def device(self, run_folder: Path) -> Device:
         """Return everything a job needs."""

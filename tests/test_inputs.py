@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import traceback
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,6 +92,21 @@ def test_a_model_whose_files_do_not_load_is_said(keys, tmp_path):
     assert found.startswith(f"model.source is '{tmp_path / 'model'}'")
     assert "config" in found
     assert "\n" not in found
+
+
+def test_a_model_beyond_this_machines_memory_is_refused_at_once(keys, tiny, monkeypatch):
+    keys = keys | tiny.keys("pretraining") | {"model.train": "full", "client.steps": 1}
+    own = {"model__tokenizer": "train", "model__device": "cpu"}
+    P = 24 * (4 * 2048**2 + 3 * 2048 * 5440 + 2 * 2048) + 2048  # 1.3b without embeddings
+    for total, said in ((28 * P, 0), (28 * P - 1, 1)):
+        memory = SimpleNamespace(total=total)
+        monkeypatch.setattr("fedllm_app.config.inputs.psutil.virtual_memory", lambda m=memory: m)
+        found = problems(keys, model__source="scratch:1.3b", **own)
+        assert len(found) == said, found
+    assert found == [
+        "model.source is 'scratch:1.3b': a simulation holds at least 33.7 GB, and this machine "
+        "has 33.7 GB; expected a smaller model, or real devices (data.train = 'node')"
+    ]
 
 
 def test_the_command_says_it_and_starts_nothing(keys, monkeypatch, capfd):

@@ -11,7 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from fedllm_app.core.errors import FedllmError
+from fedllm_app.core.units import format_bytes
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own
@@ -19,12 +22,16 @@ from fedllm_app.data.partition import BY_USER, TO_CLIENTS
 from fedllm_app.data.places import source_of_test, source_of_train
 from fedllm_app.data.prepared import identity_of
 from fedllm_app.data.source import NODE, TEXTS, Source
+from fedllm_app.models.scratch import shape_of
 from fedllm_app.models.settings import BACKBONES, TRAIN
 
 if TYPE_CHECKING:
     from fedllm_app.config import RunConfig
 
 FOUND = "found.json"
+# Vectors of four bytes a parameter that a simulation holds, whatever its method: the server its
+# parameters, initial values and a sum of eight bytes; a worker on a CPU start, model and gradient.
+SERVER_VECTORS, WORKER_VECTORS = 4, 3
 
 
 def input_problems(c: "RunConfig") -> list[str]:
@@ -37,7 +44,27 @@ def input_problems(c: "RunConfig") -> list[str]:
     c : a configuration that `RunConfig.parse` has passed.
     """
     cache = Path(c.run.home or Path.home() / ".fedllm") / "cache"
-    return [*_of_data(c, cache), *_of_model(c, cache)]
+    return [*_of_memory(c), *_of_data(c, cache), *_of_model(c, cache)]
+
+
+def _of_memory(c: "RunConfig") -> Iterator[str]:
+    """Yield that a model from scratch is larger than this machine can simulate."""
+    shape = shape_of(c.model.source)
+    if shape is None or c.data.train == NODE:
+        return
+    P, total = shape.parameters(0), psutil.virtual_memory().total  # without words: at least
+    vectors = SERVER_VECTORS + WORKER_VECTORS
+    if 4 * P * vectors > total:
+        import torch
+
+        if c.model.device != "cpu" and torch.cuda.is_available():
+            vectors = SERVER_VECTORS
+    if (least := 4 * P * vectors) > total:
+        yield (
+            f"model.source is {c.model.source!r}: a simulation holds at least "
+            f"{format_bytes(least)}, and this machine has {format_bytes(total)}; expected a "
+            "smaller model, or real devices (data.train = 'node')"
+        )
 
 
 def _of_data(c: "RunConfig", cache: Path) -> Iterator[str]:

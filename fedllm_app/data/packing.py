@@ -141,14 +141,21 @@ def _packed(
 
 
 def _pieces(rows: "Dataset", text: str) -> list[tuple[int, int]]:
-    """Return begin and end of rows whose texts are tokenized at once."""
+    """Return begin and end of rows whose texts are tokenized at once.
+
+    Of the texts no more than `TEXTS` rows are held, whatever there is.
+    """
     from pyarrow import compute
 
-    column = rows.select_columns([text]).with_format("arrow")[:].column(text)
-    size_N: NDArray[np.int64] = np.asarray(compute.utf8_length(column).to_numpy(), np.int64)
-    of_N = np.cumsum(size_N) // CHARACTERS
-    cuts = np.flatnonzero(np.diff(of_N) | np.diff(np.arange(len(size_N)) // TEXTS)) + 1
-    ends = [0, *cuts.tolist(), len(size_N)]
+    table = rows.select_columns([text]).with_format("arrow")
+    ends, before = [0], 0
+    for start in range(0, len(table), TEXTS):
+        length = compute.utf8_length(table[start : start + TEXTS].column(text))
+        size_N: NDArray[np.int64] = np.asarray(length.to_numpy(), np.int64)
+        to_N = before + np.cumsum(size_N)
+        ends += (start + 1 + np.flatnonzero(np.diff(to_N // CHARACTERS))).tolist()
+        ends.append(start + len(size_N))
+        before = int(to_N[-1])
     return list(pairwise(ends))
 
 

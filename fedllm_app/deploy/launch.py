@@ -15,6 +15,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -182,10 +183,7 @@ def run_flower(
         run_config.write_text(tomli_w.dumps(config), "utf-8")
         make_note(told)
         own = federation if federation != app / FEDERATION else None
-
-        def rest() -> str:
-            return _rest(read_note(told), config, recipe, overrides, own)
-
+        rest = partial(_rest, told, config, recipe, overrides, own)
         command = [str(SCRIPTS / "flwr"), "run", str(app.resolve()), "--stream"]
         command += ["--run-config", str(run_config)] if config else []
         if federation is not None:
@@ -253,13 +251,14 @@ def _ended(
 
 
 def _rest(
-    note: Note,
+    told: Path,
     config: Mapping[str, Any],
     recipe: Path | None,
     overrides: Sequence[str],
     federation: Path | None,
 ) -> str:
     """Return how far a run came and the command that goes on with it, "" if there is nothing."""
+    note = read_note(told)
     folder = Path(note.folder)
     files = sorted((folder / "checkpoints").glob("round-*.safetensors")) if note.folder else []
     if not files or note.ended in FINAL:

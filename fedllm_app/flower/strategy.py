@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedllm_app.flower.limits import check_payloads
 from fedllm_app.flower.transport import FlowerTransport
 from fedllm_app.server.loop import Loop
 
@@ -61,9 +62,17 @@ class FedSparse(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run the loop to its end; parameters and rounds are the run-config's."""
+        """Run the loop to its end; parameters and rounds are the run-config's.
+
+        Raises
+        ------
+        ConfigError
+            If a payload is more than Flower carries to a device.
+        """
         loop = self.loop(grid)
         self.summary()
+        if self._devices:
+            check_payloads(loop)
         loop.play()
         result = Result()
         result.arrays = arrays_of(loop.optimizer.params)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
@@ -23,6 +22,7 @@ from transformers.utils import logging as hf_logging
 from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.core.seeds import seed_torch
 from fedllm_app.models.attention import attend_in_float32
+from fedllm_app.models.dropout import silence_dropout
 from fedllm_app.models.files import check_files
 from fedllm_app.models.gguf import gguf_folder
 from fedllm_app.models.settings import ModelSettings
@@ -37,7 +37,6 @@ from fedllm_app.models.targets import head_modules, inside
 from fedllm_app.tasks import task_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
 def local_source(source: str, cache: Path) -> str:
@@ -86,24 +85,7 @@ def load_backbone(
         config = read_config(source, **config_overrides(task, labels))
         check_config(config, source, task, weights=settings.reads_weights)
         prepare_config(config, task, tokenizer)
-        try:
-            if not settings.reads_weights:
-                model = auto_model(task).from_config(config, dtype=dtype)
-                info: dict[str, Any] = {}
-            else:
-                model, info = auto_model(task).from_pretrained(
-                    source,
-                    config=config,
-                    dtype=dtype,
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                    trust_remote_code=False,
-                )
-        except Exception as error:  # of whatever library reads this kind of file
-            raise ConfigError(
-                f"model.source is {source!r}, which does not load for task.name {task!r}: "
-                f"{first_line(error).rstrip('.')}. Expected {SOURCES}"
-            ) from error
+        model, info = _made(settings, source, task, config, dtype)
     if dtype == torch.bfloat16:
         attend_in_float32(model)
     if settings.scratch:
@@ -115,6 +97,30 @@ def load_backbone(
     if not settings.dropout:
         silence_dropout(model)
     return model.eval()
+
+
+def _made(
+    settings: ModelSettings, source: str, task: str, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return the model, drawn or read, and what its checkpoint lacks."""
+    made = auto_model(task)
+    try:
+        if not settings.reads_weights:
+            return made.from_config(config, dtype=dtype), {}
+        model, info = made.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # of whatever library reads this kind of file
+        raise ConfigError(
+            f"model.source is {source!r}, which does not load for task.name {task!r}: "
+            f"{first_line(error).rstrip('.')}. Expected {SOURCES}"
+        ) from error
+    return model, info
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -194,33 +200,6 @@ def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrai
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def silence_dropout(model: nn.Module) -> None:
-    """Set every dropout of a module and of its configs to zero, attention dropout included.
-
-    Modules keep the probability in nn.Dropout, as a plain attribute (`attention_dropout`, handed to
-    sdpa), or read it from the config in the forward pass.
-    """
-    for module in model.modules():
-        if isinstance(module, _DROPOUTS):
-            module.p = 0.0
-        _zero_drop_values(vars(module))
-    if isinstance(getattr(model, "config", None), PreTrainedConfig):
-        _silence_config(model.config)
-
-
-def _silence_config(config: PreTrainedConfig) -> None:
-    _zero_drop_values(vars(config))
-    for value in vars(config).values():
-        if isinstance(value, PreTrainedConfig):
-            _silence_config(value)
-
-
-def _zero_drop_values(values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if "drop" in name and isinstance(value, float):
-            values[name] = 0.0
 
 
 def prepare_config(

@@ -1,4 +1,7 @@
-"""Plot how the model moves: norms of update, momentum and parameters, and how far clients agree."""
+"""Plot how the model moves: norms of update, momentum and parameters, and how far clients agree.
+
+Where replies of older models count, how old they are is drawn, too.
+"""
 
 import math
 from collections.abc import Sequence
@@ -29,6 +32,15 @@ def agreement(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -
         "norms; 1 is full agreement, 0 none"
     )
     return _curves(runs, looks, x, "cosine", "Agreement of clients", "cosine", about)
+
+
+def staleness(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -> Plot:
+    """Draw how old the models were that the replies of a step were trained from."""
+    about = (
+        "Mean over the replies of a step of how many steps the server had taken since their model; "
+        "0 is fresh"
+    )
+    return _curves(runs, looks, x, "staleness-mean", "Staleness", "steps", about)
 
 
 def norms(run: Run, x: XAxis = ROUNDS) -> Plot:

@@ -13,7 +13,7 @@ from fedllm_app.core.units import format_metric, words
 from fedllm_app.report import costs, drawing, palette
 from fedllm_app.report.curves import Curve, over_rounds, running_mean, smoothed, window_of
 from fedllm_app.report.drawing import Plot, Series
-from fedllm_app.report.dynamics import agreement, norms, update_norm
+from fedllm_app.report.dynamics import agreement, norms, staleness, update_norm
 from fedllm_app.report.run import Run
 from fedllm_app.report.xaxis import ROUNDS, SIMULATED, TOKENS, TRAFFIC, UPLOAD, XAxis
 
@@ -37,6 +37,8 @@ def all_plots(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -
         quality = [Plot("Metric", "Nothing was evaluated, so no metric is drawn.")]
     learnt = [train_loss(runs, looks, x), update_norm(runs, looks, x)]
     learnt += [norms(runs[0], x)] * (len(runs) == 1) + [agreement(runs, looks, x)]
+    if any(run.staleness for run in runs):
+        learnt.append(staleness(runs, looks, x))
     return [*quality, *learnt, *costs.cost_plots(runs, x)]
 
 

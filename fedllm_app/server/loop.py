@@ -8,7 +8,6 @@ Shapes: P trainable parameters.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +19,7 @@ from fedllm_app.core.state import RunState
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.record import Recorder
 from fedllm_app.server.arrivals import Arrivals, AsTheyCome, ByClock
-from fedllm_app.server.asked import Asked, Key, asked_again, asked_for, still_open
+from fedllm_app.server.asked import Asked, Key, asked_again, asked_for
 from fedllm_app.server.checked import MOST_COUNT
 from fedllm_app.server.counting import Counting
 from fedllm_app.server.intake import CLOSED, UNUSED
@@ -240,15 +239,8 @@ class Loop:
             traffic = self.recorder.ledger.traffic()
             lasted_s = self.limits.simulated_s(traffic, intake.steps, opened.bound)
             now += lasted_s or 0.0
-        units = self.state.spent.units + opened.units(self.counting.most_units)
-        self.state = replace(
-            self.state.with_evaluation(evaluation),
-            pending=intake.outstanding(self.state.pending),
-            norms=intake.clip.norms(),
-            spent=replace(self.state.spent, simulated_s=now, units=units),
-            open=still_open(self.waiting.values()),
-            dropped=dict(Counter(self.state.dropped) + intake.dropped),
-        )
+        self.state = opened.closed(self.state, now, self.counting.most_units)
+        self.state = self.state.with_evaluation(evaluation)
         ended = self.reading.ended(opened.clients, self.state.progress)
         curves = opened.curves(norm, self.optimizer)
         outcome = opened.outcome(norm, evaluation, lasted_s, self.pacing.waits_on, ended, curves)

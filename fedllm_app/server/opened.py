@@ -3,6 +3,7 @@
 Shapes: P trainable parameters.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ from fedllm_app.run.budget import Cost
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.ledger import Ledger
 from fedllm_app.run.record import Outcome
-from fedllm_app.server.asked import Key
+from fedllm_app.server.asked import Key, still_open
 from fedllm_app.server.intake import Intake
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.planning import Planned
@@ -73,6 +74,25 @@ class OpenRound:
             return {}
         cosine = self.intake.agreement()
         return optimizer.norms() | ({} if cosine is None else {"cosine": cosine})
+
+    def closed(self, state: RunState, now: float, most: Callable[[int], int]) -> RunState:
+        """Return the state after its step with what it spent, dropped and leaves open.
+
+        Parameters
+        ----------
+        now : simulated seconds at its end.
+        most : units that a job on so many examples can see.
+        """
+        intake = self.intake
+        spent = replace(state.spent, simulated_s=now, units=state.spent.units + self.units(most))
+        return replace(
+            state,
+            pending=intake.outstanding(state.pending),
+            norms=intake.clip.norms(),
+            spent=spent,
+            open=still_open(intake.open.values()),
+            dropped=dict(Counter(state.dropped) + intake.dropped),
+        )
 
     def units(self, most: Callable[[int], int]) -> int:
         """Return what accepted replies were trained on; `most` for a number of examples."""

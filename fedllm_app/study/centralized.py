@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedllm_app.config import RunConfig
 
 # What a federation is made of; the twin has the defaults.
-FEDERATED = ("partition.", "strategy.", "server.", "wire.", "network.", "round.")
+FEDERATED = ("partition.", "strategy.", "server.", "wire.", "network.", "compute.", "round.")
 KEPT = ("round.evaluate-every",)
 
 

@@ -36,7 +36,7 @@ DownMB = Annotated[float, Option(min=0, help="Limit on all downloads in MB. 0: n
 BothMB = Annotated[
     float, Option(min=0, help="Limit on uploads and downloads together in MB. 0: no limit.")
 ]
-Seconds = Annotated[float, Option(min=0, help="Limit on network time in seconds. 0: no limit.")]
+Seconds = Annotated[float, Option(min=0, help="Limit on simulated seconds. 0: no limit.")]
 PerRound = Annotated[
     bool, Option("--per-round", help="Apply the limits to every single round, without the base.")
 ]
@@ -120,7 +120,7 @@ def plan(
 def network_for(
     config: "RunConfig", down_mbps: float, up_mbps: float, latency_ms: float, links: Path | None
 ) -> "Network | None":
-    """Return the links that seconds are reckoned over: the options put over the run-config's.
+    """Return what seconds are reckoned with: links, the options over the run-config's, and speeds.
 
     Raises
     ------
@@ -128,6 +128,7 @@ def network_for(
         If only one of the two speeds is known, or the file is not one of links.
     """
     from fedllm_app.core.errors import ConfigError
+    from fedllm_app.devices.compute import Compute
     from fedllm_app.devices.network import Network, NetworkSettings
 
     settings: NetworkSettings = config.network.resolved()
@@ -144,8 +145,10 @@ def network_for(
                 f"--latency-ms is {settings.latency_ms:g} and no link is known; expected "
                 "--down-mbps and --up-mbps, or --links FILE"
             )
-        return None
-    return Network(settings, config.run.seed)
+        if not config.compute.on:
+            return None
+    compute = Compute(config.compute, config.run.seed) if config.compute.on else None
+    return Network(settings, config.run.seed, compute)
 
 
 def answer(q: Question, console: "Console") -> None:
@@ -236,7 +239,7 @@ def play(
     say(console, pilot.told(len(chosen), len(runs), rungs))
     listen(logging.WARNING)
     chosen = pilot.named(chosen, rungs[0])
-    return halve(chosen, rungs, budget, pilot.metric_of(q.config), q.network)
+    return halve(chosen, rungs, budget, pilot.metric_of(q.config), q.network, over.counts)
 
 
 def listen(level: int) -> None:

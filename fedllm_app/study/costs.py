@@ -1,4 +1,4 @@
-"""What the rounds of a run cost: bytes each way, the base, seconds of the network.
+"""What the rounds of a run cost: bytes each way, the base, seconds of links and local steps.
 
 The same table whether it was predicted (study/predict.py) or is read from a ledger, so that the
 two can be compared, and a budget held against either.
@@ -6,7 +6,7 @@ two can be compared, and a budget held against either.
 Shapes: N rounds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -24,7 +24,8 @@ class Costs:
     ----------
     up_bytes, down_bytes : payloads, int64 of shape (N,).
     base_bytes : the frozen base, once for each client that is new in the round.
-    seconds : of the network, the slowest participant's; zero without links. float64.
+    seconds : of links and local steps, the slowest participant's; zero where neither is known.
+        float64.
     base_s : seconds that the base adds to a round.
     up_coordinates, down_coordinates : how many the payloads hold; zero where measured.
     """
@@ -53,17 +54,26 @@ class Costs:
         return Costs(**{f.name: getattr(self, f.name)[:rounds] for f in fields(self)})
 
     def put_seconds(self, t: int, traffic: Traffic, base: Mapping[str, int],
-                    network: Network) -> None:  # fmt: skip
+                    network: Network, steps: Mapping[str, int]) -> None:  # fmt: skip
         """Put down how long round `t` lasts, and how much longer with the base for new clients."""
         whole = {c: (down + base.get(c, 0), up) for c, (down, up) in traffic.items()}
-        self.seconds[t - 1] = network.round_seconds(traffic)
-        self.base_s[t - 1] = network.round_seconds(whole) - self.seconds[t - 1]
+        self.seconds[t - 1] = network.round_seconds(traffic, steps)
+        self.base_s[t - 1] = network.round_seconds(whole, steps) - self.seconds[t - 1]
 
 
-def measured(folder: Path, network: Network | None = None) -> Costs:
+def measured(
+    folder: Path,
+    network: Network | None = None,
+    steps: Callable[[str], int] = lambda client: 0,
+) -> Costs:
     """Return what the rounds of a run have cost, by its ledger.
 
     The base of a round is put down to the clients whose first download it is.
+
+    Parameters
+    ----------
+    network : what seconds are reckoned with, None for no seconds.
+    steps : local steps of a client in a round; a ledger does not tell.
     """
     rounds: dict[int, list[Record]] = {}
     for line in iterate_lines(folder / "ledger.jsonl"):
@@ -83,7 +93,8 @@ def measured(folder: Path, network: Network | None = None) -> Costs:
         costs.down_bytes[t - 1], costs.up_bytes[t - 1] = sum(down.values()), sum(up.values())
         if network:
             traffic = {client: (size, up.get(client)) for client, size in down.items()}
-            costs.put_seconds(t, traffic, dict.fromkeys(down.keys() - met, base), network)
+            new = dict.fromkeys(down.keys() - met, base)
+            costs.put_seconds(t, traffic, new, network, {client: steps(client) for client in down})
         met |= down.keys()
     return costs
 

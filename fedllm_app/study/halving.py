@@ -8,7 +8,7 @@ meets the same clients and has it in a column of its own.
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def halve(
     budget: Budget,
     metric: str,
     network: Network | None,
+    counts: Mapping[str, int] | None = None,
 ) -> list[Pilot]:
     """Play the candidates from rung to rung and return them all, the best first.
 
@@ -54,6 +55,7 @@ def halve(
     ----------
     budget : what may be spent in all; no segment is begun that could pass it.
     metric : by which they are ranked.
+    network, counts : links and speeds, and the examples of each client that local steps hang on.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def halve(
     for number, rung in enumerate(rungs, start=1):
         began = time.monotonic()
         for done, pilot in enumerate(live, start=1):
-            _play(pilot, rung, pilots, budget, metric, network)
+            _play(pilot, rung, pilots, budget, metric, network, counts or {})
             left = (time.monotonic() - began) / done * (len(live) - done)
             log.info(
                 "rung %d of %d, candidate %d of %d: %s, %s %s after %d rounds; about %s left of it",
@@ -92,6 +94,7 @@ def _play(
     budget: Budget,
     metric: str,
     network: Network | None,
+    counts: Mapping[str, int],
 ) -> None:
     """Play one candidate on to a rung, if the budget surely pays for it."""
     rounds, folder = pilot.until(rung), Place.of(pilot.config).home / "runs" / pilot.config.run.name
@@ -109,7 +112,8 @@ def _play(
         with suppress(RunFailedError):  # it has no value, which is the worst there is
             run_local(pilot.config.model_copy(update={"run": run}))
         value = _value_at(folder, rounds, metric)
-    costs = measured(folder, network)
+    client = pilot.config.client
+    costs = measured(folder, network, lambda name: client.steps_on(counts.get(name, 0)))
     pilot.rung, pilot.value, pilot.played = rung, value, costs.rounds
     pilot.spent = {name: float(each.sum()) for name, each in budget.used(costs).items()}
 

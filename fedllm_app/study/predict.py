@@ -66,7 +66,7 @@ class Predictor:
     initial : the values it was built with, float32 of shape (P,).
     base_client_bytes : what a device downloads once.
     counts : examples by client.
-    network : links of the clients, None where seconds are not asked for.
+    network : links and speeds of the clients, None where seconds are not asked for.
 
     Attributes
     ----------
@@ -131,7 +131,8 @@ class Predictor:
             costs.base_bytes[i] = len(new) * self.base_client_bytes
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
-                costs.put_seconds(t, sizes, base, self.network)
+                steps = {one: c.client.steps_on(self.counts[one]) for one in sizes}
+                costs.put_seconds(t, sizes, base, self.network, steps)
         return costs
 
     def learn(self, config: RunConfig, folder: Path) -> None:

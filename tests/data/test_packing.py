@@ -1,5 +1,10 @@
 """Packed rows: every token once and in order, none padded, none of another owner."""
 
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pytest
@@ -7,7 +12,7 @@ from transformers import AutoTokenizer
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.federated import stream
-from fedllm_app.data.packing import prepare_packed
+from fedllm_app.data.packing import _pieces, prepare_packed
 from fedllm_app.data.source import DataSettings, Source
 from fedllm_app.data.table import Table
 
@@ -61,6 +66,49 @@ def test_arrays_are_the_rows_that_are_asked_for(tmp_path, tokenizer):
     assert arrays["source_row"].tolist() == lists["source_row"]
     pairs = [[i, start] for i, starts in enumerate(lists["starts"]) for start in starts]
     assert arrays["starts"].tolist() == pairs
+
+
+HELD = """
+from pathlib import Path
+import datasets
+import numpy as np
+from fedllm_app.data.packing import _pieces
+
+# A row that was left out makes every read of several rows a gathering of single ones.
+texts = [f"{i:06d} " * (1 + i % 20) for i in range(40_000)]
+rows = datasets.Dataset.from_dict({"text": texts}).select(np.arange(1, 40_000)[::-1])
+
+def held(name):
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
+
+_pieces(rows.select(range(1000)), "text")
+Path("/proc/self/clear_refs").write_text("5")
+before = held("VmRSS")
+_pieces(rows, "text")
+print((held("VmHWM") - before) / 1e6)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak of a process"
+)
+def test_the_text_is_never_held_whole():
+    words = [sys.executable, "-c", HELD]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 5, "MB; the whole column takes 26"
+
+
+def test_what_is_tokenized_at_once_is_bounded_in_texts_and_characters():
+    texts = [f"{i:04d} " * (50 + 1 + i % 800) for i in range(4000)]
+    rows = datasets.Dataset.from_dict({"text": texts})
+    # As if the sizes of all were looked at together.
+    size_N = np.array([len(text) for text in texts])
+    cuts = np.diff(np.cumsum(size_N) // (1 << 20)) | np.diff(np.arange(len(texts)) // 512)
+    ends = [0, *(np.flatnonzero(cuts) + 1).tolist(), len(texts)]
+    assert _pieces(rows, "text") == list(itertools.pairwise(ends)) and len(ends) > 12
 
 
 def test_joined_documents_have_no_starts(tmp_path, tokenizer):

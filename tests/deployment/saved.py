@@ -6,12 +6,12 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-WORDS = ["[PAD]", "[UNK]", "rain", "cloud", "wind", "root", "leaf", "seed"]
+WORDS = ["[PAD]", "[UNK]", "[EOS]", "rain", "cloud", "wind", "root", "leaf", "seed"]
 TEXTS = {"sky": "rain cloud wind", "soil": "root leaf seed"}
 
 
 def save_model(folder: Path) -> None:
-    """Save a BERT of two layers and a tokenizer of eight words."""
+    """Save a BERT of two layers and a tokenizer of nine words."""
     config = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
@@ -25,7 +25,7 @@ def save_model(folder: Path) -> None:
     inner = Tokenizer(level)
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]"
+        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", eos_token="[EOS]"
     ).save_pretrained(folder)
 
 

@@ -1,4 +1,8 @@
-"""Two devices with files of their own train over TLS, in processes as on real machines."""
+"""Two devices with files of their own train over TLS, in processes as on real machines.
+
+One federation plays two runs: an adapter in rounds, and a model from scratch on streams of tokens,
+asynchronously.
+"""
 
 import json
 import ssl
@@ -12,7 +16,44 @@ from peft import PeftModel
 from saved import save_model, save_rows
 from transformers import AutoModelForSequenceClassification
 
+from fedllm_app.run.checkpoint import latest_checkpoint, load_state
+
 ROOT = Path(__file__).parents[2]
+T, JOB = 4, 4  # tokens of a row, one text each; rows of a job
+
+
+def write_stream_recipe(tmp_path, home):
+    """Write a pre-training run that ends when alice has had two jobs, and bob one."""
+    recipe = tmp_path / "stream.toml"
+    settings = {
+        "run": {"home": str(home), "name": "stream", "rounds": 9},
+        "task": {"name": "pretraining", "max-tokens": T},
+        "data": {"train": "node", "test": str(tmp_path / "test.jsonl")},
+        "model": {
+            "source": "scratch:tiny", "train": "full", "tokenizer": str(tmp_path / "model"),
+        },
+        "client": {"reading": "stream", "steps": 2, "batch": JOB // 2},
+        "round": {"pacing": "async", "concurrency": 2, "goal": 1, "evaluate-every": 0},
+        "strategy": {"name": "diloco"},
+    }  # fmt: skip
+    recipe.write_text(tomli_w.dumps(settings))
+    return recipe
+
+
+def check_streams(run, report):
+    """Every row of both devices was asked for once, and the run ended with their streams."""
+    state, _ = load_state(latest_checkpoint(run / "checkpoints"))
+    assert state.finished == "the streams ended", report
+    assert state.progress == {"alice": 8, "bob": 4}, report
+    lines = [json.loads(line) for line in (run / "ledger.jsonl").open()]
+    for way in ("down", "up"):
+        jobs = [line["client"] for line in lines if line["direction"] == way]
+        assert sorted(jobs) == ["alice", "alice", "bob"], report
+    # A step for each reply. All predict but the first token of each row of theirs, once.
+    rounds = [line for line in map(json.loads, (run / "metrics.jsonl").open()) if line["round"]]
+    assert [r["clients"] for r in rounds if "clients" in r] == [1, 1, 1]
+    assert state.spent.units == 12 * (T - 1)
+    assert (run / "model" / "config.json").exists()
 
 
 @pytest.mark.flower
@@ -24,6 +65,7 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
         save_rows(tmp_path / f"{client}.jsonl", labels)
         node = {"client-id": client, "data-path": tmp_path / f"{client}.jsonl"}
         node |= {"model-path": tmp_path / "model", "home": tmp_path / f"{client}-home"}
+        node["tokenizer-path"] = tmp_path / "model"
         nodes.append({key: str(value) for key, value in node.items()})
     recipe = tmp_path / "recipe.toml"
     settings = {
@@ -39,9 +81,11 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     folder.mkdir()
     with federation(folder, nodes) as running:
         done = running.flwr("run", str(ROOT), "--stream", "--run-config", str(recipe))
+        stream = write_stream_recipe(tmp_path, tmp_path / "server-home")
+        read = running.flwr("run", str(ROOT), "--stream", "--run-config", str(stream))
         listed = json.loads(running.flwr("list", "--format", "json").stdout)["runs"]
-        report = f"{done.stdout}\n{running.logs()}"
-        assert [run["status"] for run in listed] == ["finished:completed"], report
+        report = f"{done.stdout}\n{read.stdout}\n{running.logs()}"
+        assert [run["status"] for run in listed] == ["finished:completed"] * 2, report
         assert {address for address, _ in running.listeners()} == {"127.0.0.1"}
         # Whoever does not hold the authority's certificate does not talk to this SuperLink.
         address = f"https://127.0.0.1:{running.ports[0]}/health"
@@ -56,3 +100,4 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     assert any("lora_" in name and value.any() for name, value in adapted.named_parameters())
     clients = {json.loads(line)["client"] for line in (run / "ledger.jsonl").open()}
     assert clients >= {"alice", "bob"}, report
+    check_streams(run.parent / "stream", report)

@@ -117,6 +117,7 @@ def make_run(
         }
         if dynamics:
             record |= {"params-norm": 40 + round / 9, "momentum-norm": 3.0, "cosine": 0.2 / round}
+            record |= {"staleness-mean": 1 + round % 3 / 2, "staleness-most": 3}
             record["tokens"] = 16_384 * round
         if evaluate and (round % every == 0 or round == rounds):
             record["evaluation"] = scores(round)

@@ -101,11 +101,17 @@ def test_norms_cosines_and_tokens_are_drawn_where_a_run_has_them(
 ) -> None:
     runs = [run_maker(name, rounds=20, dynamics=True) for name in ("a", "b")]
     page = assert_stands_alone(write_report(runs[0]))
-    assert page.count("svg") == 11
-    for words in ("Norms", "Agreement of clients", "Accuracy by tokens", "server's momentum"):
+    assert page.count("svg") == 12
+    for words in (
+        "Norms",
+        "Agreement of clients",
+        "Accuracy by tokens",
+        "server's momentum",
+        "Staleness",
+    ):
         assert words in page.text
     both = assert_stands_alone(write_comparison([*runs, run_maker("c", rounds=9)], tmp_path / "c"))
-    assert "Agreement of clients" in both.text
+    assert "Agreement of clients" in both.text and "Staleness" in both.text
     assert "Accuracy by tokens" not in both.text  # which one of them does not count
 
 

@@ -27,7 +27,8 @@ RUN = {
 
 def config(tiny, **more):
     keys = tiny.keys("next-token") | RUN | {"run.name": "twin", "network.up-mbps": 1.0}
-    return RunConfig.parse(keys | {"network.down-mbps": 1.0} | more)
+    slow = {"network.down-mbps": 1.0, "compute.step-s": 2.0, "compute.ratio": 4.0}
+    return RunConfig.parse(keys | slow | more)
 
 
 def test_a_twin_has_the_runs_rows_and_none_of_its_federation(tiny):
@@ -41,6 +42,7 @@ def test_a_twin_has_the_runs_rows_and_none_of_its_federation(tiny):
         assert (made.partition.clients, made.round.clients) == (1, 1)
         assert made.strategy.name == "fedavg"
         assert made.network.up_mbps == 0
+        assert not made.compute.on and made.compute.ratio == 1
         assert made.data == config(tiny).data
     assert steps.run.name == "twin-centralized-steps"
 

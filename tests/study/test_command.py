@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from fedllm_app.cli import app
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.play import run_local
+from fedllm_app.study.command import network_for
 from fedllm_app.study.costs import measured
 
 
@@ -40,6 +41,14 @@ def test_it_prints_what_fits_and_writes_all_of_it(keys, tmp_path):
     assert all(row["up-bytes"] <= 100_000 for row in rows)
     assert {row["settings"]["lora.rank"] for row in rows} == {2, 4}
     assert any(row["rounds"] < row["of"] for row in rows)
+
+
+def test_seconds_are_reckoned_with_the_links_and_speeds_of_the_run_config():
+    slow = RunConfig.parse({"compute.step-s": 2.0})
+    assert network_for(slow, 0, 0, 0, None).participant_seconds("a", 10**6, 10**6, 3) == 6
+    both = network_for(slow, 8, 8, 0, None)  # a byte a microsecond
+    assert both.participant_seconds("a", 10**6, 10**6, 3) == 8
+    assert network_for(RunConfig.parse({}), 0, 0, 0, None) is None
 
 
 def test_the_base_counts_unless_it_is_left_out(keys):

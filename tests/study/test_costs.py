@@ -2,6 +2,7 @@
 
 import pytest
 
+from fedllm_app.devices.compute import Compute, ComputeSettings
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.run.ledger import Ledger
 from fedllm_app.study.costs import Costs, measured
@@ -34,6 +35,13 @@ def test_seconds_are_the_slowest_participants(folder):
     assert costs.seconds == pytest.approx([400e-6, 400e-6])
     # In round 2 only c, which sends nothing back, gets the base: 1,200 us in place of 400.
     assert costs.base_s == pytest.approx([1000e-6, 800e-6])
+
+
+def test_local_steps_take_their_seconds_between_down_and_up(folder):
+    network = Network(NetworkSettings(), 0, Compute(ComputeSettings(step_s=2.0), 0))
+    costs = measured(folder, network, lambda client: {"c": 5}.get(client, 3))
+    assert costs.seconds == pytest.approx([6.0, 10.0])
+    assert not costs.base_s.any()
 
 
 def test_the_first_rounds(folder):

@@ -8,6 +8,7 @@ from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.core.support import Derived, Positions
+from fedllm_app.devices.compute import Compute, ComputeSettings
 from fedllm_app.devices.network import Network, NetworkSettings
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
@@ -143,6 +144,17 @@ def test_a_device_chooses_inside_what_it_may(monkeypatch):
     # Half of four, explicit: at most a bitmap of 3 bytes.
     up = predictor().costs(config()).up_bytes / 2
     assert exact(2) < up[0] <= exact(2) + 3
+
+
+def test_seconds_count_the_steps_that_a_clients_examples_take():
+    compute = Compute(ComputeSettings(step_s=2.0), 0)
+    made = predictor(Network(NetworkSettings(down_mbps=8, up_mbps=8), 0, compute))
+    way = 2e-6 * DENSE  # a byte a microsecond, both ways
+    # a has 3 examples: two batches of 2 in each of its epochs, or the steps that are asked for.
+    costs = made.costs(config(client__batch=2, client__epochs=3, round__clients=3))
+    assert costs.seconds == pytest.approx([12 + way] * 4)
+    costs = made.costs(config(client__steps=5, round__clients=3))
+    assert costs.seconds == pytest.approx([10 + way] * 4)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -5,34 +5,24 @@ are slow or drop out hold up nothing. What comes later is dropped as late. The p
 those that were late, and a model that has seen less of the data of slow devices.
 """
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from fedllm_app.core.state import RunState
-from fedllm_app.server.asked import Asked
 from fedllm_app.server.intake import Intake
-from fedllm_app.server.sampling import sample_cohort
+from fedllm_app.server.pacing.rounds import Rounds
 
 
-@dataclass(frozen=True)
-class Deadline:
+@dataclass(frozen=True, kw_only=True)
+class Deadline(Rounds):
     """Every round closes at the first n replies, or at its time.
 
     Attributes
     ----------
-    clients : accepted replies that close a round.
-    asked : clients asked each round, more than those.
-    seed : of the run.
+    clients : accepted replies that close a round; more than those are asked.
     lasts_s : seconds after which a round closes, 0 for no such limit.
     """
 
     clients: int
-    asked: int
-    seed: int
     lasts_s: float = 0.0
-    fresh: int = 1
-    waits_on: bool = False
-    refills: bool = False
     ordered: bool = True
 
     @property
@@ -40,20 +30,6 @@ class Deadline:
         """Say who is asked, and when the server steps."""
         lasts = f", for at most {self.lasts_s:g} s" if self.lasts_s else ""
         return f"{self.asked} a round, of which the first {self.clients} count{lasts}"
-
-    def ask(
-        self,
-        state: RunState,
-        clients: Mapping[str, int],
-        open: Collection[str],
-        failed: Collection[str] = (),
-    ) -> list[str]:
-        """Return the cohort of the next round, more than are needed."""
-        return sample_cohort(clients, self.asked, self.seed, state.round + 1)
-
-    def weight(self, state: RunState, asked: Asked) -> int:
-        """Return 1: a reply of another round is not awaited."""
-        return self.fresh
 
     def most(self, asked: int) -> int:
         """Return the replies that close a round, or all that are asked where they are fewer."""

@@ -1,0 +1,39 @@
+"""What policies share whose rounds have a cohort each, and wait for no reply of another round."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from fedllm_app.core.state import RunState
+from fedllm_app.server.asked import Asked
+from fedllm_app.server.sampling import sample_cohort
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """Every round has a cohort of its own.
+
+    Attributes
+    ----------
+    asked : clients sampled each round.
+    seed : of the run.
+    """
+
+    asked: int
+    seed: int
+    fresh: int = 1
+    waits_on: bool = False
+    refills: bool = False
+
+    def ask(
+        self,
+        state: RunState,
+        clients: Mapping[str, int],
+        open: Collection[str],
+        failed: Collection[str] = (),
+    ) -> list[str]:
+        """Return the cohort of the next round."""
+        return sample_cohort(clients, self.asked, self.seed, state.round + 1)
+
+    def weight(self, state: RunState, asked: Asked) -> int:
+        """Return 1: a reply of another round is not awaited."""
+        return self.fresh
