@@ -7,7 +7,7 @@ Shapes: P trainable parameters.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fedllm_app.client.gradient import Batch
 from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
+from fedllm_app.core.counts import Counts
 from fedllm_app.core.errors import WireError
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data, stream
 from fedllm_app.data.image import ImageSpec
@@ -162,11 +163,15 @@ class Parts:
         """The flat values the model was built with; read first before any are loaded."""
         return self.model.values()
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Mapping[str, int]:
         """Return the number of examples of each client that this process can play."""
         if self.place.client:
             return {self.place.client: len(self.own_data)}
-        return dict(zip(self.data.clients, self.data.counts.tolist(), strict=True))
+        return self._counts
+
+    @cached_property
+    def _counts(self) -> Counts:
+        return Counts(zip(self.data.clients, self.data.counts.tolist(), strict=True))
 
     def most_units(self, examples: int) -> int:
         """Return the most units (examples or tokens) that a job on so many examples can see."""
@@ -187,7 +192,7 @@ class Parts:
             initial=self.initial,
             loss=lambda logits, batch: (task.loss(logits, batch), task.units(batch)),
             batches=lambda client, batch, rng: self._read(*self._owned(client), batch, rng),
-            settings=self.config.client,
+            settings=self.config.local,
             wire=self.config.wire,
             seed=self.config.run.seed,
             kept=run_folder / "clients",

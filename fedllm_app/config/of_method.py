@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 READ_BY_SOME = (
     "tier-densities", "tier-ranks", "head", "mean", "error-feedback", "down", "down-history",
     "feedback-decay", "rounding", "top-k", "block", "fragments", "mixing",
+    "momentum",
 )  # fmt: skip
 
 
