@@ -145,7 +145,11 @@ def test_a_device_chooses_inside_what_it_may(monkeypatch):
     assert exact(2) < up[0] <= exact(2) + 3
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+# The others send what dense does, or what scaffold does.
+SENDING = [n for n in STRATEGIES if n[:4] not in ("feda", "fedy", "fedp", "mime")]
+
+
+@pytest.mark.parametrize("name", SENDING)
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 def test_a_prediction_is_a_bound_and_once_told_of_a_run_within_two_percent(tiny, name, values):
     flat = tiny.keys() | {
