@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fedllm_app.config.of_method import of_aggregate, of_strategy
 from fedllm_app.config.of_model import of_model
 from fedllm_app.config.of_pacing import of_pacing
-from fedllm_app.config.of_reading import of_reading
+from fedllm_app.config.of_reading import of_measured, of_reading
 from fedllm_app.config.of_rule import of_rule
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.extend import load
@@ -80,6 +80,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     yield from network_problems(c.network)
     yield from _of_extensions(c)
     yield from of_pacing(c)
+    yield from of_measured(c)
     yield from _relative_paths(c)
 
 

@@ -129,6 +129,13 @@ class RoundSettings(Settings):
         description="Number of rounds between evaluations on the server. 0 evaluates only at "
         "the end.",
     )
+    evaluate_clients: int = Field(
+        0,
+        ge=0,
+        description="Number of clients that the model is measured on one by one at each "
+        "evaluation, of those that may train and of those that never do: by data.client-holdout "
+        "and data.unseen-clients, or the users of the test examples. 0 is off.",
+    )
     target: float = Field(
         0.0,
         ge=0,
