@@ -15,6 +15,7 @@ from fedllm_app.client.answer import answer
 from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import CheckpointError, RunFailedError, check_room
 from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Profile, Reply, Request
@@ -142,6 +143,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         set_aside(restored)
         optimizer.restore(restored.tensors)
         log.info("run %s goes on after round %d, from %s", c.run.name, state.round, restored.path)
+    asked = c.round if c.data.train == "node" else c.round.sized(len(eligible(parts.counts())))
     recorder = Recorder(
         folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit
     )
@@ -153,8 +155,8 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
             method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
             parts.initial, c.run.seed,
         ),
-        pacing=pacing_of(c.round, c.run.seed),
-        limits=Limits(c.run, c.round, network, c.task.kind.falling),
+        pacing=pacing_of(asked, c.run.seed),
+        limits=Limits(c.run, asked, network, c.task.kind.falling),
         optimizer=optimizer,
         transport=transport,
         evaluate=evaluate,

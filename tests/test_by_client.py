@@ -16,7 +16,7 @@ from fedllm_app.run.metrics import read_lines
 def config(tiny, name, task="sequence-classification", **keys):
     flat = tiny.keys(task) | {
         "run.name": name, "run.rounds": 2, "run.checkpoint-every": 1, "partition.name": "natural",
-        "round.clients": 2, "round.evaluate-every": 1, "round.evaluate-clients": 3,
+        "round.clients": 0.4, "round.evaluate-every": 1, "round.evaluate-clients": 3,
         "data.client-holdout": 0.25, "data.unseen-clients": 0.2, "strategy.name": "dense",
     }  # fmt: skip
     return RunConfig.parse(flat | keys)
@@ -27,6 +27,7 @@ def test_clients_are_measured_one_by_one_and_a_killed_run_leaves_the_same_bytes(
     rows, records = read_lines(run / "clients.jsonl"), read_lines(run / "metrics.jsonl")
     assert [r["round"] for r in records] == [0, 1, 2]
     trained = {r["client"] for r in read_lines(run / "ledger.jsonl") if r["direction"] == "up"}
+    assert [r["clients"] for r in records[1:]] == [2, 2]  # 0.4 of the five that may train
     for record in records:
         own = [row for row in rows if row["round"] == record["round"]]
         assert {kind: sum(r["clients"] == kind for r in own) for kind in ("seen", "unseen")} == {

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fedllm_app.config import RunConfig
+from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
@@ -230,7 +231,8 @@ class _Rounds:
         return rounds
 
     def cohort(self, t: int) -> list[str]:
-        return self.predictor.cohort(self.c.round.clients, self.c.run.seed, t)
+        asked = self.c.round.sized(len(eligible(self.predictor.counts)))
+        return self.predictor.cohort(asked.cohort, self.c.run.seed, t)
 
     def plan(self, t: int, state: MethodState) -> tuple[RoundPlan, MethodState]:
         params = self.rank.start if t == 1 else self.rank.grown

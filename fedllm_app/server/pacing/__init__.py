@@ -9,8 +9,8 @@ from fedllm_app.server.pacing.deadline import Deadline
 from fedllm_app.server.pacing.sync import Sync
 
 PACINGS: dict[str, Callable[[RoundSettings, int], Pacing]] = {
-    "sync": lambda s, seed: Sync(s.clients, seed),
-    "deadline": lambda s, seed: Deadline(s.clients, s.at_once, seed, s.deadline_s),
+    "sync": lambda s, seed: Sync(s.cohort, seed),
+    "deadline": lambda s, seed: Deadline(s.cohort, s.at_once, seed, s.deadline_s),
     "async": lambda s, seed: Buffered(s.concurrency, s.goal, s.most_stale, seed),
 }
 
