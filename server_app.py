@@ -60,7 +60,7 @@ def main(grid: Grid, context: Context) -> None:
         begins = partial(opening_of, parts, folder)
         strategy = FedSparse(
             build=lambda transport: build_loop(parts, folder, transport),
-            wait_for=min(resolved.round.clients, resolved.round.at_once) if devices else 1,
+            wait_for=min(resolved.round.cohort, resolved.round.at_once) if devices else 1,
             devices=devices,
             begins=begins,
         )

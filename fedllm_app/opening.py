@@ -28,7 +28,8 @@ def opening_of(parts: Parts, folder: Path, loop: Loop) -> str:
         "server": f"{c.server.optimizer}, learning rate {c.server.lr:g}",
         "folder": f"{folder} (config.toml has every setting; --verbose prints them)",
     }
-    return opening(loop, c.round.step_on if loop.pacing.refills else c.round.at_once, known)
+    asked = loop.limits.round
+    return opening(loop, asked.step_on if loop.pacing.refills else asked.at_once, known)
 
 
 def _packed(parts: Parts) -> dict[str, str]:

@@ -7,7 +7,7 @@ Shapes: P trainable parameters.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from fedllm_app.client.gradient import Batch
 from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
-from fedllm_app.core.errors import WireError
+from fedllm_app.core.counts import Counts
+from fedllm_app.core.errors import DataError, WireError
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data, stream
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
@@ -42,8 +43,9 @@ from fedllm_app.models.suits import check_reads
 from fedllm_app.models.trainable import TrainableModel
 from fedllm_app.models.vocabulary import tokenizer_digest, trained_tokenizer
 from fedllm_app.place import Place
-from fedllm_app.tasks.base import Task, TaskKind
+from fedllm_app.tasks.base import Tally, Task, TaskKind
 from fedllm_app.tasks.by_class import by_class
+from fedllm_app.tasks.by_client import Tallies
 
 log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
@@ -162,11 +164,15 @@ class Parts:
         """The flat values the model was built with; read first before any are loaded."""
         return self.model.values()
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Mapping[str, int]:
         """Return the number of examples of each client that this process can play."""
         if self.place.client:
             return {self.place.client: len(self.own_data)}
-        return dict(zip(self.data.clients, self.data.counts.tolist(), strict=True))
+        return self._counts
+
+    @cached_property
+    def _counts(self) -> Counts:
+        return Counts(zip(self.data.clients, self.data.counts.tolist(), strict=True))
 
     def most_units(self, examples: int) -> int:
         """Return the most units (examples or tokens) that a job on so many examples can see."""
@@ -186,7 +192,7 @@ class Parts:
             initial=self.initial,
             loss=lambda logits, batch: (task.loss(logits, batch), task.units(batch)),
             batches=lambda client, batch, rng: self._read(*self._owned(client), batch, rng),
-            settings=self.config.client,
+            settings=self.config.local,
             wire=self.config.wire,
             seed=self.config.run.seed,
             kept=run_folder / "clients",
@@ -218,20 +224,45 @@ class Parts:
         device = self.model.flat.device
         return {name: tensor.to(device) for name, tensor in self.task.collate(rows).items()}
 
-    def evaluate(self, values_P: np.ndarray) -> dict[str, float]:
-        """Return the metrics of flat values on the evaluation set, headline first."""
-        rows, at_once = np.arange(len(self.data.evaluation)), EVALUATION_BATCH
+    def by_client(self, values_P: np.ndarray, most: int) -> Tallies:
+        """Return the sums of flat values on each client that is measured, by kind of clients.
+
+        Parameters
+        ----------
+        most : clients of each kind.
+
+        Raises
+        ------
+        DataError
+            If nobody has an example to be measured on.
+        """
+        self.model.load(values_P)
+        found = {
+            kind: [(c, self._tally(of.table, rows)) for c, rows in of.chosen(most)]
+            for kind, of in self.data.measured.items()
+        }
+        if not any(found.values()):
+            raise DataError(
+                f"round.evaluate-clients is {most} and no client has an example to be measured on; "
+                "set data.client-holdout or data.unseen-clients, or a data.test whose examples "
+                f"have the column {self.config.data.user_column!r}"
+            )
+        return found
+
+    def _tally(self, table: Table, rows: Rows) -> Tally:
+        """Return the sums of the values that are loaded on some rows."""
+        at_once = EVALUATION_BATCH
         if self.kind.packed:
             at_once = max(1, EVALUATION_TOKENS // self.config.task.max_tokens)
-        self.model.load(values_P)
         self.model.model.eval()
         with torch.inference_mode():
-            tally = self.kind.evaluate(
-                self.task,
-                self.model,
-                self._read(self.data.evaluation, rows, at_once, None),
-                self.tokenizer,
-            )
+            batches = self._read(table, rows, at_once, None)
+            return self.kind.evaluate(self.task, self.model, batches, self.tokenizer)
+
+    def evaluate(self, values_P: np.ndarray) -> dict[str, float]:
+        """Return the metrics of flat values on the evaluation set, headline first."""
+        self.model.load(values_P)
+        tally = self._tally(self.data.evaluation, np.arange(len(self.data.evaluation)))
         self.classes = by_class(tally, self.labels)
         metrics = self.task.metrics(tally)
         first = self.kind.headline

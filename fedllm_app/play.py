@@ -9,10 +9,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from time import strftime
 
+import numpy as np
+
 from fedllm_app.client.answer import answer
 from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import CheckpointError, RunFailedError, check_room
 from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Profile, Reply, Request
@@ -40,6 +43,7 @@ from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
 from fedllm_app.server.reading import Epochs, Reading, Streams
 from fedllm_app.server.transport import Transport
+from fedllm_app.tasks.by_client import client_rows, spread
 
 log = logging.getLogger("fedllm")
 
@@ -139,6 +143,11 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         set_aside(restored)
         optimizer.restore(restored.tensors)
         log.info("run %s goes on after round %d, from %s", c.run.name, state.round, restored.path)
+    asked = c.round if c.data.train == "node" else c.round.sized(len(eligible(parts.counts())))
+    recorder = Recorder(
+        folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit
+    )
+    evaluate = partial(_evaluated, parts, recorder) if len(parts.data.evaluation) else None
     return Loop(
         state=state or RunState(begun_on=begun),
         resumed=state is not None,
@@ -146,14 +155,12 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
             method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
             parts.initial, c.run.seed,
         ),
-        pacing=pacing_of(c.round, c.run.seed),
-        limits=Limits(c.run, c.round, network, c.task.kind.falling),
+        pacing=pacing_of(asked, c.run.seed),
+        limits=Limits(c.run, asked, network, c.task.kind.falling),
         optimizer=optimizer,
         transport=transport,
-        evaluate=parts.evaluate if len(parts.data.evaluation) else None,
-        recorder=Recorder(
-            folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit
-        ),
+        evaluate=evaluate,
+        recorder=recorder,
         min_replies=c.round.min_replies,
         counting=Counting(
             c.round.weights or method_of(c.strategy.name).weights, parts.most_units,
@@ -164,6 +171,14 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         reading=_reading(c),
         simulated=c.data.train != "node",
     )  # fmt: skip
+
+
+def _evaluated(parts: Parts, recorder: Recorder, values_P: np.ndarray) -> dict[str, float]:
+    """Return the metrics of flat values; have those of single clients recorded where asked for."""
+    if most := parts.config.round.evaluate_clients:
+        tallies = parts.by_client(values_P, most)
+        recorder.by_client.measured(client_rows(parts.task, tallies), spread(parts.task, tallies))
+    return parts.evaluate(values_P)
 
 
 def _reading(c: RunConfig) -> Reading:

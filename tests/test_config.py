@@ -58,6 +58,8 @@ WRONG = [
     ("client.lr", True, "number"),
     ("client.lr", math.nan, "finite"),
     ("round.timeout-s", math.inf, "finite"),
+    ("round.clients", 2.5, "a whole number of 1 or more, or a share between 0 and 1"),
+    ("round.clients", True, "a number of 1 or more, or a share between 0 and 1"),
     ("round.clip", "none", "'auto', 'off', or a number of 0 (off) or more"),
     ("round.clip", -1.0, "'auto', 'off', or a number of 0 (off) or more"),
     ("round.clip", "nan", "'auto', 'off', or a number of 0 (off) or more"),
@@ -70,7 +72,7 @@ WRONG = [
     ("wire.block", 100, "power of two"),
     ("run.name", "../elsewhere", "letters"),
     ("run.name", "a/b", "letters"),
-    ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, delayed-nesterov, or MODULE"),
+    ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, delayed-nesterov, fedadam,"),
     ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4', 'q3' or 'q2'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
@@ -414,7 +416,7 @@ def test_keys_at_odds(case):
 
 def test_a_cross_check_does_not_repeat_what_is_wrong_by_itself():
     (line,) = problems(**{"round.clients": 0, "round.min-replies": 3})
-    assert line.startswith("round.clients is 0; expected greater than or equal to 1")
+    assert line.startswith("round.clients is 0; expected a whole number of 1 or more, or a share")
 
 
 def test_no_cross_check_complains_about_the_defaults():

@@ -110,3 +110,24 @@ def test_automatic_values_are_those_of_a_sync_run_of_as_many_clients():
 def test_over_selection_is_rounded_up_and_exact(clients, factor, asked):
     given = DEADLINE | {"round.clients": clients, "round.over-select": factor}
     assert RunConfig.parse(given).round.at_once == asked
+
+
+def test_a_share_is_a_number_once_the_clients_are_counted():
+    asked = RunConfig.parse({"round.clients": 0.01, "partition.name": "natural"}).round
+    assert [asked.sized(n).cohort for n in (10, 149, 151, 100_000)] == [1, 1, 2, 1000]
+    assert RunConfig.parse({"round.clients": 7}).round.sized(3).cohort == 7
+    with pytest.raises(ConfigError, match="a share of clients that are not counted here"):
+        _ = asked.cohort
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"data.train": "node", "data.labels": "3"}, "where nobody counts the devices"),
+        ({"round.pacing": "deadline"}, "expected a number, or round.pacing = 'sync'"),
+        ({"round.aggregate": "median"}, "expected a number, or round.aggregate = 'mean'"),
+    ],
+)
+def test_a_share_is_refused_where_nobody_counts(keys, said):
+    with pytest.raises(ConfigError, match=said):
+        RunConfig.parse({"round.clients": 0.5, "strategy.name": "dense"} | keys)

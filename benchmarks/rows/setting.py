@@ -75,7 +75,7 @@ class Setting:
         """The clients of each round, as ours samples them."""
         counts, c = self.parts.counts(), self.config
         return [
-            sample_cohort(counts, c.round.clients, c.run.seed, t + 1) for t in range(self.rounds)
+            sample_cohort(counts, c.round.cohort, c.run.seed, t + 1) for t in range(self.rounds)
         ]
 
     @cached_property

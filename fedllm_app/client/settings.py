@@ -23,10 +23,12 @@ class ClientSettings(ScheduleSettings):
         True, description="Decay every tensor; false leaves out biases and norms (one axis)."
     )
     rule: str = Field(
-        "", description="Rule of your own for local steps: MODULE:NAME; automatic is none."
+        "",
+        description="Rule for local steps: fedprox, scaffold, mimelite, or MODULE:NAME of your "
+        "own; automatic is none, or the one the method is defined with.",
     )
     rule_args: str = Field(
-        "", description="Keys of a rule of your own: name=value pairs with commas."
+        "", description="Keys of the rule for local steps, such as mu=0.1 of fedprox."
     )
     batch: int = Field(16, ge=1, description="Number of examples in a batch.")
     micro_batch: int = Field(

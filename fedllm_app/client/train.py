@@ -132,6 +132,9 @@ def train(
         restore(optimizer, moving, state, model.flat.numel())
     rule = rule_of(settings)
     rule.begin(moving.parts, _parts(moving, vectors), _parts(moving, kept.rule))
+    if rule.looks_first:
+        first_gradient(device, job, plan.work)
+        rule.first(moving.gradients())
     metrics, lr = steps(device, job, plan.work, moving, optimizer, rule)
     sent, own = rule.end(moving.parts, metrics.steps, lr)
     for part in moving.parts:
@@ -142,6 +145,27 @@ def train(
         {name: moving.spread(parts, kept.rule.get(name)) for name, parts in own.items()},
         {name: moving.spread(parts).numpy() for name, parts in sent.items()},
     )
+
+
+def first_gradient(device: Device, job: Job, work: Work) -> None:
+    """Leave the mean gradient of all of a client's examples in the model's `grad`."""
+    model, settings, total = device.model, device.settings, 0
+    model.grad.zero_()
+    sum_P = torch.zeros_like(model.grad)
+    rng = generator(device.seed, "first", job.id, job.client)
+    for batch in device.batches(job.client, work.batch or settings.batch, rng):
+        model.grad.zero_()
+        _, units = mean_gradient(
+            lambda rows: device.loss(model.logits(rows), rows),
+            batch,
+            model.grad,
+            settings.micro_batch,
+            settings.autocast,
+        )
+        if units:  # the mean over nothing is no number
+            sum_P.add_(model.grad, alpha=units)
+            total += units
+    model.grad.copy_(sum_P.div_(max(total, 1)))
 
 
 def steps(

@@ -111,7 +111,7 @@ class RunConfig(Settings):
                 "strategy": method.filled(self.strategy).model_copy(update=strategy),
                 "network": self.network.resolved(),
                 "round": self.round.resolved(method.weights),
-                "client": self.client.model_copy(update={"reading": self.reading}),
+                "client": self.local.model_copy(update={"reading": self.reading}),
             }
         )
 
@@ -119,6 +119,18 @@ class RunConfig(Settings):
     def reading(self) -> str:
         """How clients go through their examples, "epochs" or "stream"."""
         return self.client.reading or (STREAM if self.task.kind.packed else "epochs")
+
+    @property
+    def local(self) -> ClientSettings:
+        """Local training, with the rule that the method is defined with where it is automatic.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such method.
+        """
+        rule = self.client.rule or method_of(self.strategy.name).rule
+        return self.client.model_copy(update={"rule": rule})
 
     def summary(self, resolved: "RunConfig | None" = None) -> str:
         """Return the resolved settings as a small tree; what was automatic says what it became.

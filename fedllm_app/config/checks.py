@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_app.client.rules import rule_of
 from fedllm_app.config.of_method import of_aggregate, of_strategy
 from fedllm_app.config.of_model import of_model
 from fedllm_app.config.of_pacing import of_pacing
-from fedllm_app.config.of_reading import of_reading
+from fedllm_app.config.of_reading import of_measured, of_reading
+from fedllm_app.config.of_rule import of_rule
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.extend import load
 from fedllm_app.core.schedule import schedule_problems
@@ -65,6 +65,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
                 "what it kept"
             )
     yield from of_aggregate(c, method)
+    yield from of_rule(c, method)
     simulated = c.data.train != "node"
     yield from _of_modules(c, simulated)
     try:
@@ -79,6 +80,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     yield from network_problems(c.network)
     yield from _of_extensions(c)
     yield from of_pacing(c)
+    yield from of_measured(c)
     yield from _relative_paths(c)
 
 
@@ -108,17 +110,9 @@ def _of_data(data: DataSettings) -> Iterator[str]:
 
 
 def _of_extensions(c: "RunConfig") -> Iterator[str]:
-    """Yield what is wrong with schedules, and with a rule or an optimizer of your own."""
+    """Yield what is wrong with schedules, and with an optimizer of your own."""
     yield from schedule_problems("client", c.client)
     yield from schedule_problems("server", c.server)
-    try:
-        if rule_of(c.client).keeps and not c.run.name:
-            yield (
-                f"client.rule is {c.client.rule!r}, which keeps state, with run.name = ''; "
-                "expected a name, by which a device finds what it kept"
-            )
-    except ConfigError as error:
-        yield str(error)
     if ":" in c.server.optimizer:
         try:
             load("server.optimizer", c.server.optimizer, callable, list(DEFAULT_LR))

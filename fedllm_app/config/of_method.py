@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 READ_BY_SOME = (
     "tier-densities", "tier-ranks", "head", "mean", "error-feedback", "down", "down-history",
     "feedback-decay", "rounding", "top-k", "block", "fragments", "mixing",
+    "momentum",
 )  # fmt: skip
 
 
@@ -110,8 +111,15 @@ def of_aggregate(c: "RunConfig", method: Method) -> Iterator[str]:
             f"{name}, where all replies count alike, with round.weights = {weights!r}; set "
             "round.weights to 'uniform', or round.aggregate to 'mean'"
         )
+    if asked.shared:
+        yield (
+            f"{name} of a number of clients that is not known before they are counted: "
+            f"round.clients is {asked.clients!r}; expected a number, or round.aggregate = 'mean'"
+        )
+        return
     trim = 0.5 if asked.aggregate == "median" else asked.trim
-    if asked.clients < 3 or (asked.aggregate == "trimmed-mean" and trim * asked.clients < 1 - 1e-9):
+    n = asked.cohort
+    if n < 3 or (asked.aggregate == "trimmed-mean" and trim * n < 1 - 1e-9):
         yield (
             f"{name}, which leaves out nobody of round.clients = {asked.clients} with round.trim = "
             f"{asked.trim:g}; expected more clients, a larger round.trim, or 'mean'"

@@ -19,7 +19,7 @@ READ_BY = {
 
 def of_pacing(c: "RunConfig") -> Iterator[str]:
     """Yield what is wrong with who is asked, when the server steps, and the simulated clock."""
-    asked, defaults = c.round.resolved(""), RoundSettings()
+    defaults = RoundSettings()
     for name, reader in READ_BY.items():
         if getattr(c.round, name) != getattr(defaults, name) and c.round.pacing != reader:
             yield (
@@ -27,7 +27,21 @@ def of_pacing(c: "RunConfig") -> Iterator[str]:
                 f"{c.round.pacing!r} does not read; expected {getattr(defaults, name)!r}, or "
                 f"round.pacing = {reader!r}"
             )
-    key, most = "round.clients", asked.clients
+    if c.round.shared:
+        if c.data.train == "node":
+            yield (
+                f"round.clients is {c.round.clients!r} with data.train = 'node', where nobody "
+                "counts the devices before they come; expected a number"
+            )
+        if c.round.pacing != "sync":
+            yield (
+                f"round.clients is {c.round.clients!r} with round.pacing = {c.round.pacing!r}; "
+                "expected a number, or round.pacing = 'sync'"
+            )
+        yield from _of_clock(c)
+        return
+    asked = c.round.resolved("")
+    key, most = "round.clients", asked.cohort
     if asked.pacing == "async":
         key, most = "round.goal", asked.goal
         yield from _of_async(c, asked)

@@ -28,3 +28,30 @@ def of_reading(c: "RunConfig", kind: TaskKind) -> Iterator[str]:
             f"data.documents is {c.data.documents!r}, which task.name = {c.task.name!r} does not "
             "read; expected 'apart', or a task with packed rows (pretraining)"
         )
+
+
+def of_measured(c: "RunConfig") -> Iterator[str]:
+    """Yield what is wrong with what is measured client by client."""
+    most, apart = (
+        c.round.evaluate_clients,
+        {
+            "data.client-holdout": c.data.client_holdout,
+            "data.unseen-clients": c.data.unseen_clients,
+        },
+    )
+    for key, share in apart.items():
+        if share and c.data.train == "node":
+            yield (
+                f"{key} is {share:g} with data.train = 'node'; expected 0, since each device has "
+                "its examples to itself. The users of data.test can be measured"
+            )
+        elif share and not most:
+            yield (
+                f"{key} is {share:g} with round.evaluate-clients = 0, so that what is held out is "
+                "measured nowhere; expected a number of clients, or a share of 0"
+            )
+    if most and not any(apart.values()) and not c.data.test and c.data.train == "node":
+        yield (
+            f"round.evaluate-clients is {most} and nobody has examples to be measured on; set "
+            "data.test to examples with a column of users"
+        )

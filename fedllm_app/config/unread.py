@@ -12,7 +12,7 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, kebab
 from fedllm_app.data.partition import BY_LABEL, BY_USER, TO_CLIENTS
 from fedllm_app.models.settings import TRAIN
-from fedllm_app.server.settings import DELAYED
+from fedllm_app.server.settings import ADAPTIVE, DELAYED
 from fedllm_app.tasks.base import TaskKind
 
 PLAIN = ("fp32", "fp16", "bf16")  # value types without blocks
@@ -89,8 +89,9 @@ def _of_optimizers(c: RunConfig) -> Iterator[str]:
     for section, settings in (("client", c.client), ("server", c.server)):
         name = settings.optimizer
         if ":" not in name:
-            moments = name in ("adam", "adamw")
-            yield from () if moments else (f"{section}.beta1", f"{section}.beta2")
+            moments = name in ("adam", "adamw", *ADAPTIVE)
+            yield from () if moments else (f"{section}.beta1",)
+            yield from () if moments and name != "fedadagrad" else (f"{section}.beta2",)
             yield from () if moments or name == "adagrad" else (f"{section}.eps",)
             yield from () if name in ("sgd", DELAYED) else (f"{section}.momentum",)
             yield from () if name == "sgd" else (f"{section}.nesterov",)

@@ -7,7 +7,7 @@ of change), the settings that matter, and the tokenizer's contents.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from fedllm_app.data.places import source_of_test, source_of_train
 from fedllm_app.data.prepared import Asked, Notes, prepared
 from fedllm_app.data.source import NODE, DataSettings, Source
 from fedllm_app.data.table import Rows, Table
+from fedllm_app.data.users import SEEN, TRAIN, UNSEEN, Measured, by_user, set_apart
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class FederatedData:
     labels : label names; [] for next-token prediction.
     partition : who owns which row of `train`.
     notes : what was found in the data: classes with their counts, rows that were left out.
+    open_measured : opens `measured`.
     """
 
     train: Table
@@ -47,6 +49,12 @@ class FederatedData:
     labels: list[str]
     partition: Partition
     notes: Notes = field(default_factory=Notes)
+    open_measured: Callable[[Mapping[str, int]], dict[str, Measured]] = lambda clients: {}
+
+    @cached_property
+    def measured(self) -> dict[str, Measured]:
+        """What is measured client by client, by kind of clients; opened when it is asked for."""
+        return self.open_measured(self.number)
 
     @property
     def clients(self) -> list[str]:
@@ -102,19 +110,51 @@ def federated_data(
         evaluation = _measured(measured, np.arange(len(measured)), data, task)
     else:
         evaluation = _measured(train, held_out, data, task)
+    dealt = _dealt(folder, train, kept, data, partition_settings, seed)
+    apart = (dealt / TRAIN).exists()
+    columns, trained = _columns(train, task), Partition.open(dealt / TRAIN if apart else dealt)
+
+    def of_clients(clients: Mapping[str, int]) -> dict[str, Measured]:
+        """Open what is measured client by client."""
+        if apart:
+            kinds = (SEEN, UNSEEN)
+            return {kind: Measured(columns, Partition.open(dealt / kind)) for kind in kinds}
+        test = _opened(folder / "test.arrow", task) if has_test else None
+        return {} if test is None else by_user(test, _columns(test, task), clients)
+
+    return FederatedData(columns, evaluation, made.labels, trained, made.notes, of_clients)
+
+
+def _dealt(
+    folder: Path,
+    train: Table,
+    kept: Rows,
+    data: DataSettings,
+    settings: PartitionSettings,
+    seed: int,
+) -> Path:
+    """Return the folder that says who owns which row; of three where some are set apart."""
+    apart = [data.client_holdout, data.unseen_clients]
     key = digest(
-        partition_settings.model_dump(),
+        settings.model_dump(),
         seed,
         data.evaluate_on,
         data.holdout,
-        *own_identity(partition_settings.name),
+        *own_identity(settings.name),
+        *(apart if any(apart) else ()),
     )
-    dealt = build_once(
-        folder / f"partition-{key}",
-        lambda temporary: partition(train, partition_settings, seed, kept).save(temporary),
-    )
-    dealt_out = Partition.open(dealt)
-    return FederatedData(_columns(train, task), evaluation, made.labels, dealt_out, made.notes)
+
+    def deal(temporary: Path) -> None:
+        """Deal the rows out, and set apart what is measured client by client."""
+        dealt = partition(train, settings, seed, kept)
+        if not any(apart):
+            dealt.save(temporary)
+            return
+        for name, part in set_apart(dealt, train.numbers("source_row"), data).items():
+            (temporary / name).mkdir()
+            part.save(temporary / name)
+
+    return build_once(folder / f"partition-{key}", deal)
 
 
 def node_data(
@@ -219,7 +259,8 @@ def _evaluation_only(data: DataSettings, task: Asked, tokenizer: Any, cache: Pat
         measured = _opened(made.folder / "test.arrow", task)
         evaluation = _measured(measured, np.arange(len(measured)), data, task)
         notes = replace(made.notes, classes=dict.fromkeys(made.labels))
-        return FederatedData(nothing, evaluation, made.labels, nobody, notes)
+        users = partial(by_user, measured, _columns(measured, task))
+        return FederatedData(nothing, evaluation, made.labels, nobody, notes, users)
     labels = fixed_labels(data) or []
     if not labels and task.kind.needs_labels:
         raise DataError(

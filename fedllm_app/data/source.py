@@ -103,6 +103,20 @@ class DataSettings(Settings):
         description='"validation" evaluates on a share of the training examples that no '
         "client gets. Use it to tune settings.",
     )
+    client_holdout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of every client's texts that it does not train on and is measured by "
+        "(round.evaluate-clients). 0 holds out none.",
+    )
+    unseen_clients: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the clients that never train and are measured (round."
+        "evaluate-clients). 0 leaves all in.",
+    )
     holdout: float = Field(
         0.1,
         gt=0,

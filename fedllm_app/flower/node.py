@@ -63,7 +63,7 @@ def holdings(run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]) -
     profiles: dict[str, dict[str, float | str]] = {}
     if place.client and own:
         profiles = {place.client: {"class": own}}
-    return Holdings(counts, simulated, profiles)
+    return Holdings(dict(counts), simulated, profiles)
 
 
 def train(

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import httpx
 
+from fedllm_app.core.counts import Counts
 from fedllm_app.core.errors import EngineError, WireError, check_room
 from fedllm_app.core.job import Job, Profile, Reply, Request
 from fedllm_app.flower.message import (
@@ -64,7 +65,7 @@ class FlowerTransport:
         self._again: dict[int, float] = {}  # node left out -> when it is asked again
         self._counts: dict[int, dict[str, int]] = {}  # in the order of answers
         self._homes: dict[str, int] = {}
-        self._simulated: dict[str, int] = {}
+        self._simulated = Counts()
         self._federation = 0
         self._profiles: dict[str, Profile] = {}
         self._open: dict[str, tuple[int, tuple[Job, ...]]] = {}
@@ -210,7 +211,7 @@ class FlowerTransport:
             return
         self._profiles |= holdings.profiles
         if holdings.federation and not self._devices:
-            self._simulated, self._federation = holdings.counts, holdings.federation
+            self._simulated, self._federation = Counts(holdings.counts), holdings.federation
             return
         for client in sorted(self._homes.keys() & holdings.counts.keys()):
             log.warning("node %d: client-id %r is taken, until its node is gone", node, client)

@@ -12,6 +12,7 @@ from typing import Any
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.files import replacing
 from fedllm_app.report import drawing, palette, tables
+from fedllm_app.report.clients import client_table
 from fedllm_app.report.equal import equal_tables
 from fedllm_app.report.plots import all_plots
 from fedllm_app.report.progress import progress
@@ -39,8 +40,8 @@ def write_report(run_folder: Path, x: str = "rounds") -> Path:
         If the folder is not that of a run.
     """
     run = read_run(run_folder)
-    worst = tables.classes_table(run)
-    shown = [tables.traffic_table(run), tables.evaluation_table(run), *([worst] if worst else [])]
+    shown = [tables.traffic_table(run), tables.evaluation_table(run)]
+    shown += [one for one in (client_table(run), tables.classes_table(run)) if one]
     shown += [tables.dropped_table([run]), tables.guard_table(run)]
     text = _render(
         kind="fedllm run",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.core.units import format_metric, words
 from fedllm_app.report import costs, drawing, palette
+from fedllm_app.report.clients import client_plots
 from fedllm_app.report.curves import Curve, over_rounds, running_mean, smoothed, window_of
 from fedllm_app.report.drawing import Plot, Series
 from fedllm_app.report.dynamics import agreement, norms, staleness, update_norm
@@ -35,6 +36,7 @@ def all_plots(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -
         quality += [metric_by(runs, looks, metric, one) for one in dict.fromkeys(against)]
     if not quality:
         quality = [Plot("Metric", "Nothing was evaluated, so no metric is drawn.")]
+    quality += client_plots(runs[0], x) if len(runs) == 1 else []
     learnt = [train_loss(runs, looks, x), update_norm(runs, looks, x)]
     learnt += [norms(runs[0], x)] * (len(runs) == 1) + [agreement(runs, looks, x)]
     if any(run.staleness for run in runs):

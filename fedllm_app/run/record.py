@@ -1,8 +1,9 @@
 """A run's folder while it is written: metrics, ledger, timing, checkpoints. It records, no more.
 
 <home>/runs/<name>/ holds config.toml, metrics.jsonl, ledger.jsonl, timing.jsonl, checkpoints/,
-tensorboard/. When a run goes on, the three files are cut back to its checkpoint, so that what
-follows leaves the same bytes as if nothing had happened (timing.jsonl apart: wall-clock).
+tensorboard/, and clients.jsonl where clients are measured one by one. When a run goes on, the files
+are cut back to its checkpoint, so that what follows leaves the same bytes as if nothing had
+happened (timing.jsonl apart: wall-clock).
 """
 
 import logging
@@ -17,6 +18,7 @@ from fedllm_app.core.job import TrainMetrics
 from fedllm_app.core.progress import duration
 from fedllm_app.core.state import RunState
 from fedllm_app.core.units import format_seconds
+from fedllm_app.run.by_client import ByClient
 from fedllm_app.run.checkpoint import save_state
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.ledger import Ledger, Totals
@@ -94,6 +96,7 @@ class Recorder:
         self.ledger = Ledger.resume(
             folder / "ledger.jsonl", max(round_, 0), totals, base_client_bytes
         )
+        self.by_client = ByClient(folder, round_)
         self.board = Board(folder / "tensorboard", round_ if state else None)
         self._saved = round_  # after which round the newest checkpoint is
         self._began = time.monotonic()
@@ -101,7 +104,8 @@ class Recorder:
 
     def begin(self, headline: str, evaluation: Mapping[str, float]) -> None:
         """Write the evaluation before round 1."""
-        record = {"round": 0, "headline": headline, "evaluation": dict(evaluation)}
+        record: dict[str, object] = {"round": 0, "headline": headline}
+        record |= {"evaluation": dict(evaluation)} | self.by_client.close(0)
         self.metrics.append(record)
         self.timing.append({"round": 0, "versions": versions()})
         self.board.scalars(0, record)
@@ -129,6 +133,7 @@ class Recorder:
         record |= _of_clients(outcome) | _of_ages(outcome.staleness)
         if outcome.evaluation:
             record["evaluation"] = dict(outcome.evaluation)
+            record |= self.by_client.close(state.round)
         self.metrics.append(record)
         self.ledger.end_round()
         self.board.scalars(state.round, record)
@@ -156,6 +161,7 @@ class Recorder:
         for file in (self.metrics, self.timing):
             file.sync()
         self.ledger.sync()
+        self.by_client.sync()
         # Written again after the same round, it takes the place of itself, not of the one before.
         earlier = state.earlier if state.round == self._saved else state.saved
         seconds = state.spent.seconds + time.monotonic() - self._began
@@ -173,7 +179,8 @@ class Recorder:
         self, state: RunState, evaluation: Mapping[str, float], tensors: Mapping[str, Tensor]
     ) -> None:
         """Write the end of the run: its reason and, where it is new, the last evaluation."""
-        last = {"round": state.round, "evaluation": dict(evaluation)}
+        last: dict[str, object] = {"round": state.round, "evaluation": dict(evaluation)}
+        last |= self.by_client.close(state.round)
         # A run killed between this line and its checkpoint has written it already.
         if evaluation and read_lines(self.metrics.path)[-1] != last:
             self.metrics.append(last)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Settings
 
 Aggregated = Literal["mean", "trimmed-mean", "median"]
@@ -41,7 +42,11 @@ class RunSettings(Settings):
 class RoundSettings(Settings):
     """Namespace `round`: who takes part, how long it may last, when to stop."""
 
-    clients: int = Field(5, ge=1, description="Number of clients sampled in each round.")
+    clients: int | float = Field(
+        5,
+        description="Number of clients sampled in each round, or their share: 0.01 is one in a "
+        "hundred of those with examples.",
+    )
     pacing: Literal["sync", "deadline", "async"] = Field(
         "sync",
         description="When the server steps: 'sync' after all replies of a round, 'deadline' after "
@@ -129,6 +134,13 @@ class RoundSettings(Settings):
         description="Number of rounds between evaluations on the server. 0 evaluates only at "
         "the end.",
     )
+    evaluate_clients: int = Field(
+        0,
+        ge=0,
+        description="Number of clients that the model is measured on one by one at each "
+        "evaluation, of those that may train and of those that never do: by data.client-holdout "
+        "and data.unseen-clients, or the users of the test examples. 0 is off.",
+    )
     target: float = Field(
         0.0,
         ge=0,
@@ -171,9 +183,41 @@ class RoundSettings(Settings):
         """
         update: dict[str, object] = {"weights": self.weights or weights}
         if self.pacing == "async":
-            concurrency = self.concurrency or self.clients
+            concurrency = self.concurrency or self.cohort
             update |= {"concurrency": concurrency, "goal": self.goal or -(-concurrency // 2)}
         return self.model_copy(update=update)
+
+    @property
+    def shared(self) -> bool:
+        """Whether round.clients is a share, which says nothing before the clients are counted."""
+        return self.clients < 1
+
+    @property
+    def cohort(self) -> int:
+        """How many clients a round has.
+
+        Raises
+        ------
+        ConfigError
+            If that is a share of clients that are not counted; see `sized`.
+        """
+        if self.shared:
+            raise ConfigError(
+                f"round.clients is {self.clients!r}, a share of clients that are not counted here; "
+                "expected a number"
+            )
+        return int(self.clients)
+
+    def sized(self, clients: int) -> "RoundSettings":
+        """Return the settings with a number in place of a share: of so many, rounded, at least 1.
+
+        Parameters
+        ----------
+        clients : those with examples.
+        """
+        if not self.shared:
+            return self
+        return self.model_copy(update={"clients": max(1, round(self.clients * clients))})
 
     @property
     def at_once(self) -> int:
@@ -181,12 +225,21 @@ class RoundSettings(Settings):
         if self.pacing == "async":
             return self.resolved("").concurrency
         factor = Fraction(str(self.over_select)) if self.pacing == "deadline" else 1
-        return math.ceil(self.clients * factor)
+        return math.ceil(self.cohort * factor)
 
     @property
     def step_on(self) -> int:
         """How many accepted replies the server steps on, where nobody fails."""
-        return self.resolved("").goal if self.pacing == "async" else self.clients
+        return self.resolved("").goal if self.pacing == "async" else self.cohort
+
+    @field_validator("clients", mode="before")
+    @classmethod
+    def _is_a_count_or_a_share(cls, clients: object) -> object:
+        if isinstance(clients, bool) or not isinstance(clients, int | float):
+            raise ValueError("a number of 1 or more, or a share between 0 and 1")
+        if not 0 < clients < 1 and not (clients >= 1 and isinstance(clients, int)):
+            raise ValueError("a whole number of 1 or more, or a share between 0 and 1")
+        return clients
 
     @field_validator("clip", mode="before")
     @classmethod

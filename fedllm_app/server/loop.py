@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.state import RunState
@@ -152,7 +153,8 @@ class Loop:
             raise FedllmError("no client has any examples; check data.train and the partition")
         clock, planner, state = Clock(), self.planner, self.state
         among = sorted(clients) if self.pacing.refills else cohort
-        planned = planner.plan(state, self.optimizer.params, among, self.transport.profiles())
+        profiles, N = self.transport.profiles(), len(eligible(clients))
+        planned = planner.plan(state, self.optimizer.params, among, profiles, N)
         planner.log_untrained(planned)
         clock.lap("plan")
         self.arrivals.begin(state.spent.simulated_s, self.limits.round.max_simulated_s)
@@ -269,7 +271,8 @@ class Loop:
         means: Means = {name: mean.mean() for name, mean in intake.means.items() if mean.n}
         method_state = planned.method_state
         if before_step := self.planner.method.before_step:
-            means, method_state = before_step(planned.inputs, method_state, means)
+            inputs = replace(planned.inputs, replies=len(intake.accepted))
+            means, method_state = before_step(inputs, method_state, means)
         self.optimizer.step(
             means[PARAMS], planned.step, planned.plan.outside, self.schedule(state.steps)
         )

@@ -20,8 +20,9 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.extend import load
 from fedllm_app.core.plan import Outside
 from fedllm_app.core.region import Region, Where
+from fedllm_app.server.adaptive import Adaptive
 from fedllm_app.server.delayed import DelayedNesterov
-from fedllm_app.server.settings import DELAYED, ServerSettings
+from fedllm_app.server.settings import ADAPTIVE, DELAYED, ServerSettings
 
 BLOCK = 1 << 20  # coordinates of one step of torch's: some temporaries of 4 MB
 Make = Callable[[Tensor, ServerSettings], torch.optim.Optimizer]
@@ -60,12 +61,18 @@ def delayed_nesterov(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimiz
     return DelayedNesterov([params_P], s.lr, s.momentum, s.momentum_period, s.weight_decay)
 
 
+def adaptive(params_P: Tensor, s: ServerSettings) -> torch.optim.Optimizer:
+    """Return FedAdam, FedYogi or FedAdagrad (Reddi et al. 2021)."""
+    return Adaptive([params_P], s.optimizer, s.lr, (s.beta1, s.beta2), s.eps, s.weight_decay)
+
+
 OPTIMIZERS: dict[str, Make] = {
     "adam": adam,
     "adamw": adamw,
     "sgd": sgd,
     "adagrad": adagrad,
     DELAYED: delayed_nesterov,
+    **dict.fromkeys(ADAPTIVE, adaptive),
 }
 
 

@@ -76,8 +76,13 @@ class Planner:
         params_P: np.ndarray,
         cohort: Sequence[str],
         profiles: Mapping[str, Profile] | None = None,
+        clients: int = 0,
     ) -> Planned:
         """Return the plan of the next round.
+
+        Parameters
+        ----------
+        clients : how many with examples there are.
 
         Raises
         ------
@@ -87,6 +92,7 @@ class Planner:
         inputs = Inputs(
             self.strategy, self.layout, state.round + 1, params_P, self.initial, cohort, self.seed,
             profiles or {}, self.method.own_settings(self.strategy), state.accepted,
+            clients,
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
         groups = {name: self._remembered(group) for name, group in plan.groups.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedllm_app.core.counts import eligible
 from fedllm_app.core.seeds import generator
 
 
@@ -16,8 +17,8 @@ def sample_cohort(counts: Mapping[str, int], n: int, seed: int, round_: int) -> 
     -----
     The draw depends on the set of clients, not on their order.
     """
-    eligible = sorted(client for client, count in counts.items() if count > 0)
-    if len(eligible) <= n:
-        return eligible
+    clients = eligible(counts)
+    if len(clients) <= n:
+        return [*clients]
     rng = generator(seed, "cohort", round_)
-    return sorted(eligible[i] for i in rng.choice(len(eligible), size=n, replace=False))
+    return sorted(clients[i] for i in rng.choice(len(clients), size=n, replace=False))

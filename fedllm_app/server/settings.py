@@ -13,8 +13,9 @@ class ServerSettings(ScheduleSettings):
 
     optimizer: str = Field(
         "",
-        description="Optimizer: adam, adamw, sgd, adagrad, delayed-nesterov, or MODULE:NAME of "
-        "your own; automatic is adam, or the one the method is defined with.",
+        description="Optimizer: adam, adamw, sgd, adagrad, fedadam, fedyogi, fedadagrad, "
+        "delayed-nesterov, or MODULE:NAME of your own; automatic is adam, or the one the method "
+        "is defined with.",
     )
     lr: float = Field(
         0.0,
@@ -22,9 +23,25 @@ class ServerSettings(ScheduleSettings):
         description="Learning rate of the server. Automatic: 0.01, 1 for sgd, 0.7 for "
         "delayed-nesterov, or the one the method is defined with.",
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of Adam's first moment.")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Decay rate of Adam's second moment.")
-    eps: float = Field(1e-8, gt=0, description="Epsilon in the denominator of Adam and Adagrad.")
+    beta1: float = Field(
+        -1.0,
+        ge=-1,
+        lt=1,
+        description="Decay rate of the first moment. -1 is automatic: 0.9, 0 for fedadagrad.",
+    )
+    beta2: float = Field(
+        -1.0,
+        ge=-1,
+        lt=1,
+        description="Decay rate of the second moment. -1 is automatic: 0.999, 0.99 for fedadam and "
+        "fedyogi.",
+    )
+    eps: float = Field(
+        0.0,
+        ge=0,
+        description="Epsilon in the denominator of Adam and Adagrad. Automatic: 1e-8, 0.001 for "
+        "fedadam, fedyogi and fedadagrad, whose tau it is.",
+    )
     weight_decay: float = Field(
         -1.0,
         ge=-1,
@@ -56,7 +73,7 @@ class ServerSettings(ScheduleSettings):
             raise ValueError(f"one of {', '.join(DEFAULT_LR)}, or MODULE:NAME of your own")
         return name
 
-    @field_validator("weight_decay", "momentum")
+    @field_validator("weight_decay", "momentum", "beta1", "beta2")
     @classmethod
     def _is_a_share(cls, share: float) -> float:
         if -1 < share < 0:
@@ -75,7 +92,11 @@ class ServerSettings(ScheduleSettings):
         decay = self.weight_decay if self.weight_decay >= 0 else 0.01 * (name == "adamw")
         momentum = given.get("momentum", 0.9 if name == DELAYED else 0.0)
         nesterov = given.get("nesterov", False) and name == given.get("optimizer")
+        moments = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8} | ADAPTIVE.get(name, {})
         update = {
+            "beta1": self.beta1 if self.beta1 >= 0 else moments["beta1"],
+            "beta2": self.beta2 if self.beta2 >= 0 else moments["beta2"],
+            "eps": self.eps or moments["eps"],
             "optimizer": name,
             "lr": self.lr or given.get("lr", DEFAULT_LR.get(name, 1e-2)),
             "weight_decay": decay,
@@ -86,4 +107,11 @@ class ServerSettings(ScheduleSettings):
 
 
 DELAYED = "delayed-nesterov"
+# Of Reddi et al. 2021, with their decay rates and their tau.
+ADAPTIVE = {
+    "fedadam": {"beta2": 0.99, "eps": 1e-3},
+    "fedyogi": {"beta2": 0.99, "eps": 1e-3},
+    "fedadagrad": {"beta1": 0.0, "eps": 1e-3},
+}
 DEFAULT_LR = {"adam": 1e-2, "adamw": 1e-2, "sgd": 1.0, "adagrad": 1e-2, DELAYED: 0.7}
+DEFAULT_LR |= dict.fromkeys(ADAPTIVE, 1e-2)

@@ -42,7 +42,7 @@ def twin(config: "RunConfig", equal: Equal) -> "RunConfig":
     from fedllm_app.config import RunConfig
     from fedllm_app.core.errors import ConfigError
 
-    client, K = config.client, config.round.clients
+    client, K = config.client, config.round.cohort
     wrong = []
     if not client.steps:
         wrong.append("client.steps is 0; expected the local steps of a round (H), such as 64")

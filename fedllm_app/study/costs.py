@@ -12,8 +12,25 @@ from pathlib import Path
 
 import numpy as np
 
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import Beside
+from fedllm_app.core.support import Draw
 from fedllm_app.devices.network import Network, Traffic
 from fedllm_app.run.metrics import Record, iterate_lines
+from fedllm_app.server.asked import expected
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One client's payload: its length in bytes, those of positions among them, its coordinates."""
+
+    size: int
+    K: int
+    positions: int = 0
+
+    def length(self, taken: float) -> int:
+        """Return the length where positions take this part of what they do here."""
+        return self.size + round(self.positions * (taken - 1))
 
 
 @dataclass(frozen=True)
@@ -107,3 +124,18 @@ def positions_of(folder: Path, rounds: int) -> tuple[dict[str, np.ndarray], int]
             sent[line["direction"]][line["round"] - 1] += line["positions"]
             dense = line["dense-bytes"]
     return sent, dense
+
+
+def beside_bytes(
+    vectors: Mapping[str, Beside], layout: ParamLayout, draw: Draw, value_type: str, block: int
+) -> int:
+    """Return the most bytes of the vectors that travel one way beside the parameters.
+
+    Parameters
+    ----------
+    value_type : of those that have none of their own.
+    """
+    return sum(
+        expected(vector.support, layout, draw, vector.value_type or value_type, block).most_bytes
+        for vector in vectors.values()
+    )

@@ -13,12 +13,13 @@ Shapes: P trainable parameters, K coordinates of a payload, N rounds.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fedllm_app.config import RunConfig
+from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
@@ -32,7 +33,7 @@ from fedllm_app.server.asked import expected
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort
-from fedllm_app.study.costs import Costs, measured, positions_of
+from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -42,19 +43,6 @@ from fedllm_app.wire.slices import origin_of
 
 WAYS = ("down", "up")
 NO_BASE = "0" * 32  # a name of 32 digits: lengths do not depend on it
-
-
-@dataclass(frozen=True)
-class Payload:
-    """One client's payload: its length in bytes, those of positions among them, its coordinates."""
-
-    size: int
-    K: int
-    positions: int = 0
-
-    def length(self, taken: float) -> int:
-        """Return the length where positions take this part of what they do here."""
-        return self.size + round(self.positions * (taken - 1))
 
 
 class Predictor:
@@ -244,7 +232,8 @@ class _Rounds:
         return rounds
 
     def cohort(self, t: int) -> list[str]:
-        return self.predictor.cohort(self.c.round.clients, self.c.run.seed, t)
+        asked = self.c.round.sized(len(eligible(self.predictor.counts)))
+        return self.predictor.cohort(asked.cohort, self.c.run.seed, t)
 
     def plan(self, t: int, state: MethodState) -> tuple[RoundPlan, MethodState]:
         params = self.rank.start if t == 1 else self.rank.grown
@@ -263,10 +252,15 @@ class _Rounds:
         }
 
     def down(self, t: int, name: str, plan: ClientPlan) -> Payload:
-        where = expand(plan.down, self.layout, Draw(self.c.run.seed, t, name))
+        draw = Draw(self.c.run.seed, t, name)
+        where = expand(plan.down, self.layout, draw)
         K, wire = set_size(where, self.layout.size), self.c.wire
-        how = (self.layout, wire.down_values, wire.block, None, wire.grid_bits)
-        return self.predictor.payload(plan.down, K, None, *how)
+        values, block = wire.down_values, wire.block
+        made = self.predictor.payload(
+            plan.down, K, None, self.layout, values, block, None, wire.grid_bits
+        )
+        more = beside_bytes(plan.beside_down, self.layout, draw, values, block)
+        return replace(made, size=made.size + more)
 
     def up(self, t: int, group: str, client: str, plan: ClientPlan) -> Payload:
         """Return the payload that a client sends in round `t` as one of a group."""
@@ -275,10 +269,11 @@ class _Rounds:
         within = None if up.within is None else as_positions(up.within, self.layout.size)
         # Positions that went down, or are derived, cost nothing.
         support = None if isinstance(plan.up, TopK) else Derived("sent")
-        payload = self.predictor.payload
-        return payload(
+        made = self.predictor.payload(
             support, up.count, within, self.layout, wire.up_values, wire.block, up.always
         )
+        more = beside_bytes(plan.beside_up, self.layout, draw, wire.up_values, wire.block)
+        return replace(made, size=made.size + more)
 
 
 def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> np.ndarray:

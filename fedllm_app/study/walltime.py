@@ -95,7 +95,7 @@ def compressed(config: RunConfig, parameters: float) -> Traffic:
     """
     layout = ParamLayout(("sample",), ((SAMPLE, SAMPLE),))
     start_P = generator(0, "walltime").standard_normal(layout.size).astype(np.float32)
-    K = config.round.clients
+    K = config.round.cohort
     run = config.run.model_copy(update={"rounds": 2})
     costs = Predictor(layout, start_P, 0, {str(i): 1 for i in range(K)}).costs(
         config.model_copy(update={"run": run})

@@ -45,7 +45,7 @@ def walltime(
         wrong.append("client.steps is 0; expected the local steps of a round (H), such as 64")
     if wrong:
         raise ConfigError("\n".join(wrong))
-    run = Run(c.run.rounds, c.client.steps, c.round.clients, steps_per_s)
+    run = Run(c.run.rounds, c.client.steps, c.round.cohort, steps_per_s)
     dense, sparse = Traffic.dense(parameters, dense_bytes), compressed(c, parameters)
     table = Table("exchange", "topology", "hours", "on the network")
     for row in rows(run, dense, sparse, gbps * 1e9 / 8):

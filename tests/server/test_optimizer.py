@@ -199,3 +199,16 @@ def test_delayed_steps_of_equal_age_are_one_nesterov_step_on_their_mean(N):
         between = mine.params.copy()
         mine.step(pushes[0].copy())  # no momentum: plain descent by a part
         np.testing.assert_allclose(between - mine.params, 0.5 * pushes[0] / N, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedadagrad"])
+def test_a_coordinate_that_is_stepped_late_begins_as_all_do(name):
+    """Its second moment begins as tau squared at its own first step, whatever the others did."""
+    gradient = np.full(P, 0.5, np.float32)
+    settings = ServerSettings(optimizer=name, beta1=0.0).resolved()
+    late, soon = (ServerOptimizer(settings, np.zeros(P, np.float32)) for _ in range(2))
+    late.step(gradient, np.array([0, 1]))
+    late.step(gradient, np.array([2]))
+    soon.step(gradient)
+    assert late.params[:3].tolist() == soon.params[:3].tolist()
+    assert not late.params[3:].any()

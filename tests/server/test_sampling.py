@@ -5,6 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedllm_app.core.counts import Counts
 from fedllm_app.server.sampling import sample_cohort
 
 COUNTS = st.dictionaries(st.text(max_size=3), st.integers(0, 3), max_size=12)
@@ -20,6 +21,9 @@ def test_a_cohort(counts, n, seed, round_, random):
     shuffled = list(counts.items())
     random.shuffle(shuffled)
     assert sample_cohort(dict(shuffled), n, seed, round_) == cohort
+    sorted_once = Counts(shuffled)
+    for again in (round_, round_ + 1):
+        assert sample_cohort(sorted_once, n, seed, again) == sample_cohort(counts, n, seed, again)
 
 
 def test_empty_clients_do_not_move_the_draw():

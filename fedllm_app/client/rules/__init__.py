@@ -1,10 +1,17 @@
 """What a device does in a local step: an optimizer, and a rule with hooks around the steps."""
 
 from fedllm_app.client.rules.base import LocalRule
+from fedllm_app.client.rules.fedprox import FedProx
+from fedllm_app.client.rules.mimelite import MimeLite
+from fedllm_app.client.rules.scaffold import Scaffold
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.extend import load
 from fedllm_app.core.settings import parsed_args
+
+RULES: dict[str, type[LocalRule]] = {
+    "fedprox": FedProx, "scaffold": Scaffold, "mimelite": MimeLite,
+}  # fmt: skip
 
 
 def rule_of(settings: ClientSettings) -> LocalRule:
@@ -30,7 +37,7 @@ def rule_kind(settings: ClientSettings) -> type[LocalRule]:
     """Return the class of the rule of local training; ConfigError if there is none of that name."""
     if not settings.rule:
         return LocalRule
-    kind: type[LocalRule] = load("client.rule", settings.rule, _is_rule, ['""'])
+    kind: type[LocalRule] = load("client.rule", settings.rule, _is_rule, RULES)
     return kind
 
 

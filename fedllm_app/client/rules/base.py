@@ -1,7 +1,8 @@
 """A rule of local training: hooks before, at and after the steps, for the coordinates that move.
 
 Values come as parts: a list of tensors that together are the coordinates a plan lets move. FedProx
-is one line in `gradient`; SCAFFOLD needs a vector from the server, kept state, and a vector back.
+is one line in `gradient`; SCAFFOLD needs a vector from the server, kept state, and a vector back;
+MimeLite needs the gradient of all examples at the start.
 """
 
 from collections.abc import Mapping
@@ -23,11 +24,18 @@ class LocalRule:
     ----------
     Keys : settings class of the rule's own keys, filled from `client.rule-args`; None for none.
     keeps : the rule keeps state on the device from job to job.
+    beside : names of the vectors beside the parameters that a rule of ours reads or sends; its
+        method has the same.
+    plain : the rule is right with plain SGD alone, without momentum and weight decay.
+    looks_first : `first` is called, which costs a pass over all of the client's examples.
     keys : the rule's own settings.
     """
 
     Keys: ClassVar[type[Settings] | None] = None
     keeps: ClassVar[bool] = False
+    beside: ClassVar[tuple[str, ...]] = ()
+    plain: ClassVar[bool] = False
+    looks_first: ClassVar[bool] = False
 
     def __init__(self, keys: Any) -> None:
         self.keys = keys
@@ -41,6 +49,9 @@ class LocalRule:
         vectors : what came beside the parameters, by name.
         kept : what `end` returned at this client's last accepted job; empty at its first.
         """
+
+    def first(self, gradient: Parts) -> None:
+        """Look at the mean gradient of all of the client's examples at the start; keep a clone."""
 
     def gradient(self, gradient: Parts, values: Parts) -> None:
         """Change the gradient in place, after clipping and before the optimizer's step."""

@@ -3,6 +3,8 @@
 from fedllm_app.core.extend import load
 from fedllm_app.server.methods.base import Method
 from fedllm_app.server.methods.diloco import DILOCO
+from fedllm_app.server.methods.drift import MIMELITE, SCAFFOLD
+from fedllm_app.server.methods.fedopt import FEDADAGRAD, FEDADAM, FEDPROX, FEDYOGI
 from fedllm_app.server.methods.floss import DENSE, FEDAVG, FLOSS, FLOSS_TIERS
 from fedllm_app.server.methods.photon import PHOTON
 from fedllm_app.server.methods.pruned import ADAPTER_LTH, FED_SELECT, SPARSE_ADAPTER
@@ -15,6 +17,12 @@ STRATEGIES: dict[str, Method] = {
     "floss-tiers": FLOSS_TIERS,
     "dense": DENSE,
     "fedavg": FEDAVG,
+    "fedadam": FEDADAM,
+    "fedyogi": FEDYOGI,
+    "fedadagrad": FEDADAGRAD,
+    "fedprox": FEDPROX,
+    "scaffold": SCAFFOLD,
+    "mimelite": MIMELITE,
     "sparse-adapter": SPARSE_ADAPTER,
     "adapter-lth": ADAPTER_LTH,
     "fed-select": FED_SELECT,

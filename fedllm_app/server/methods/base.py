@@ -118,6 +118,12 @@ class StrategySettings(Settings):
         le=1,
         description="Share of its own values that a device keeps where a fragment comes down.",
     )
+    momentum: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="Momentum of mimelite: the server keeps it, and every local step adds it.",
+    )
     rounding: Literal["", "random", "nearest"] = Field(
         "",
         description="Few levels of uploads are rounded at 'random', so that means are right, or to "
@@ -175,6 +181,8 @@ class Inputs:
     profiles : what is known of the devices of some clients.
     own : the settings of a method that brings keys of its own, None for the others.
     accepted : the last job of each client whose reply was accepted.
+    clients : how many clients with examples there are.
+    replies : replies of the round that were accepted; known to `Method.before_step` alone.
     """
 
     settings: StrategySettings
@@ -187,6 +195,8 @@ class Inputs:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     own: Any = None
     accepted: Mapping[str, int] = field(default_factory=dict)
+    clients: int = 0
+    replies: int = 0
 
     @property
     def down(self) -> np.ndarray:
@@ -218,6 +228,10 @@ class Method:
     needs_lora : it speaks of adapters, and means nothing without any.
     weights : what `round.weights` is when it is left automatic.
     own : the settings class of a method with keys of its own; `strategy.args` fills it.
+    rule : the local rule that it is defined with, and right with alone; "" is right with any that
+        needs no vector beside the parameters.
+    beside : names of the vectors beside the parameters that its rule reads or sends. They are means
+        over the replies of one round, so that all count alike and in full.
     before_step : looks at the round's means, by name of the vector, before the server steps; it
         returns the means to go on with and the method's state. A vector that nobody sent is not
         among them; "params" always is.
@@ -234,6 +248,8 @@ class Method:
     needs_lora: bool = False
     weights: Literal["uniform", "examples", "tokens"] = "uniform"
     own: type[Settings] | None = None
+    rule: str = ""
+    beside: tuple[str, ...] = ()
     before_step: BeforeStep | None = None
 
     def filled(self, settings: StrategySettings) -> StrategySettings:
@@ -268,6 +284,11 @@ class Method:
 def one_group(plan: ClientPlan, cohort: Sequence[str], **how: Any) -> RoundPlan:
     """Return a round in which every client follows the same plan; `how`: mean, step, outside."""
     return RoundPlan(groups={"all": plan}, group_of=dict.fromkeys(cohort, "all"), **how)
+
+
+def zeros(inputs: Inputs) -> np.ndarray:
+    """Return a vector of zeros, float32 of shape (P,)."""
+    return np.zeros(inputs.layout.size, np.float32)
 
 
 def tier_of(client: str, tiers: int) -> int:

@@ -9,9 +9,9 @@ from fedllm_app.server.pacing.deadline import Deadline
 from fedllm_app.server.pacing.sync import Sync
 
 PACINGS: dict[str, Callable[[RoundSettings, int], Pacing]] = {
-    "sync": lambda s, seed: Sync(asked=s.clients, seed=seed),
+    "sync": lambda s, seed: Sync(asked=s.cohort, seed=seed),
     "deadline": lambda s, seed: Deadline(
-        clients=s.clients, asked=s.at_once, seed=seed, lasts_s=s.deadline_s
+        clients=s.cohort, asked=s.at_once, seed=seed, lasts_s=s.deadline_s
     ),
     "async": lambda s, seed: Buffered(s.concurrency, s.goal, s.most_stale, seed),
 }
