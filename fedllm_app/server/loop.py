@@ -26,7 +26,14 @@ from fedllm_app.server.counting import Counting
 from fedllm_app.server.intake import CLOSED, UNUSED
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.methods.base import Means
-from fedllm_app.server.opened import OpenRound, advanced, record_downloads, unfounded, wasted
+from fedllm_app.server.opened import (
+    OpenRound,
+    advanced,
+    record_downloads,
+    spent_on,
+    unfounded,
+    wasted,
+)
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing.base import Pacing
 from fedllm_app.server.planning import Planner
@@ -241,17 +248,20 @@ class Loop:
             lasted_s = self.limits.simulated_s(traffic, intake.steps, opened.bound)
             now += lasted_s or 0.0
         units = self.state.spent.units + opened.units(self.counting.most_units)
+        waited_s = 0.0 if self.pacing.refills else lasted_s or 0.0
+        used = self.limits.usage(self.recorder.ledger.moved(), intake.steps, waited_s)
         self.state = replace(
             self.state.with_evaluation(evaluation),
             pending=intake.outstanding(self.state.pending),
             norms=intake.clip.norms(),
-            spent=replace(self.state.spent, simulated_s=now, units=units),
+            spent=spent_on(replace(self.state.spent, simulated_s=now, units=units), used),
             open=still_open(self.waiting.values()),
             dropped=dict(Counter(self.state.dropped) + intake.dropped),
         )
         ended = self.reading.ended(opened.clients, self.state.progress)
         curves = opened.curves(norm, self.optimizer)
         outcome = opened.outcome(norm, evaluation, lasted_s, self.pacing.waits_on, ended, curves)
+        outcome = replace(outcome, used=self.limits.named(used))
         self.recorder.end_round(self.state, outcome)
         if self.recorder.checkpoint_due(opened.t):
             self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())

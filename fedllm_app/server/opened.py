@@ -10,7 +10,8 @@ import numpy as np
 
 from fedllm_app.core.job import Request
 from fedllm_app.core.plan import PARAMS
-from fedllm_app.core.state import RunState
+from fedllm_app.core.state import RunState, Spent
+from fedllm_app.devices.meter import Usage, total
 from fedllm_app.run.budget import Cost
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.ledger import Ledger
@@ -103,6 +104,17 @@ def record_downloads(ledger: Ledger, t: int, requests: Sequence[Request], P: int
                     size.header, size.positions, size.values,
                     dense if name == PARAMS else 0, vector=name,
                 )  # fmt: skip
+
+
+def spent_on(spent: Spent, used: Mapping[str, Usage]) -> Spent:
+    """Return what a run has cost, with what simulated devices used in a round."""
+    more = total(used.values())
+    return replace(
+        spent,
+        flops=spent.flops + more.flops,
+        compute_s=spent.compute_s + more.compute_s,
+        energy_j=spent.energy_j + more.energy_j,
+    )
 
 
 def unfounded(state: RunState, intake: Intake) -> list[Key]:
