@@ -138,7 +138,8 @@ def report(
     x: Annotated[
         str,
         typer.Option(
-            help="Horizontal axis of figures over rounds: rounds, or simulated (seconds)."
+            help="Horizontal axis of figures over rounds: rounds, simulated (seconds), compute, "
+            "or energy."
         ),
     ] = "rounds",
     home: Home = HOME,
