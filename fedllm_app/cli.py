@@ -20,6 +20,7 @@ from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.models.settings import BACKBONES
 from fedllm_app.study.centralized import centralized
 from fedllm_app.study.command import plan
+from fedllm_app.study.devices_command import devices
 from fedllm_app.study.walltime_command import walltime
 
 app = typer.Typer(
@@ -137,7 +138,8 @@ def report(
     x: Annotated[
         str,
         typer.Option(
-            help="Horizontal axis of figures over rounds: rounds, or simulated (seconds)."
+            help="Horizontal axis of figures over rounds: rounds, simulated (seconds), compute, "
+            "or energy."
         ),
     ] = "rounds",
     home: Home = HOME,
@@ -204,6 +206,7 @@ def keys(
 
 
 app.command("plan")(user_errors(plan))
+app.command("devices")(user_errors(devices))
 app.command("centralized")(user_errors(centralized))
 app.command("walltime")(user_errors(walltime))
 

@@ -35,6 +35,7 @@ from fedllm_app.models.backbone import (
     load_tokenizer,
     local_source,
 )
+from fedllm_app.models.flops import StepCost, step_cost
 from fedllm_app.models.image import image_spec
 from fedllm_app.models.positions import check_positions
 from fedllm_app.models.scratch import scratch_folder
@@ -49,6 +50,7 @@ from fedllm_app.tasks.by_client import Tallies
 
 log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
+COUNTED_ROWS = 8  # of a batch whose operations are counted
 EVALUATION_TOKENS = 1 << 12  # of packed rows: at 32,000 tokens the logits take 0.5 GB
 
 
@@ -183,6 +185,20 @@ class Parts:
     def most_steps(self, examples: int) -> int:
         """Return the most local steps that a job on so many examples can take."""
         return self.config.client.steps_on(examples)
+
+    @cached_property
+    def step_flops(self) -> float:
+        """FLOPs of a local step, counted on one batch of the training data."""
+        return self.cost_of_a_step.flops() * self.config.client.batch
+
+    @cached_property
+    def cost_of_a_step(self) -> StepCost:
+        """What an example costs in a local step, counted on rows from all over the data."""
+        table = self.data.train
+        count = min(len(table), self.config.client.batch, COUNTED_ROWS)
+        rows = np.linspace(0, len(table) - 1, count).astype(np.int64)
+        batch = next(iter(self._read(table, rows, count, None)))
+        return step_cost(self.model, batch, self.task.loss)
 
     def device(self, run_folder: Path) -> Device:
         """Return everything a job needs."""

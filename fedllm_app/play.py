@@ -22,6 +22,7 @@ from fedllm_app.core.job import Profile, Reply, Request
 from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.data.digests import data_digests
+from fedllm_app.devices.fleet import Fleet
 from fedllm_app.devices.network import network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.models.vocabulary import tokenizer_digest
@@ -131,7 +132,9 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         If model or data are not those that the run began with, or no checkpoint is whole.
     """
     c = parts.config
-    network = network_of(c.network, c.run.seed, c.compute)  # first: its file may be refused
+    fleet = Fleet(c.devices, c.run.seed) if c.devices.on else None
+    # First: its files may be refused.
+    network = network_of(c.network, c.run.seed, c.compute, fleet, lambda: parts.step_flops)
     if network and c.data.train != "node":
         network.warn_of_strangers(parts.counts())
     model = parts.model
@@ -145,8 +148,9 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         log.info("run %s goes on after round %d, from %s", c.run.name, state.round, restored.path)
     asked = c.round if c.data.train == "node" else c.round.sized(len(eligible(parts.counts())))
     recorder = Recorder(
-        folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit
-    )
+        folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit,
+        c.devices.on,
+    )  # fmt: skip
     evaluate = partial(_evaluated, parts, recorder) if len(parts.data.evaluation) else None
     return Loop(
         state=state or RunState(begun_on=begun),

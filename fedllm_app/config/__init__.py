@@ -24,6 +24,7 @@ from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
 from fedllm_app.data.source import DataSettings
 from fedllm_app.devices.compute import ComputeSettings
+from fedllm_app.devices.fleet import DeviceSettings
 from fedllm_app.devices.network import NetworkSettings, automatic_words
 from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.run.settings import RoundSettings, RunSettings
@@ -49,6 +50,7 @@ class RunConfig(Settings):
     wire: WireSettings = Field(default_factory=WireSettings)
     network: NetworkSettings = Field(default_factory=NetworkSettings)
     compute: ComputeSettings = Field(default_factory=ComputeSettings)
+    devices: DeviceSettings = Field(default_factory=DeviceSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)
 
     @classmethod

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 PATH_KEYS = (
     "run.home", "data.train", "data.test", "model.source", "model.tokenizer", "network.file",
-    "compute.file",
+    "compute.file", "devices.file",
 )  # fmt: skip
-LOCAL_KEYS = ("run.home", "network.file", "compute.file")  # always a path, never a hub name
+# Always a path, never a hub name.
+LOCAL_KEYS = ("run.home", "network.file", "compute.file", "devices.file")
 FILE_SUFFIXES = (*SUFFIXES, ".gguf")
 
 

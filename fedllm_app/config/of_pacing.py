@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from fedllm_app.core.settings import kebab
 from fedllm_app.data.partition import TO_CLIENTS
 from fedllm_app.devices.compute import compute_problems
+from fedllm_app.devices.fleet import device_problems
 from fedllm_app.run.settings import RoundSettings
 
 if TYPE_CHECKING:
@@ -79,12 +80,24 @@ def _of_async(c: "RunConfig", asked: RoundSettings) -> Iterator[str]:
 
 def _of_clock(c: "RunConfig") -> Iterator[str]:
     """Yield what is wrong with the simulated clock and with times that are held against it."""
-    yield from compute_problems(c.compute)
-    clock, node = c.network.on or c.compute.on, c.data.train == "node"
+    yield from compute_problems(c.compute, c.devices.on)
+    yield from device_problems(c.devices)
+    clock, node = c.network.on or c.compute.on or c.devices.on, c.data.train == "node"
     if c.round.max_simulated_s and not clock:
         yield (
             f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
-            "network.preset, or network.down-mbps and network.up-mbps, or compute.step-s"
+            "network.preset, or network.down-mbps and network.up-mbps, compute.step-s, or "
+            "devices.fleet"
+        )
+    if c.round.max_energy_j and not c.devices.on:
+        yield (
+            f"round.max-energy-j is {c.round.max_energy_j:g} and no device is simulated; set "
+            "devices.fleet"
+        )
+    if c.devices.on and node:
+        yield (
+            f"devices.fleet is {c.devices.fleet!r} with data.train = 'node'; expected \"\": a real "
+            "device says its class as device-class in its node-config"
         )
     if c.compute.on and node:
         yield (

@@ -27,6 +27,7 @@ class Spent:
     ----------
     simulated_s : seconds of all rounds by the clock of `network`, 0 without one.
     units : examples or tokens that accepted replies were trained on.
+    flops, compute_s, energy_j : of all simulated devices together, 0 without any.
     seconds, slowest_s : running time over all resumes, the slowest round's; outside the promise of
         equal bits.
     """
@@ -35,6 +36,9 @@ class Spent:
     units: int = 0
     seconds: float = 0.0
     slowest_s: float = 0.0
+    flops: float = 0.0
+    compute_s: float = 0.0
+    energy_j: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,16 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def format_joules(joules: float) -> str:
+    """Return an energy with three digits: `950 J`, `12.3 kJ`, `4.05 MJ`."""
+    size = float(joules)
+    for unit in ("J", "kJ", "MJ"):
+        if round(size, 0 if size >= 100 else 1) < 1000:
+            return f"{_digits(size)} {unit}"
+        size /= 1000
+    return f"{_digits(size)} GJ"
+
+
 def format_times(dense: float, measured: float) -> str:
     """Return how many times less than dense was sent: `16.1x`; a dash when nothing was."""
     if not measured or not dense:

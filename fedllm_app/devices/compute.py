@@ -1,12 +1,13 @@
 """How long local training lasts on simulated devices of unequal speed.
 
-One local step takes a device as many seconds as its model, batch and processor make it; here that
-is a key, and a factor by client. Together with the links of `network` it is the clock by which a
-simulation says who is late (server/arrivals.py).
+One local step takes a device as many seconds as its model, batch and processor make it: a key, and
+a factor by client; or where devices are simulated, FLOPs of a step over FLOP/s of the device.
+Together with the links of `network` it is the clock by which a simulation says who is late
+(server/arrivals.py).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from pydantic import Field
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings, kebab
 from fedllm_app.devices.figures import read_figures
+from fedllm_app.devices.fleet import Fleet
 
 
 class ComputeSettings(Settings):
@@ -50,10 +52,20 @@ class ComputeSettings(Settings):
         return self.step_s > 0
 
 
-def compute_problems(settings: ComputeSettings) -> Iterator[str]:
-    """Yield what is wrong between the keys of this namespace."""
+def compute_problems(settings: ComputeSettings, devices: bool = False) -> Iterator[str]:
+    """Yield what is wrong between the keys of this namespace.
+
+    Parameters
+    ----------
+    devices : devices.fleet says how fast each client is.
+    """
     defaults = ComputeSettings()
-    if not settings.on:
+    if settings.on and devices:
+        yield (
+            f"compute.step-s is {settings.step_s:g} beside devices.fleet; expected 0, since the "
+            "profile of a device says how long a step takes"
+        )
+    elif not settings.on and not devices:
         for name in ("spread", "ratio", "file"):
             if (value := getattr(settings, name)) != getattr(defaults, name):
                 yield (
@@ -75,8 +87,10 @@ class Compute:
 
     Parameters
     ----------
-    settings : that are on.
+    settings : that are on, or those of a fleet.
     seed : of the run.
+    fleet : says what each client trains on; None where compute.step-s says how long a step takes.
+    step_flops : returns the FLOPs of a local step, once it is asked.
 
     Raises
     ------
@@ -84,8 +98,15 @@ class Compute:
         If the file cannot be read or has a value that no step takes.
     """
 
-    def __init__(self, settings: ComputeSettings, seed: int) -> None:
-        self._settings, self._seed = settings, seed
+    def __init__(
+        self,
+        settings: ComputeSettings,
+        seed: int,
+        fleet: Fleet | None = None,
+        step_flops: Callable[[], float] = float,
+    ) -> None:
+        self._settings, self._seed, self.fleet = settings, seed, fleet
+        self._step_flops = step_flops
         path = Path(settings.file)
         self.own = read_figures("compute.file", path, ("step-s",)) if settings.file else {}
 
@@ -99,7 +120,13 @@ class Compute:
             factor = math.exp(s.spread * rng.standard_normal())
         if s.ratio > 1:
             factor = s.ratio ** (rng.random() - 0.5)
+        if self.fleet is not None:
+            return self.flops(1) / self.fleet.of(client)["flops"] * factor
         return s.step_s * factor
+
+    def flops(self, steps: int) -> float:
+        """Return the FLOPs of so many local steps; 0 without devices."""
+        return steps * self._step_flops()
 
     def seconds(self, client: str, steps: int) -> float:
         """Return the seconds of so many local steps of a client."""

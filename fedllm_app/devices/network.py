@@ -15,7 +15,7 @@ slower than the download.
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings, kebab
 from fedllm_app.devices.compute import Compute, ComputeSettings
 from fedllm_app.devices.figures import MISTAKES_SHOWN, read_figures
+from fedllm_app.devices.fleet import Fleet
 
 log = logging.getLogger("fedllm")
 
@@ -187,13 +188,29 @@ class Network:
     def link(self, client: str) -> Link:
         """Return the link of a client, of any name."""
         s, factor = self._settings, 1.0
-        if not s.on and not self.own:  # computing alone takes time
+        if not s.on and not self.own and self.fleet is None:  # computing alone takes time
             return Link(math.inf, math.inf)
         if s.spread:
             drawn = generator(self._seed, "network", client).standard_normal()
             factor = math.exp(s.spread * drawn)
         base = Link(s.down_mbps * factor, s.up_mbps * factor, s.latency_ms)
+        if not s.on and self.fleet is not None:
+            its = self.fleet.of(client)
+            base = Link(its["down"] * factor, its["up"] * factor, its["latency"])
         return replace(base, **self.own.get(client, {}))
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """What each client trains on, None where no devices are simulated."""
+        return self._compute.fleet if self._compute else None
+
+    def compute_seconds(self, client: str, steps: int) -> float:
+        """Return how long so many local steps take a client, 0 where that takes no time."""
+        return self._compute.seconds(client, steps) if self._compute else 0.0
+
+    def flops(self, steps: int) -> float:
+        """Return the FLOPs of so many local steps, 0 without devices."""
+        return self._compute.flops(steps) if self._compute else 0.0
 
     def warn_of_strangers(self, clients: Collection[str]) -> None:
         """Log names in the files that no client has: their figures would be used by nobody."""
@@ -208,7 +225,7 @@ class Network:
     ) -> float:
         """Return how long one client takes for a job: download, local steps, upload."""
         seconds = self.link(client).seconds(down_bytes, up_bytes)
-        return seconds + (self._compute.seconds(client, steps) if self._compute else 0.0)
+        return seconds + self.compute_seconds(client, steps)
 
     def round_seconds(self, traffic: Traffic, steps: Mapping[str, int] | None = None) -> float:
         """Return how long a round lasts: as long as its slowest participant, 0 without any.
@@ -223,8 +240,19 @@ class Network:
 
 
 def network_of(
-    settings: NetworkSettings, seed: int, compute: ComputeSettings | None = None
+    settings: NetworkSettings,
+    seed: int,
+    compute: ComputeSettings | None = None,
+    fleet: Fleet | None = None,
+    step_flops: Callable[[], float] = float,
 ) -> Network | None:
-    """Return the clock of a run, None where none runs: neither over links nor over local steps."""
-    steps = Compute(compute, seed) if compute and compute.on else None
+    """Return the clock of a run, None where none runs: neither over links nor over local steps.
+
+    Parameters
+    ----------
+    fleet, step_flops : as in `Compute`.
+    """
+    steps = None
+    if compute and (compute.on or fleet is not None):
+        steps = Compute(compute, seed, fleet, step_flops)
     return Network(settings, seed, steps) if settings.on or steps else None

@@ -30,7 +30,8 @@ def write_report(run_folder: Path, x: str = "rounds") -> Path:
 
     Parameters
     ----------
-    x : what figures over rounds have on their horizontal axis, "rounds" or "simulated" seconds.
+    x : what figures over rounds have on their horizontal axis: "rounds", "simulated" seconds,
+        "compute" or "energy".
 
     Raises
     ------

@@ -16,7 +16,16 @@ from fedllm_app.report.curves import Curve, over_rounds, running_mean, smoothed,
 from fedllm_app.report.drawing import Plot, Series
 from fedllm_app.report.dynamics import agreement, norms, staleness, update_norm
 from fedllm_app.report.run import Run
-from fedllm_app.report.xaxis import ROUNDS, SIMULATED, TOKENS, TRAFFIC, UPLOAD, XAxis
+from fedllm_app.report.xaxis import (
+    COMPUTE,
+    ENERGY,
+    ROUNDS,
+    SIMULATED,
+    TOKENS,
+    TRAFFIC,
+    UPLOAD,
+    XAxis,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +42,7 @@ def all_plots(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -
     for metric in dict.fromkeys(run.headline for run in runs if run.headline):
         against = [x, UPLOAD, TRAFFIC] + [SIMULATED] * any(run.clock for run in runs)
         against += [TOKENS] * all(run.counts_tokens for run in runs)
+        against += [COMPUTE, ENERGY] * all(run.fleet for run in runs)
         quality += [metric_by(runs, looks, metric, one) for one in dict.fromkeys(against)]
     if not quality:
         quality = [Plot("Metric", "Nothing was evaluated, so no metric is drawn.")]

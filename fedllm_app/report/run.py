@@ -20,7 +20,7 @@ from fedllm_app.tasks import TASKS, falls
 
 PARTS = ("values", "positions", "header")
 DENSE = ("dense", "fedavg")
-SPENT = ("up-bytes", "down-bytes", "simulated-s", "tokens")
+SPENT = ("up-bytes", "down-bytes", "simulated-s", "tokens", "flops", "compute-s", "energy-j")
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,17 @@ class Run:
     def counts_tokens(self) -> bool:
         """Whether rounds say how many tokens were trained on."""
         return any("tokens" in record for record in self.metrics)
+
+    @property
+    def fleet(self) -> bool:
+        """Whether devices were simulated."""
+        return bool(self.settings.get("devices.fleet"))
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of all simulated devices, None without any."""
+        found = [record["energy-j"] for record in self.metrics if "energy-j" in record]
+        return float(found[-1]) if found else None
 
     @property
     def simulated_s(self) -> float | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedllm_app.core.units import (
     DASH,
     format_bytes,
+    format_joules,
     format_metric,
     format_seconds,
     format_times,
@@ -72,6 +73,8 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
         shown.append((name, format_bytes(sent), less))
     if run.simulated_s is not None:
         shown.append(("Simulated", format_seconds(run.simulated_s), _each_simulated(run)))
+    if run.energy_j is not None:
+        shown.append(("Energy", format_joules(run.energy_j), "of all simulated devices"))
     shown.append(("Time", format_seconds(run.seconds), _each_round(run)))
     return shown
 
@@ -93,6 +96,8 @@ def summary(run: Run, report: Path) -> list[tuple[str, str]]:
     rows += [("times less than dense", less), ("time", format_seconds(run.seconds))]
     if run.simulated_s is not None:
         rows.append(("simulated time", format_seconds(run.simulated_s)))
+    if run.energy_j is not None:
+        rows.append(("energy of devices", format_joules(run.energy_j)))
     if stale := run.staleness:
         rows.append(("staleness", f"{stale[0]:.2f} steps on average, {stale[1]} at most"))
     if run.dropped:

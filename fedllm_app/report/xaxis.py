@@ -1,4 +1,4 @@
-"""What figures have on their horizontal axis: rounds, bytes, or seconds of the simulated clock."""
+"""What figures have on their horizontal axis: rounds, bytes, simulated seconds, FLOPs, joules."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class XAxis:
     name : how a title ends.
     keys : what is summed of a record; a record without them is not drawn.
     label : below the axis.
-    unit : "B", "s" or "tokens"; "" for whole rounds.
+    unit : "B", "s", "tokens", "FLOP" or "J"; "" for whole rounds.
     about : what a metric against it says.
     absent : what its records have beside them, for a figure that has none.
     """
@@ -96,8 +96,16 @@ TOKENS = XAxis(
     "tokens", ("tokens",), "tokens so far", "tokens",
     "Tokens that all clients were trained on; those of a dropped reply are not counted.", "tokens",
 )  # fmt: skip
+COMPUTE = XAxis(
+    "compute", ("flops",), "compute of all devices so far", "FLOP",
+    "Matrix products of all local steps, of dropped replies too.", "FLOPs",
+)  # fmt: skip
+ENERGY = XAxis(
+    "energy", ("energy-j",), "energy of all devices so far", "J",
+    "Joules of computing, sending and waiting, by the profile of each simulated device.", "joules",
+)  # fmt: skip
 # What `fedllm report --x` may put under figures over rounds.
-CHOICES = {"rounds": ROUNDS, "simulated": SIMULATED}
+CHOICES = {"rounds": ROUNDS, "simulated": SIMULATED, "compute": COMPUTE, "energy": ENERGY}
 
 
 def x_axis(choice: str, runs: Sequence[Run]) -> XAxis:
@@ -110,6 +118,12 @@ def x_axis(choice: str, runs: Sequence[Run]) -> XAxis:
     """
     if choice not in CHOICES:
         raise ConfigError(f"--x is {choice!r}; expected one of {', '.join(CHOICES)}")
+    bare = [run.name for run in runs if not run.fleet]
+    if choice in ("compute", "energy") and bare:
+        raise ConfigError(
+            f"--x is {choice!r}, but no devices were simulated in {', '.join(bare)}; they are when "
+            "devices.fleet is set"
+        )
     without = [run.name for run in runs if not run.clock]
     if choice == "simulated" and without:
         raise ConfigError(

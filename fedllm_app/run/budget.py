@@ -14,12 +14,14 @@ class Cost:
     ----------
     seconds : wall-clock.
     simulated_s : over the links of `network`; 0 without a clock.
+    energy_j : joules of simulated devices; 0 without any.
     """
 
     up_bytes: int
     down_bytes: int
     seconds: float
     simulated_s: float = 0.0
+    energy_j: float = 0.0
 
 
 def over_budget(settings: RoundSettings, spent: Cost, next_round: Cost) -> str:
@@ -30,6 +32,7 @@ def over_budget(settings: RoundSettings, spent: Cost, next_round: Cost) -> str:
         ("max-down-bytes", settings.max_down_bytes, spent.down_bytes, next_round.down_bytes),
         ("max-seconds", settings.max_seconds, spent.seconds, next_round.seconds),
         ("max-simulated-s", limit_s, spent_s, more_s),
+        ("max-energy-j", settings.max_energy_j, spent.energy_j, next_round.energy_j),
     )
     for key, limit, used, more in rows:
         if limit and used + more > limit:

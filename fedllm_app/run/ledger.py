@@ -5,7 +5,7 @@ a dense one of the same layout would have cost, in float32 and for the same clie
 comparison needs no second run. A reply that arrived and was then dropped has cost its bytes too.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,26 @@ class Totals:
         else:
             self.down_bytes += line["bytes"]
             self.dense_down_bytes += line["dense-bytes"]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What went to one client and came from it in a round.
+
+    Attributes
+    ----------
+    down_bytes, up_bytes : None where nothing went that way.
+    jobs : that it was given.
+    """
+
+    down_bytes: int | None = None
+    up_bytes: int | None = None
+    jobs: int = 0
+
+    def plus(self, direction: Direction, size: int, jobs: int) -> "Moved":
+        """Return it with one more payload."""
+        name = f"{direction}_bytes"
+        return replace(self, **{name: (getattr(self, name) or 0) + size, "jobs": self.jobs + jobs})
 
 
 class Ledger:
@@ -162,6 +182,15 @@ class Ledger:
             both = sums.setdefault(line["client"], {})
             both[line["direction"]] = both.get(line["direction"], 0) + line["bytes"]
         return {c: (both["down"], both.get("up")) for c, both in sums.items() if "down" in both}
+
+    def moved(self) -> dict[str, Moved]:
+        """Return what each client received and sent in the open round, late replies included."""
+        found: dict[str, Moved] = {}
+        for line in self._waiting:
+            so_far = found.get(line["client"], Moved())
+            jobs = line["direction"] == "down" and line.get("vector", "params") == "params"
+            found[line["client"]] = so_far.plus(line["direction"], line["bytes"], int(jobs))
+        return found
 
     def end_round(self) -> None:
         """Write the lines that wait, base row first, then by direction, client and content."""

@@ -1,9 +1,9 @@
 """A run's folder while it is written: metrics, ledger, timing, checkpoints. It records, no more.
 
 <home>/runs/<name>/ holds config.toml, metrics.jsonl, ledger.jsonl, timing.jsonl, checkpoints/,
-tensorboard/, and clients.jsonl where clients are measured one by one. When a run goes on, the files
-are cut back to its checkpoint, so that what follows leaves the same bytes as if nothing had
-happened (timing.jsonl apart: wall-clock).
+tensorboard/, clients.jsonl where clients are measured one by one, and devices.jsonl where devices
+are simulated. When a run goes on, the files are cut back to its checkpoint, so that what follows
+leaves the same bytes as if nothing had happened (timing.jsonl apart: wall-clock).
 """
 
 import logging
@@ -48,6 +48,7 @@ class Outcome:
         no job outlives its round.
     ended : clients whose stream holds no further job after this round, and held one before it.
     curves : further numbers of a round in which the server took a step, by name.
+    used : what each simulated device used, as devices.jsonl has it, by client.
     """
 
     accepted: Mapping[Job, TrainMetrics] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Outcome:
     staleness: Sequence[int] | None = None
     ended: Sequence[str] = ()
     curves: Mapping[str, float] = field(default_factory=dict)
+    used: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
 
 
 class Recorder:
@@ -74,6 +76,7 @@ class Recorder:
     rounds, checkpoint_every : of the run.
     base_client_bytes : what a device downloads once for the frozen base.
     unit : what the task counts, "examples" or "tokens".
+    devices : simulated devices use seconds and joules, which devices.jsonl has by client.
     """
 
     def __init__(
@@ -84,14 +87,16 @@ class Recorder:
         checkpoint_every: int,
         base_client_bytes: int,
         unit: str = "examples",
+        devices: bool = False,
     ) -> None:
         self.unit = unit
         self.folder, self.rounds, self.every = folder, rounds, checkpoint_every
         round_ = state.round if state else -1
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
-        self.metrics.cut_back(round_)
-        self.timing.cut_back(round_)
+        self.devices = JsonLines(folder / "devices.jsonl") if devices else None
+        for file in self._files():
+            file.cut_back(round_)
         totals = Totals.from_dict(dict(state.totals)) if state and state.totals else Totals()
         self.ledger = Ledger.resume(
             folder / "ledger.jsonl", max(round_, 0), totals, base_client_bytes
@@ -130,6 +135,13 @@ class Recorder:
         record |= outcome.curves
         if outcome.simulated_s is not None:
             record["simulated-s"] = state.spent.simulated_s
+        if self.devices is not None:
+            spent = state.spent
+            record["flops"], record["compute-s"] = spent.flops, spent.compute_s
+            record["energy-j"] = spent.energy_j
+            self.devices.extend(
+                [{"round": state.round, "client": c, **one} for c, one in outcome.used.items()]
+            )
         record |= _of_clients(outcome) | _of_ages(outcome.staleness)
         if outcome.evaluation:
             record["evaluation"] = dict(outcome.evaluation)
@@ -158,7 +170,7 @@ class Recorder:
 
     def checkpoint(self, state: RunState, tensors: Mapping[str, Tensor]) -> RunState:
         """Save the state after the last finished round; return it as saved."""
-        for file in (self.metrics, self.timing):
+        for file in self._files():
             file.sync()
         self.ledger.sync()
         self.by_client.sync()
@@ -186,9 +198,13 @@ class Recorder:
             self.metrics.append(last)
         self.checkpoint(state, tensors)
         self.ledger.close()
-        self.metrics.close()
-        self.timing.close()
+        for file in self._files():
+            file.close()
         self.board.close()
+
+    def _files(self) -> list[JsonLines]:
+        """Return the files that have a line, or lines, for a round, beside the ledger."""
+        return [self.metrics, self.timing, *([self.devices] if self.devices else [])]
 
     def _log(self, state: RunState, outcome: Outcome, seconds: float) -> None:
         """Log one line of progress with an estimate of the rest."""

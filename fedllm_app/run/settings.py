@@ -173,6 +173,12 @@ class RoundSettings(Settings):
         description="Budget of simulated seconds (see network.*, compute.*). The run stops "
         "before a round that could exceed it. 0 means no limit.",
     )
+    max_energy_j: float = Field(
+        0.0,
+        ge=0,
+        description="Budget of simulated joules of all devices (see devices.*). The run stops "
+        "before a round that could exceed it. 0 means no limit.",
+    )
 
     def resolved(self, weights: str) -> "RoundSettings":
         """Return the settings with every automatic value filled in.

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedllm_app.core.state import RunState
+from fedllm_app.devices.meter import Meter, Usage, total
 from fedllm_app.devices.network import Network, Traffic
 from fedllm_app.run.budget import Cost, over_budget
 from fedllm_app.run.clock import Clock
-from fedllm_app.run.ledger import Totals
+from fedllm_app.run.ledger import Moved, Totals
 from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.asked import Asked
 
@@ -63,13 +64,45 @@ class Limits:
         up += sum(most for _, _, most in state.pending)
         seconds, steps = max(state.spent.slowest_s, self.closing_s), steps_of(asked)
         simulated_s = self.network.round_seconds(traffic, steps) if self.network else 0.0
-        return Cost(up, down, seconds, simulated_s)
+        meter, energy_j = self.meter, 0.0
+        if meter is not None:
+            energy_j = total(
+                meter.usage(client, *both, steps.get(client, 0), simulated_s)
+                for client, both in traffic.items()
+            ).energy_j
+        return Cost(up, down, seconds, simulated_s, energy_j)
+
+    @property
+    def meter(self) -> Meter | None:
+        """What reckons seconds and joules of simulated devices, None without any."""
+        if self.network is None or self.network.fleet is None:
+            return None
+        return Meter(self.network.fleet, self.network)
+
+    def usage(
+        self, moved: Mapping[str, Moved], steps: Mapping[str, int], lasted_s: float
+    ) -> dict[str, Usage]:
+        """Return what each simulated device used in a round, {} without devices.
+
+        Parameters
+        ----------
+        steps : local steps of a job of each client.
+        lasted_s : of the round, 0 where nobody waits for its end.
+        """
+        meter = self.meter
+        return {} if meter is None else {
+            client: meter.usage(
+                client, one.down_bytes, one.up_bytes, one.jobs * steps.get(client, 0), lasted_s
+            )
+            for client, one in sorted(moved.items())
+        }  # fmt: skip
 
     def over_budget(self, state: RunState, totals: Totals, bound: Cost) -> str:
         """Return why the next round is not begun, or ""."""
         spent = Cost(
-            totals.up_bytes, totals.down_bytes, self.seconds(state), state.spent.simulated_s
-        )
+            totals.up_bytes, totals.down_bytes, self.seconds(state), state.spent.simulated_s,
+            state.spent.energy_j,
+        )  # fmt: skip
         return over_budget(self.round, spent, bound)
 
     def simulated_s(self, traffic: Traffic, steps: Mapping[str, int], bound: Cost) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from fedllm_app.core.job import Request
 from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.state import RunState
+from fedllm_app.devices.meter import Usage, total
 from fedllm_app.run.budget import Cost
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.ledger import Ledger
@@ -36,6 +37,7 @@ class OpenRound:
     bound : the most that it can cost, once its first jobs were given.
     downloads : what clients may hold after it.
     refused : the budget that no further job fits into, or "".
+    used : what each simulated device used in it, once it closes.
     """
 
     planned: Planned
@@ -45,6 +47,7 @@ class OpenRound:
     bound: Cost | None = None
     downloads: Mapping[str, np.ndarray] = field(default_factory=dict)
     refused: str = ""
+    used: Mapping[str, Usage] = field(default_factory=dict)
 
     @property
     def t(self) -> int:
@@ -66,6 +69,7 @@ class OpenRound:
             intake.accepted, intake.dropped, intake.train_loss(), norm, evaluation, lasted_s,
             intake.failed, intake.clip.clipped, intake.clip.limit(PARAMS),
             [*intake.ages.values()] if ages else None, ended, curves,
+            {client: one.record() for client, one in self.used.items()},
         )  # fmt: skip
 
     def curves(self, norm: float | None, optimizer: ServerOptimizer) -> dict[str, float]:
@@ -85,11 +89,17 @@ class OpenRound:
         """
         intake = self.intake
         spent = replace(state.spent, simulated_s=now, units=state.spent.units + self.units(most))
+        used = total(self.used.values())
         return replace(
             state,
             pending=intake.outstanding(state.pending),
             norms=intake.clip.norms(),
-            spent=spent,
+            spent=replace(
+                spent,
+                flops=spent.flops + used.flops,
+                compute_s=spent.compute_s + used.compute_s,
+                energy_j=spent.energy_j + used.energy_j,
+            ),
             open=still_open(intake.open.values()),
             dropped=dict(Counter(state.dropped) + intake.dropped),
         )
