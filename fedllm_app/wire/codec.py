@@ -2,10 +2,10 @@
 
 The encoder writes the smallest of bitmap, Rice-coded gaps, positions by slice of a tensor, and
 dense values in which a reserved code marks what is not sent. It is therefore never larger than the
-dense update of the same value type. The decoder takes hostile bytes: whatever it is given, it
-returns what an encoder could have written for this layout, base and support, or raises WireError
-before it takes memory beyond a few times the payload and P. docs/wire-format.md specifies every
-byte.
+dense update of the same value type, but for u2 to u16, which have no code to spare. The decoder
+takes hostile bytes: whatever it is given, it returns what an encoder could have written for this
+layout, base and support, or raises WireError before it takes memory beyond a few times the payload
+and P. docs/wire-format.md specifies every byte.
 
 Shapes: P flat trainable parameters, K coordinates sent.
 """
