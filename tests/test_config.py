@@ -73,7 +73,7 @@ WRONG = [
     ("run.name", "../elsewhere", "letters"),
     ("run.name", "a/b", "letters"),
     ("server.optimizer", "lion", "one of adam, adamw, sgd, adagrad, delayed-nesterov, fedadam,"),
-    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4', 'q3' or 'q2'"),
+    ("wire.up-values", "fp8", "'fp32', 'fp16', 'bf16', 'int8', 'int4', 'q4', 'q3', 'q2', 'u2'"),
     ("client.optimizer", "adam", "'sgd' or 'adamw'"),
     ("model.train", "all", "'lora', 'head' or 'full'"),
     ("data.train", "", "at least 1 character"),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import kebab
 from fedllm_app.server.methods import STRATEGIES, method_of
-from fedllm_app.server.methods.base import Method, StrategySettings, shrinking
+from fedllm_app.server.methods.base import Method, StrategySettings
+from fedllm_app.server.methods.shares import shrinking
 
 if TYPE_CHECKING:
     from fedllm_app.config import RunConfig
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 READ_BY_SOME = (
     "tier-densities", "tier-ranks", "head", "mean", "error-feedback", "down", "down-history",
     "feedback-decay", "rounding", "top-k", "block", "fragments", "mixing",
-    "momentum",
+    "momentum", "train-share", "train-always",
 )  # fmt: skip
 
 
@@ -127,6 +128,8 @@ def of_aggregate(c: "RunConfig", method: Method) -> Iterator[str]:
     mean, densities = c.strategy.mean or method.mean, [1.0]
     if "d-up" in method.keys:
         densities = [c.strategy.d_up]
+    elif "train-share" in method.keys:
+        densities = [c.strategy.train_share]
     elif "tier-densities" in method.keys:
         densities = c.strategy.densities
     if mean == "cohort" and min(densities) <= trim:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedllm_app.models.scratch import SHAPES, shape_of
+from fedllm_app.models.scratch import ALL_SHAPES, shape_of
 from fedllm_app.models.settings import BACKBONES, SCRATCH, TRAIN
 from fedllm_app.tasks.base import TaskKind
 
@@ -34,7 +34,7 @@ def of_model(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
 def _of_scratch(c: "RunConfig", kind: TaskKind) -> Iterator[str]:
     source = c.model.source
     if shape_of(source) is None:
-        names = ", ".join(f"{SCRATCH}{name}" for name in SHAPES)
+        names = ", ".join(f"{SCRATCH}{name}" for name in ALL_SHAPES)
         yield f"model.source is {source!r}; expected one of {names}"
     if c.model.train != "full":
         yield (

@@ -1,8 +1,8 @@
 """The rules of derived supports: whole tensors or slices of them, the same on both sides.
 
 A rule returns slices, so that a device saves the compute of what it does not train as well as its
-traffic; one of your own may return scattered positions. `random-tensors` and `head-slices` wait for
-cross-device models and partial training: no method of ours uses them yet.
+traffic; one of your own may return scattered positions. `head-slices` waits for disjoint training
+of heads: no method of ours uses it yet.
 
 Shapes: P trainable parameters, R rank, H attention heads.
 """
@@ -22,6 +22,7 @@ from fedllm_app.core.region import Slice
 from fedllm_app.core.support import Derived, Rule
 
 RANK_SLICES = "rank-slices"  # the one rule by which a device can hold less than the whole bank
+RANDOM_TENSORS = "random-tensors"  # whole variables, drawn up to a share of all parameters
 FRAGMENT = "fragment"  # whole layers that travel together
 HEAD = Derived("tensors", {"without": list(ADAPTERS)})  # what is trained beside the adapters
 
@@ -59,12 +60,20 @@ def _rank_slices(
 def _random_tensors(
     layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
 ) -> list[Slice]:
-    """Return tensors in random order up to `share` of all parameters, at least one (Ro 2022)."""
-    budget, slices = float(args["share"]) * layout.size, list[Slice]()
+    """Return tensors in random order up to `share` of all parameters (Ro 2022).
+
+    Those whose names match an `always` pattern are taken first, then the others, at least one.
+    """
+    patterns = args.get("always", [])
+    fixed = [any(fnmatch.fnmatchcase(name, p) for p in patterns) for name in layout.names]
+    slices: list[Slice] = [(n, ()) for n, own in zip(layout.names, fixed, strict=True) if own]
+    budget = float(args["share"]) * layout.size
+    budget -= sum(size for size, own in zip(layout.sizes, fixed, strict=True) if own)
+    drawn = False
     for i in rng.permutation(len(layout.names)):
-        if not slices or layout.sizes[i] <= budget:
+        if not fixed[i] and (not drawn or layout.sizes[i] <= budget):
             slices.append((layout.names[i], ()))
-            budget -= layout.sizes[i]
+            budget, drawn = budget - layout.sizes[i], True
     return slices
 
 
@@ -110,7 +119,7 @@ def _fragment(
 RULES: dict[str, Rule] = {
     "tensors": _tensors,
     RANK_SLICES: _rank_slices,
-    "random-tensors": _random_tensors,
+    RANDOM_TENSORS: _random_tensors,
     "head-slices": _head_slices,
     FRAGMENT: _fragment,
 }

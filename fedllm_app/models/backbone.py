@@ -43,6 +43,11 @@ def local_source(source: str, cache: Path) -> str:
     """Return what from_pretrained can open: a GGUF file is converted first, the rest stays."""
     if source.endswith(".gguf"):
         return str(gguf_folder(Path(source), cache))
+    if (Path(source) / "model" / "config.json").is_file():
+        raise ConfigError(
+            f"model.source is {source!r}, the folder of a run; {str(Path(source) / 'model')!r} is "
+            "the model that it ended with"
+        )
     if Path(source).is_absolute() and not (Path(source) / "config.json").is_file():
         raise ConfigError(f"model.source is {source!r}: no config.json there; expected {SOURCES}")
     return source

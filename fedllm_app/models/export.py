@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from fedllm_app.core.errors import ConfigError, DataError, first_line
 from fedllm_app.core.files import fsync_tree
 from fedllm_app.data.image import ImageSpec
+from fedllm_app.models import own
 from fedllm_app.models.backbone import DTYPES, config_overrides, local_source, without_bars
 from fedllm_app.models.files import check_files
 from fedllm_app.models.gguf import converted_from
@@ -82,6 +83,7 @@ def save_adapter(
         "pad_token_id": getattr(config, "pad_token_id", None),
         "labels": list(labels),
         "converted_from": converted_from(source),
+        "registered_by": own.__name__ if config.model_type in own.OWN else "",
         "round": round,
         "metrics": dict(metrics or {}),
     }

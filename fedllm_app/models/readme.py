@@ -1,6 +1,7 @@
 """The README beside a saved result: what it is, what it scored, and the lines that load it.
 
-The lines are plain transformers and peft, so that the result outlives this project.
+The lines are plain transformers and peft, so that the result outlives this project; but for an
+architecture of ours, which one import of it registers.
 """
 
 from collections.abc import Mapping
@@ -79,6 +80,8 @@ def load_lines(folder: Path, about: Mapping[str, Any], train: str, tokenizer: bo
     auto = kind.auto_model
     imports = f"from transformers import {auto}" + (", AutoTokenizer" if tokenizer else "")
     lines = ["import torch"]
+    if module := about.get("registered_by"):
+        lines += [f"import {module}  # an architecture that transformers does not have"]
     if train == "lora":
         lines += ["from peft import PeftModel", imports, ""]
         arguments = [repr(about["base"]), f"dtype=torch.{about['dtype']}"]

@@ -1,10 +1,12 @@
-"""Models from scratch: decoder Transformers by name, drawn from the run's seed, with no download.
+"""Models from scratch: decoders by name, drawn from the run's seed, with no download.
 
 A Llama-style decoder (RMSNorm, rotary positions, SwiGLU, no biases, tied embeddings) by
-transformers' LlamaForCausalLM. The shapes from 75m on are those of Photon (Sani et al. 2024,
-arXiv 2411.02908), which trained MPT models of them.
+transformers' LlamaForCausalLM; the shapes from 75m on are those of Photon (Sani et al. 2024,
+arXiv 2411.02908), which trained MPT models of them. For devices, three families, each below 5M and
+at about 20M parameters with a vocabulary of 4,096, as Ro et al. 2022 (arXiv 2204.09715) compare
+them: a projected LSTM (lstm.py), this decoder, and a causal Conformer (conformer.py).
 
-Shapes: L layers, d width, V vocabulary.
+Shapes: L layers, d width, V vocabulary, H cells of an LSTM, k kernel of a convolution.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +21,7 @@ STEP = 64  # the MLP is a multiple of this wide
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a decoder.
+    """The shape of a Llama-style decoder.
 
     Attributes
     ----------
@@ -45,7 +47,86 @@ class Shape:
         d = self.width
         return self.layers * (4 * d * d + 3 * d * self.mlp + 2 * d) + V * d + d
 
+    def config(self, common: dict[str, Any]) -> Any:
+        """Return the config of transformers; `common` is what every family's config has."""
+        from transformers import LlamaConfig
 
+        return LlamaConfig(
+            num_attention_heads=self.heads,
+            intermediate_size=self.mlp,
+            architectures=["LlamaForCausalLM"],
+            **common,
+        )
+
+
+@dataclass(frozen=True)
+class LstmShape:
+    """The shape of a projected LSTM.
+
+    Attributes
+    ----------
+    layers, width, cells : width is that of the embeddings and of the projection.
+    nominal : the number of parameters that its name stands for.
+    """
+
+    layers: int
+    width: int
+    cells: int
+    nominal: float
+
+    def parameters(self, V: int) -> int:
+        """Return the number of parameters."""
+        d, H = self.width, self.cells
+        return self.layers * (9 * d * H + 8 * H) + V * d
+
+    def config(self, common: dict[str, Any]) -> Any:
+        """Return the config."""
+        from fedllm_app.models.lstm import LstmConfig
+
+        # No norm stands between the embeddings and what reads them: they begin larger.
+        return LstmConfig(
+            cell_size=self.cells,
+            initializer_range=self.width**-0.5,
+            architectures=["LstmForCausalLM"],
+            **common,
+        )
+
+
+@dataclass(frozen=True)
+class ConformerShape:
+    """The shape of a causal Conformer.
+
+    Attributes
+    ----------
+    layers, width, heads, kernel : of the blocks; a feed-forward is 4 d wide.
+    nominal : the number of parameters that its name stands for.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    kernel: int
+    nominal: float
+
+    def parameters(self, V: int) -> int:
+        """Return the number of parameters."""
+        d = self.width
+        return self.layers * (23 * d * d + (26 + self.kernel) * d) + V * d
+
+    def config(self, common: dict[str, Any]) -> Any:
+        """Return the config."""
+        from fedllm_app.models.conformer import ConformerConfig
+
+        return ConformerConfig(
+            num_attention_heads=self.heads,
+            intermediate_size=4 * self.width,
+            conv_kernel=self.kernel,
+            architectures=["ConformerForCausalLM"],
+            **common,
+        )
+
+
+AnyShape = Shape | LstmShape | ConformerShape
 # "tiny" and "small" are ours, for a vocabulary of 4,096.
 SHAPES = {
     "tiny": Shape(3, 192, 6, 2e6),
@@ -56,15 +137,25 @@ SHAPES = {
     "3b": Shape(32, 2560, 20, 3e9),
     "7b": Shape(32, 4096, 32, 7e9),
 }
+# For devices, by a vocabulary of 4,096. The large ones are of the sizes of Ro et al. 2022.
+DEVICE_SHAPES: dict[str, AnyShape] = {
+    "lstm-small": LstmShape(1, 256, 1536, 4.6e6),
+    "lstm-large": LstmShape(2, 512, 1920, 19.8e6),
+    "transformer-small": Shape(4, 256, 4, 4.3e6),
+    "transformer-large": Shape(6, 512, 8, 21e6),
+    "conformer-small": ConformerShape(2, 256, 4, 15, 4.1e6),
+    "conformer-large": ConformerShape(3, 512, 8, 15, 20.2e6),
+}
+ALL_SHAPES: dict[str, AnyShape] = {**SHAPES, **DEVICE_SHAPES}
 PUBLISHED_VOCABULARY = 50_368  # of Photon's models
 
 
-def shape_of(source: str) -> Shape | None:
+def shape_of(source: str) -> AnyShape | None:
     """Return the shape that a model.source names, None where it names no model from scratch."""
-    return SHAPES.get(source.removeprefix(SCRATCH)) if source.startswith(SCRATCH) else None
+    return ALL_SHAPES.get(source.removeprefix(SCRATCH)) if source.startswith(SCRATCH) else None
 
 
-def scratch_config(shape: Shape, vocabulary: int, max_tokens: int, ends: dict[str, Any]) -> Any:
+def scratch_config(shape: AnyShape, vocabulary: int, max_tokens: int, ends: dict[str, Any]) -> Any:
     """Return the config of a decoder.
 
     Parameters
@@ -73,17 +164,15 @@ def scratch_config(shape: Shape, vocabulary: int, max_tokens: int, ends: dict[st
     max_tokens : as in task.max-tokens; the positions that the config tells of.
     ends : token ids by the config's names, such as "eos_token_id".
     """
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.mlp,
-        max_position_embeddings=max_tokens,
-        tie_word_embeddings=True,
-        **ends,
+    return shape.config(
+        {
+            "vocab_size": vocabulary,
+            "hidden_size": shape.width,
+            "num_hidden_layers": shape.layers,
+            "max_position_embeddings": max_tokens,
+            "tie_word_embeddings": True,
+            **ends,
+        }
     )
 
 
@@ -97,7 +186,7 @@ def scratch_folder(source: str, tokenizer: Any, max_tokens: int, cache: Path) ->
     max_tokens : as in task.max-tokens.
     cache : folder for all caches.
     """
-    shape = SHAPES[source.removeprefix(SCRATCH)]
+    shape = ALL_SHAPES[source.removeprefix(SCRATCH)]
     end = tokenizer.eos_token_id
     first = tokenizer.bos_token_id
     ends = {
@@ -110,8 +199,6 @@ def scratch_folder(source: str, tokenizer: Any, max_tokens: int, cache: Path) ->
     key = digest(source, asdict(shape), tokens, max_tokens, ends)
 
     def build(folder: Path) -> None:
-        config = scratch_config(shape, tokens, max_tokens, ends)
-        config.architectures = ["LlamaForCausalLM"]
-        config.save_pretrained(folder)
+        scratch_config(shape, tokens, max_tokens, ends).save_pretrained(folder)
 
     return build_once(cache / "scratch" / f"{source.removeprefix(SCRATCH)}-{key}", build)

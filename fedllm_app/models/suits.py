@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from fedllm_app.core.errors import ConfigError, first_line
+from fedllm_app.models import own  # noqa: F401 - transformers then knows our architectures
 from fedllm_app.tasks import task_of
 from fedllm_app.tasks.base import padded
 

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.models.own import OWN
 
 log = logging.getLogger("fedllm")
 # Raje 2024 adapts all three kinds of GPT-2 layers; PEFT's own table has c_attn alone.
@@ -45,7 +46,8 @@ _OTHER_SENSES = ("vision", "visual", "image", "audio", "multi_modal", "speech", 
 
 def is_language_model(model: PreTrainedModel) -> bool:
     """Return whether the model predicts tokens (and so has no classification head)."""
-    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    name, kind = type(model).__name__, model.config.model_type
+    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or kind in OWN
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:

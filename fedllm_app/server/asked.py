@@ -19,8 +19,9 @@ from fedllm_app.core.state import Open
 from fedllm_app.core.support import Draw, Sent, Support, expand
 from fedllm_app.wire.codec import WireSettings, decode, max_bytes
 from fedllm_app.wire.select import top_count, without
-from fedllm_app.wire.slices import Origin, origin_of
+from fedllm_app.wire.slices import Origin, origin_of, slices_of
 from fedllm_app.wire.tiles import block_count, candidates_of
+from fedllm_app.wire.uniform import stretches_of
 
 Key = tuple[int, str]  # job id and client
 
@@ -166,5 +167,8 @@ def expected(
             free = without(P, candidates, always)
             count = top_count(P if free is None else free.size, up.density)
         count += 0 if always is None else always.size
-    most = max_bytes(count, P, value_type, block, explicit=isinstance(up, TopK))
-    return Expected(within, always, count, isinstance(up, TopK), value_type, most)
+    chosen = isinstance(up, TopK)
+    # What a device chooses may lie in any tensor; what it is told lies in those of the set.
+    tensors = stretches_of(None if chosen else within, slices_of(layout)).size
+    most = max_bytes(count, P, value_type, block, chosen, tensors=tensors)
+    return Expected(within, always, count, chosen, value_type, most)

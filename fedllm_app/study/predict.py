@@ -23,6 +23,7 @@ from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
+from fedllm_app.core.region import Where
 from fedllm_app.core.region import positions_of as as_positions
 from fedllm_app.core.region import size_of as set_size
 from fedllm_app.core.seeds import generator
@@ -39,7 +40,8 @@ from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
 from fedllm_app.wire.header import GRID
 from fedllm_app.wire.select import without
-from fedllm_app.wire.slices import origin_of
+from fedllm_app.wire.slices import origin_of, slices_of
+from fedllm_app.wire.uniform import stretches_of
 
 WAYS = ("down", "up")
 NO_BASE = "0" * 32  # a name of 32 digits: lengths do not depend on it
@@ -163,7 +165,7 @@ class Predictor:
             self._params[rank] = Rank(self.layout, self.initial, rank)
         return self._params[rank]
 
-    def payload(self, support: Support | None, K: int, within: np.ndarray | None,
+    def payload(self, support: Support | None, K: int, within: Where,
                 layout: ParamLayout, value_type: str, block: int,
                 always: np.ndarray | None = None, grid_bits: float = 0.0,
                 ) -> Payload:  # fmt: skip
@@ -172,12 +174,13 @@ class Predictor:
         Parameters
         ----------
         support : explicit positions; a device's choice is None, inside `within` (None: all P).
-            Anything else costs no bytes for positions.
+            Anything else is `within`, and costs no bytes for positions.
         always : positions that a device's choice holds in any case.
         """
         P, explicit = layout.size, isinstance(support, Positions)
         if support is not None and (not explicit or value_type == GRID):
-            return Payload(max_bytes(K, P, value_type, block, explicit, grid_bits), K)
+            tensors = stretches_of(within, slices_of(layout)).size
+            return Payload(max_bytes(K, P, value_type, block, explicit, grid_bits, tensors), K)
         W: object = P if within is None else within.size
         if isinstance(support, Positions):
             W = hashlib.blake2b(support.idx.tobytes()).digest()
@@ -188,7 +191,7 @@ class Predictor:
             if isinstance(support, Positions):
                 idx = support.idx
             else:
-                free = without(P, within, always)
+                free = without(P, within if within is None else as_positions(within, P), always)
                 idx = rng.choice(P if free is None else free, K - whole, replace=False)
                 idx = np.sort(idx if always is None else np.concatenate([idx, always]))
             packed = encode(
@@ -255,23 +258,19 @@ class _Rounds:
         draw = Draw(self.c.run.seed, t, name)
         where = expand(plan.down, self.layout, draw)
         K, wire = set_size(where, self.layout.size), self.c.wire
-        values, block = wire.down_values, wire.block
-        made = self.predictor.payload(
-            plan.down, K, None, self.layout, values, block, None, wire.grid_bits
-        )
-        more = beside_bytes(plan.beside_down, self.layout, draw, values, block)
+        how = (self.layout, wire.down_values, wire.block, None, wire.grid_bits)
+        made = self.predictor.payload(plan.down, K, where, *how)
+        more = beside_bytes(plan.beside_down, self.layout, draw, wire.down_values, wire.block)
         return replace(made, size=made.size + more)
 
     def up(self, t: int, group: str, client: str, plan: ClientPlan) -> Payload:
-        """Return the payload that a client sends in round `t` as one of a group."""
+        """Return the payload of a client of a group in round `t`."""
         wire, draw = self.c.wire, Draw(self.c.run.seed, t, group, client)
         up = expected(plan.up, self.layout, draw, wire.up_values, wire.block)
-        within = None if up.within is None else as_positions(up.within, self.layout.size)
         # Positions that went down, or are derived, cost nothing.
         support = None if isinstance(plan.up, TopK) else Derived("sent")
-        made = self.predictor.payload(
-            support, up.count, within, self.layout, wire.up_values, wire.block, up.always
-        )
+        how = (self.layout, wire.up_values, wire.block, up.always)
+        made = self.predictor.payload(support, up.count, up.within, *how)
         more = beside_bytes(plan.beside_up, self.layout, draw, wire.up_values, wire.block)
         return replace(made, size=made.size + more)
 

@@ -20,7 +20,7 @@ from fedllm_app.wire.header import (
     SLICED,
     Header,
 )
-from fedllm_app.wire.quantize import VALUE_TYPES
+from fedllm_app.wire.quantize import ALL_TYPES
 
 
 def check_arguments(
@@ -32,9 +32,9 @@ def check_arguments(
     derived: bool,
 ) -> None:
     """Raise WireError if an update cannot be written: its receiver would refuse it."""
-    if value_type not in VALUE_TYPES or block not in BLOCKS:
+    if value_type not in ALL_TYPES or block not in BLOCKS:
         raise WireError(
-            f"value type {value_type!r}, block {block!r}; expected one of {VALUE_TYPES} and a "
+            f"value type {value_type!r}, block {block!r}; expected one of {ALL_TYPES} and a "
             "power of two from 16 to 65536"
         )
     if values_K.ndim != 1 or not 1 <= P <= MOST_P or values_K.size > P:

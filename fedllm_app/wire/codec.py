@@ -2,10 +2,10 @@
 
 The encoder writes the smallest of bitmap, Rice-coded gaps, positions by slice of a tensor, and
 dense values in which a reserved code marks what is not sent. It is therefore never larger than the
-dense update of the same value type. The decoder takes hostile bytes: whatever it is given, it
-returns what an encoder could have written for this layout, base and support, or raises WireError
-before it takes memory beyond a few times the payload and P. docs/wire-format.md specifies every
-byte.
+dense update of the same value type, but for u2 to u16, which have no code to spare. The decoder
+takes hostile bytes: whatever it is given, it returns what an encoder could have written for this
+layout, base and support, or raises WireError before it takes memory beyond a few times the payload
+and P. docs/wire-format.md specifies every byte.
 
 Shapes: P flat trainable parameters, K coordinates sent.
 """
@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from fedllm_app.core.region import Where
-from fedllm_app.core.settings import Settings
 from fedllm_app.wire import positions as where
 from fedllm_app.wire.checks import check_arguments, check_expected
 from fedllm_app.wire.grid import most_bytes
@@ -33,52 +31,14 @@ from fedllm_app.wire.header import (
 )
 from fedllm_app.wire.marks import Sent, listed
 from fedllm_app.wire.modes import read_positions, write_positions
-from fedllm_app.wire.quantize import (
-    ValueType,
-    pack_marked,
-    pack_values,
-    value_bytes,
-)
+from fedllm_app.wire.quantize import pack_marked, pack_values, value_bytes
+from fedllm_app.wire.settings import WireSettings as WireSettings
 from fedllm_app.wire.slices import Origin
+from fedllm_app.wire.uniform import BITS as UNIFORM
+from fedllm_app.wire.uniform import stretches_of
 from fedllm_app.wire.unpack import Marked, Values
 
 Expected = Literal["any", "all", "explicit", "derived"]
-
-
-class WireSettings(Settings):
-    """How values travel, namespace `wire`."""
-
-    up_values: ValueType = Field(
-        "fp32",
-        description="Type of the values that clients send. int4 and q4 have 4 bits, q3 has 3 bits, "
-        "q2 has 2 bits.",
-    )
-    down_values: ValueType | Literal["grid"] = Field(
-        "fp32",
-        description="Type of the values that the server sends. int4 and q4 have 4 bits, q3 has "
-        "3 bits, q2 has 2 bits. grid has wire.grid-bits for each value on average.",
-    )
-    grid_bits: float = Field(
-        1.5,
-        ge=0.1,
-        le=16,
-        description="Most bits for each value of type grid, on average. Small values become zero "
-        "and cost a fraction of a bit.",
-    )
-    block: int = Field(
-        256,
-        ge=16,
-        le=65536,
-        description="Number of values that share a scale in int8 and int4. It must be a power "
-        "of two.",
-    )
-
-    @field_validator("block")
-    @classmethod
-    def _is_power_of_two(cls, block: int) -> int:
-        if block & (block - 1):
-            raise ValueError(f"{block} is not a power of two; expected 16, 32, ... or 65536")
-        return block
 
 
 @dataclass(frozen=True)
@@ -129,19 +89,31 @@ def dense_bytes(P: int) -> int:
 
 
 def max_bytes(
-    K: int, P: int, value_type: str, block: int, explicit: bool, grid_bits: float = 0.0
+    K: int,
+    P: int,
+    value_type: str,
+    block: int,
+    explicit: bool,
+    grid_bits: float = 0.0,
+    tensors: int = 1,
 ) -> int:
     """Return the length that no payload of K among P coordinates exceeds.
 
     Without explicit positions (all, or derived) it is the exact length, but for a grid.
+
+    Parameters
+    ----------
+    tensors : that the K lie in, or may lie in: u2 to u16 have bounds of each.
     """
     if value_type == GRID:
         positions = min(where.bitmap_bytes(P), where.max_rice_bytes(K, P)) if explicit else 0
         return HEADER_BYTES + positions + most_bytes(K, grid_bits)
-    values = value_bytes(K, value_type, block)
+    uniform = value_type in UNIFORM
+    values = value_bytes(K, value_type, block, stretches=min(K, tensors) if uniform else 0)
     if explicit:
         positions = min(where.bitmap_bytes(P), where.max_rice_bytes(K, P))
-        values = min(positions + values, value_bytes(P, value_type, block))
+        marked = np.inf if uniform else value_bytes(P, value_type, block)
+        values = int(min(positions + values, marked))
     return HEADER_BYTES + values
 
 
@@ -154,6 +126,7 @@ def encode(
     block: int,
     derived: bool = False,
     rng: np.random.Generator | None = None,
+    within: Where = None,
 ) -> np.ndarray:
     """Return the payload of K coordinates.
 
@@ -166,10 +139,12 @@ def encode(
     block : values that share a scale in int8 and int4; a power of two, 16 to 65536.
     derived : True when the receiver knows the positions, so that none are sent.
     rng : draws the rounding of few levels; None rounds to the nearest.
+    within : the derived set, by which u2 to u16 know the tensors; unknown, it is taken for one.
 
     Returns
     -------
-    uint8 array of at most 64 bytes more than P values of this type take.
+    uint8 array of at most 64 bytes more than P values of this type take; u2 to u16 may need a
+    bitmap beside that, where they send all but a few.
 
     Raises
     ------
@@ -178,7 +153,15 @@ def encode(
     """
     values_K, P = np.asarray(values_K, dtype=np.float32), origin.P
     check_arguments(values_K, positions, P, value_type, block, derived)
-    marked = value_bytes(P, value_type, block, True) - value_bytes(values_K.size, value_type, block)
+    count_S, marked = np.zeros(0, np.int64), np.inf
+    if value_type in UNIFORM:
+        known = not derived or within is not None
+        count_S = stretches_of(within if derived else positions, origin.slices if known else None)
+        if not count_S.size:
+            count_S = np.full(min(1, values_K.size), values_K.size)
+    else:
+        marked = value_bytes(P, value_type, block, True)
+        marked -= value_bytes(values_K.size, value_type, block)
     written = write_positions(positions, origin, derived, marked)
     section, rice = written.section, written.rice
     header = Header(
@@ -192,6 +175,7 @@ def encode(
         section.size,
         rice.k if rice else 0,
         bool(rice and rice.shortened),
+        stretches=count_S.size,
     )
     payload = np.empty(header.total, dtype=np.uint8)
     front = np.concatenate([header.pack(), section])
@@ -199,7 +183,7 @@ def encode(
     if written.mode == MARKED and positions is not None:
         pack_marked(values_K, positions, P, value_type, block, rng, out)
     else:
-        pack_values(values_K, value_type, block, rng, out)
+        pack_values(values_K, value_type, block, rng, out, count_S)
     return payload
 
 
@@ -289,4 +273,5 @@ def _decode(
         marked = Marked(data, P, header.K, header.value_type, header.block)
         return Coded(marked.marks, marked)
     sent = read_positions(header, section, origin, derived)
-    return Coded(sent, Values(data, header.K, header.value_type, header.block))
+    values = Values(data, header.K, header.value_type, header.block, header.stretches)
+    return Coded(sent, values)

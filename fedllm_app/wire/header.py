@@ -15,6 +15,7 @@ import numpy as np
 from fedllm_app.core.errors import WireError
 from fedllm_app.wire.quantize import value_bytes
 from fedllm_app.wire.slices import Origin
+from fedllm_app.wire.uniform import BITS as UNIFORM
 
 MAGIC = b"FLLM"
 VERSION = 1
@@ -22,13 +23,13 @@ HEADER_BYTES = 64
 ALL, DERIVED, BITMAP, RICE, MARKED, SLICED = range(6)
 GRID = "grid"  # values of wire/grid.py
 # The number of a type on the wire is its place here.
-TYPES = ("fp32", "fp16", "bf16", "int8", "int4", "q4", "q3", GRID, "q2")
+TYPES = ("fp32", "fp16", "bf16", "int8", "int4", "q4", "q3", GRID, "q2", *UNIFORM)
 MODES = ("all", "derived", "bitmap", "rice", "marked", "sliced")
 BLOCKS = tuple(1 << exponent for exponent in range(4, 17))
 # A bitmap's length must fit the header's 32 bits.
 MOST_P = 1 << 34
 # magic, version, mode, value type, log2 of block, P, K, layout hash, base fingerprint,
-# bytes of positions, Rice parameter, shortened, reserved
+# bytes of positions, Rice parameter, shortened, stretches
 _STRUCT = struct.Struct("<4sBBBBQQ16s16sIBBH")
 
 
@@ -51,6 +52,7 @@ class Header:
     rice_k: int
     shortened: bool
     coded_bytes: int = 0
+    stretches: int = 0
 
     @property
     def value_bytes(self) -> int:
@@ -58,7 +60,8 @@ class Header:
         if self.value_type == GRID:
             return self.coded_bytes
         marked = self.mode == MARKED
-        return value_bytes(self.P if marked else self.K, self.value_type, self.block, marked)
+        N = self.P if marked else self.K
+        return value_bytes(N, self.value_type, self.block, marked, self.stretches)
 
     @property
     def total(self) -> int:
@@ -80,7 +83,7 @@ class Header:
             self.position_bytes,
             self.rice_k,
             self.shortened,
-            0,
+            self.stretches,
         )
         return np.frombuffer(data, dtype=np.uint8)
 
@@ -101,7 +104,7 @@ def read_header(payload: np.ndarray) -> Header:
         raise WireError(f"payload has {payload.size} bytes; expected at least {HEADER_BYTES}")
     fields = _STRUCT.unpack(payload[:HEADER_BYTES].tobytes())
     magic, version, mode, value_type, exponent, P, K = fields[:7]
-    layout_hash, fingerprint, position_bytes, rice_k, shortened, reserved = fields[7:]
+    layout_hash, fingerprint, position_bytes, rice_k, shortened, stretches = fields[7:]
     if magic != MAGIC:
         raise WireError(f"payload starts with {magic!r}; expected {MAGIC!r}")
     if version != VERSION:
@@ -125,8 +128,9 @@ def read_header(payload: np.ndarray) -> Header:
         rice_k,
         bool(shortened),
         payload.size - HEADER_BYTES - position_bytes if coded else 0,
+        stretches,
     )
-    _check_counts(header, shortened, reserved)
+    _check_counts(header, shortened)
     if header.total != payload.size:
         raise WireError(f"payload has {payload.size} bytes; its header says {header.total}")
     return header
@@ -168,7 +172,7 @@ def check_origin(header: Header, ours: Origin) -> None:
         )
 
 
-def _check_counts(header: Header, shortened: int, reserved: int) -> None:
+def _check_counts(header: Header, shortened: int) -> None:
     """Raise WireError if the counts are not those of the header's mode."""
     mode = MODES[header.mode]
     if not 1 <= header.P <= MOST_P:
@@ -183,8 +187,14 @@ def _check_counts(header: Header, shortened: int, reserved: int) -> None:
         raise WireError(f"values on a grid have {header.coded_bytes} bytes in mode {mode!r}")
     if header.mode not in (BITMAP, RICE, SLICED) and header.position_bytes:
         raise WireError(f"mode {mode!r} has {header.position_bytes} bytes of positions; expected 0")
-    if shortened > (header.mode == RICE) or (header.rice_k and header.mode != RICE) or reserved:
+    uniform = header.value_type in UNIFORM
+    if header.stretches > uniform * header.K or (uniform and header.mode == MARKED):
         raise WireError(
-            f"mode {mode!r} has Rice parameter {header.rice_k}, flag {shortened} and reserved "
-            f"bits {reserved}; expected zeros where the mode has no use for them"
+            f"{header.value_type} has {header.stretches} stretches in mode {mode!r} with K = "
+            f"{header.K}; expected 1 to K of u2 to u16, which are not marked, and 0 of others"
+        )
+    if shortened > (header.mode == RICE) or (header.rice_k and header.mode != RICE):
+        raise WireError(
+            f"mode {mode!r} has Rice parameter {header.rice_k} and flag {shortened}; expected "
+            "zeros where the mode has no use for them"
         )

@@ -1,8 +1,9 @@
-"""Values as bytes: fp32, fp16, bf16, or the few levels of int8, int4, q4, q3 and q2 (levels.py).
+"""Values as bytes: fp32, fp16, bf16, few levels (levels.py), or even ones (u2 to u16, uniform.py).
 
 The floats round to the nearest, ties to even. Every type has one reserved code that no value
 takes: all bits set in a float (a NaN), the lowest number in int8 and int4, 14 in q4, 6 in q3 and 2
-in q2, which have one level fewer where it is used. It marks a coordinate not sent.
+in q2, which have one level fewer where it is used. It marks a coordinate not sent. u2 to u16 have
+no such code, since all are levels: they are never marked.
 
 A value beyond the largest of its type is refused, not saturated: it means that training has
 diverged or that the type is wrong, and a clipped update would hide both.
@@ -15,16 +16,21 @@ from typing import Literal, get_args
 import numpy as np
 
 from fedllm_app.core.errors import WireError
-from fedllm_app.wire import levels
+from fedllm_app.wire import levels, uniform
 from fedllm_app.wire.blocks import parts
 from fedllm_app.wire.pairs import quantize_pairs
 from fedllm_app.wire.table import fitted_table, table_for
 
-ValueType = Literal["fp32", "fp16", "bf16", "int8", "int4", "q4", "q3", "q2"]
-VALUE_TYPES: tuple[str, ...] = get_args(ValueType)
-BITS = {"fp32": 32, "fp16": 16, "bf16": 16} | levels.BITS
+Marking = Literal["fp32", "fp16", "bf16", "int8", "int4", "q4", "q3", "q2"]
+Uniform = Literal[
+    "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9", "u10", "u11", "u12", "u13", "u14", "u15", "u16"
+]
+ValueType = Literal[Marking, Uniform]
+VALUE_TYPES: tuple[str, ...] = get_args(Marking)  # that can mark what is not sent
+ALL_TYPES: tuple[str, ...] = (*VALUE_TYPES, *get_args(Uniform))
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16} | levels.BITS | uniform.BITS
 _BF16_MOST = float(np.uint32(0x7F7F0000).view(np.float32))
-LARGEST = dict.fromkeys(VALUE_TYPES, _BF16_MOST) | {
+LARGEST = dict.fromkeys(ALL_TYPES, _BF16_MOST) | {
     "fp32": float(np.finfo(np.float32).max),
     "fp16": 65504.0,
 }
@@ -36,10 +42,18 @@ WORD: dict[str, type[np.unsignedinteger]] = {
 NOT_SENT = {"fp32": 0xFFFFFFFF, "fp16": 0xFFFF, "bf16": 0xFFFF} | levels.NOT_SENT
 
 
-def value_bytes(N: int, value_type: str, block: int, marked: bool = False) -> int:
-    """Return the length of a section of N values, some of them marked as not sent or none."""
-    few = value_type in levels.BITS
-    head = levels.head_bytes(N, value_type, block, marked) if few else 0
+def value_bytes(
+    N: int, value_type: str, block: int, marked: bool = False, stretches: int = 0
+) -> int:
+    """Return the length of a section of N values, some of them marked as not sent or none.
+
+    Parameters
+    ----------
+    stretches : of u2 to u16, each of one tensor.
+    """
+    head = uniform.head_bytes(stretches)
+    if value_type in levels.BITS:
+        head = levels.head_bytes(N, value_type, block, marked)
     return head + -(-N * BITS[value_type] // 8)
 
 
@@ -49,8 +63,9 @@ def pack_values(
     block: int,
     rng: np.random.Generator | None,
     out: np.ndarray,
+    count_S: np.ndarray | None = None,
 ) -> None:
-    """Write the values into `out`, uint8 of shape (value_bytes(N, value_type, block),).
+    """Write the values into `out`, uint8 of the length that `value_bytes` says.
 
     Parameters
     ----------
@@ -58,13 +73,18 @@ def pack_values(
     block : values that share a scale (int8 and int4).
     rng : draws the rounding of few levels, so that means are right; None rounds to the nearest, on
         a table that is fitted to the values. The floats ignore it.
+    count_S : values of each stretch of u2 to u16; the other types have none.
 
     Raises
     ------
     WireError
         If a value is not finite or too large for the type.
     """
-    _pack(values_N, None, values_N.size, value_type, block, rng, out)
+    if count_S is not None and count_S.size:
+        _check_range(values_N, value_type)
+        uniform.pack_uniform(values_N, BITS[value_type], count_S, rng, out)
+    else:
+        _pack(values_N, None, values_N.size, value_type, block, rng, out)
 
 
 def pack_marked(

@@ -14,6 +14,8 @@ from fedllm_app.wire import levels
 from fedllm_app.wire.blocks import parts
 from fedllm_app.wire.marks import Marks
 from fedllm_app.wire.quantize import BITS, NOT_SENT, WORD
+from fedllm_app.wire.uniform import BITS as UNIFORM
+from fedllm_app.wire.uniform import UniformSection
 
 
 class Values:
@@ -21,18 +23,31 @@ class Values:
 
     Parameters
     ----------
-    data : uint8 array of shape (value_bytes(N, value_type, block),).
+    data : uint8 array of shape (value_bytes(N, value_type, block, stretches=stretches),).
+    stretches : of u2 to u16, each of one tensor.
 
     Attributes
     ----------
     dtype, shape : of the values.
+
+    Raises
+    ------
+    WireError
+        If the stretches are not those of N values.
     """
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, data: np.ndarray, N: int, value_type: str, block: int) -> None:
+    _section: "_Section | UniformSection"
+
+    def __init__(
+        self, data: np.ndarray, N: int, value_type: str, block: int, stretches: int = 0
+    ) -> None:
         self.shape = (N,)
-        self._section = _Section(data, N, value_type, block, marked=False)
+        if value_type in UNIFORM:
+            self._section = UniformSection(data, N, value_type, stretches)
+        else:
+            self._section = _Section(data, N, value_type, block, marked=False)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Return the values in order, each block with the slice of 0..N - 1 that it is.
@@ -67,7 +82,7 @@ class Values:
     def whole(self) -> np.ndarray:
         """Return all values, float32 of shape (N,); fp32 may be a view of the bytes."""
         section = self._section
-        if section.value_type == "fp32":
+        if isinstance(section, _Section) and section.value_type == "fp32":
             largest_of(values for _, values in self.blocks())
             return _floats(section.data.view("<u4"), "fp32")
         values_N = np.empty(self.shape, dtype=np.float32)

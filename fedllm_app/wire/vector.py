@@ -43,4 +43,5 @@ def encode_set(
         block=block,
         derived=where is not None and not explicit,
         rng=rng,
+        within=where,
     )

@@ -80,6 +80,20 @@ def test_random_tensors_are_whole_and_within_the_share():
     assert positions("random-tensors", share=1.0) == list(range(20))
 
 
+def test_what_is_always_trained_counts_towards_the_share():
+    # The head is 10 and 11, two of 20; half of all leaves eight, and no other tensor has more.
+    head, rest = {10, 11}, set(range(20)) - {10, 11}
+    how = {"share": 0.5, "always": ["head*"]}
+    drawn = [set(positions("random-tensors", client=str(i), **how)) for i in range(30)]
+    assert all(head < chosen and len(chosen) <= 10 for chosen in drawn)
+    assert set().union(*drawn) == head | rest
+    # One other tensor is trained whatever the share is.
+    small = set(positions("random-tensors", share=0.05, always=["head*"]))
+    assert head < small
+    assert small - head in [set(range(a, b)) for a, b in ((0, 6), (6, 10), (12, 16), (16, 20))]
+    assert set(positions("random-tensors", share=0.05, always=["*"])) == set(range(20))
+
+
 def test_fragments_are_every_so_manieth_layer_and_together_all():
     layout = ParamLayout(
         ("embed", "layers.0.w", "layers.1.w", "layers.2.w", "layers.2.b", "norm"),

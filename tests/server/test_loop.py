@@ -469,6 +469,24 @@ def test_one_derived_support_is_one_set_wherever_it_is_used(play):
     assert np.flatnonzero(loop.optimizer.params != PARAMS).tolist() == chosen
 
 
+@pytest.mark.parametrize("name", ["partial", "partial-floss"])
+def test_a_variable_moves_by_the_mean_over_those_that_trained_it(play, name):
+    """By hand: SGD of rate 1/4 on the mean slope of the clients whose part holds the tensor."""
+    share = {"train_share": 0.5, "d_up": 1.0, "mean": "senders"}
+    loop = play("abc", rounds=1, method=name, strategy=share)
+    mine = Derived("random-tensors", {"share": 0.5}, ("round", "client"))
+    slope, trained = np.zeros(P), np.zeros(P)
+    for number, client in enumerate("abc", start=1):
+        chosen = expand(mine, LAYOUT, Draw(0, 1, "all", client)).positions()
+        slope[chosen] += number
+        trained[chosen] += 1
+    assert len(set(trained)) > 1
+    expected = PARAMS - 0.25 * slope / np.maximum(trained, 1)
+    assert loop.optimizer.params == pytest.approx(expected)
+    # Values and a header for each client, and nothing for positions.
+    assert loop.rows[1]["up-bytes"] == 4 * trained.sum() + 3 * 64
+
+
 def test_no_client_moves_the_clock_beyond_what_a_job_can_take(play):
     def boasts(reply):
         return patched(reply, metrics=replace(reply.metrics, steps=2**47))

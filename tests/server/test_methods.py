@@ -7,10 +7,11 @@ from toys import LAYOUT, PARAMS
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.plan import TopK
-from fedllm_app.core.support import All, Draw, Positions
+from fedllm_app.core.support import All, Draw, Positions, expand
 from fedllm_app.server.asked import expected
 from fedllm_app.server.methods import STRATEGIES, method_of
-from fedllm_app.server.methods.base import Inputs, StrategySettings, shrinking, tier_of
+from fedllm_app.server.methods.base import Inputs, StrategySettings
+from fedllm_app.server.methods.shares import shrinking, tier_of
 from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.select import top_positions
 from fedllm_app.wire.tiles import block_positions
@@ -108,6 +109,27 @@ def test_every_sparse_method_chooses_by_block_where_it_is_asked_to(name):
     assert chosen.tolist() != top_positions(PARAMS, density).tolist()
     if isinstance(client.up, TopK):
         assert client.up.side == 2
+
+
+def test_partial_training_trains_and_returns_one_random_part_for_each_client():
+    round_ = plan("partial", train_share=0.5, train_always="head*, *lora_B*", mean="senders")
+    client = round_.groups["all"]
+    assert (client.down, client.train, round_.mean, round_.step) == (
+        All(), client.up, "senders", All(),
+    )  # fmt: skip
+    assert client.up.args == {"share": 0.5, "always": ["head*", "*lora_B*"]}
+    draws = [Draw(0, t, "all", name) for t in (1, 2, 3) for name in "abcd"]
+    parts = [frozenset(expand(client.up, LAYOUT, draw).positions().tolist()) for draw in draws]
+    assert len(set(parts)) > 2
+    with pytest.raises(ConfigError, match=r"strategy\.train-always has 'head', which names none"):
+        plan("partial", train_always="head")
+
+
+def test_partial_floss_sends_the_largest_of_its_part():
+    client = plan("partial-floss", d_up=0.1, error_feedback=True, rounding="nearest").groups["all"]
+    assert client.up == TopK(0.1, client.train)
+    assert (client.keeps, client.rounding) == ({"residual"}, "nearest")
+    assert plan("partial-floss", d_up=1).groups == plan("partial").groups
 
 
 def test_more_fragments_than_layers_are_refused():

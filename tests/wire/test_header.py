@@ -26,7 +26,7 @@ def payload(positions=(1, 2), P=10):
         (5, b"\x06", "mode is 6"),
         (5, b"\x00", "expected P=10"),
         (5, b"\x01", "'derived' has 1 bytes of positions"),
-        (6, b"\x09", "value type is 9"),
+        (6, b"\x18", "value type is 24"),
         (7, b"\x03", "log2 of block is 3"),
         (7, b"\xff", "log2 of block is 255"),
         (8, b"\x00", "P is 0"),
@@ -37,7 +37,7 @@ def payload(positions=(1, 2), P=10):
         (16, b"\x03", "its header says"),
         (56, b"\xff\xff\xff\xff", "its header says"),
         (61, b"\x02", "expected zeros"),
-        (62, b"\x01", "expected zeros"),
+        (62, b"\x01", "has 1 stretches in mode"),
     ],
 )
 def test_a_lie_is_named(offset, data, why):

@@ -6,6 +6,7 @@ from fedllm_app.server.methods.diloco import DILOCO
 from fedllm_app.server.methods.drift import MIMELITE, SCAFFOLD
 from fedllm_app.server.methods.fedopt import FEDADAGRAD, FEDADAM, FEDPROX, FEDYOGI
 from fedllm_app.server.methods.floss import DENSE, FEDAVG, FLOSS, FLOSS_TIERS
+from fedllm_app.server.methods.partial import PARTIAL, PARTIAL_FLOSS
 from fedllm_app.server.methods.photon import PHOTON
 from fedllm_app.server.methods.pruned import ADAPTER_LTH, FED_SELECT, SPARSE_ADAPTER
 from fedllm_app.server.methods.slices import FFA_LORA, HETLORA
@@ -28,6 +29,8 @@ STRATEGIES: dict[str, Method] = {
     "fed-select": FED_SELECT,
     "ffa-lora": FFA_LORA,
     "hetlora": HETLORA,
+    "partial": PARTIAL,
+    "partial-floss": PARTIAL_FLOSS,
     "photon": PHOTON,
     "diloco": DILOCO,
     "sparse-diloco": SPARSE_DILOCO,

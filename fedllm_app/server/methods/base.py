@@ -18,7 +18,6 @@ from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.job import Profile
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import MOST_SIDE, As, ClientPlan, RoundPlan
-from fedllm_app.core.seeds import derive_seed
 from fedllm_app.core.settings import Settings, kebab, parsed_args
 
 MethodState = Mapping[str, np.ndarray]
@@ -124,6 +123,18 @@ class StrategySettings(Settings):
         lt=1,
         description="Momentum of mimelite: the server keeps it, and every local step adds it.",
     )
+    train_share: float = Field(
+        0.4,
+        gt=0,
+        le=1,
+        description="Share of all parameters that a client of partial training trains in a round: "
+        "whole tensors, drawn anew for each client and round, at least one.",
+    )
+    train_always: str = Field(
+        "",
+        description="Patterns of names of tensors that every client trains, separated by commas, "
+        "such as '*norm*,*bias*'. They count towards strategy.train-share.",
+    )
     rounding: Literal["", "random", "nearest"] = Field(
         "",
         description="Few levels of uploads are rounded at 'random', so that means are right, or to "
@@ -153,6 +164,11 @@ class StrategySettings(Settings):
         if not all(value >= 1 and value.denominator == 1 for value in values):
             raise ValueError("whole numbers from 1, such as '1,4,16'")
         return text
+
+    @property
+    def patterns(self) -> list[str]:
+        """Patterns of what every client trains."""
+        return [word.strip() for word in self.train_always.split(",") if word.strip()]
 
     @property
     def densities(self) -> list[float]:
@@ -289,29 +305,6 @@ def one_group(plan: ClientPlan, cohort: Sequence[str], **how: Any) -> RoundPlan:
 def zeros(inputs: Inputs) -> np.ndarray:
     """Return a vector of zeros, float32 of shape (P,)."""
     return np.zeros(inputs.layout.size, np.float32)
-
-
-def tier_of(client: str, tiers: int) -> int:
-    """Return a client's tier: its number modulo the tiers, that of a digest if it has a name."""
-    return (int(client) if client.isdecimal() else derive_seed("tier", client)) % tiers
-
-
-def shrinking(density: float, rounds: int) -> float:
-    """Return the q whose powers 0 to `rounds` - 1 have the mean `density`.
-
-    Raises
-    ------
-    ValueError
-        If there is none: the first power alone is 1 / rounds of the mean.
-    """
-    if not 1 / rounds < density < 1:
-        raise ValueError(f"a density above 1 / {rounds} rounds and below 1")
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        q = (low + high) / 2
-        above = sum(q**t for t in range(rounds)) > density * rounds
-        low, high = (low, q) if above else (q, high)
-    return round(low, 9)
 
 
 def _numbers(text: str, expected: str = "") -> list[Fraction]:

@@ -13,8 +13,8 @@ from fedllm_app.server.methods.base import (
     Method,
     MethodState,
     one_group,
-    tier_of,
 )
+from fedllm_app.server.methods.shares import tier_of
 from fedllm_app.server.methods.sparse import (
     BLOCKS,
     FEEDBACK,

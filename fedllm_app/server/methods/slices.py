@@ -14,8 +14,8 @@ from fedllm_app.server.methods.base import (
     Method,
     MethodState,
     one_group,
-    tier_of,
 )
+from fedllm_app.server.methods.shares import tier_of
 from fedllm_app.server.methods.sparse import mean_of
 
 NO_A = Derived("tensors", {"without": ["*.lora_A.*", "*lora_embedding_A*"]})

@@ -1,0 +1,26 @@
+"""Which tier a client is of, and a density that shrinks from round to round."""
+
+from fedllm_app.core.seeds import derive_seed
+
+
+def tier_of(client: str, tiers: int) -> int:
+    """Return a client's tier: its number modulo the tiers, that of a digest if it has a name."""
+    return (int(client) if client.isdecimal() else derive_seed("tier", client)) % tiers
+
+
+def shrinking(density: float, rounds: int) -> float:
+    """Return the q whose powers 0 to `rounds` - 1 have the mean `density`.
+
+    Raises
+    ------
+    ValueError
+        If there is none: the first power alone is 1 / rounds of the mean.
+    """
+    if not 1 / rounds < density < 1:
+        raise ValueError(f"a density above 1 / {rounds} rounds and below 1")
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        q = (low + high) / 2
+        above = sum(q**t for t in range(rounds)) > density * rounds
+        low, high = (low, q) if above else (q, high)
+    return round(low, 9)
