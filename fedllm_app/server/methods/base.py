@@ -286,11 +286,6 @@ def one_group(plan: ClientPlan, cohort: Sequence[str], **how: Any) -> RoundPlan:
     return RoundPlan(groups={"all": plan}, group_of=dict.fromkeys(cohort, "all"), **how)
 
 
-def zeros(inputs: Inputs) -> np.ndarray:
-    """Return a vector of zeros, float32 of shape (P,)."""
-    return np.zeros(inputs.layout.size, np.float32)
-
-
 def tier_of(client: str, tiers: int) -> int:
     """Return a client's tier: its number modulo the tiers, that of a digest if it has a name."""
     return (int(client) if client.isdecimal() else derive_seed("tier", client)) % tiers
