@@ -16,6 +16,7 @@ from fedllm_app.core.seeds import derive_seed, generator
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
 from fedllm_app.play import run_local
+from fedllm_app.server.methods import STRATEGIES
 
 Tensors = dict[str, Tensor]
 ROUNDS, BATCH, LR = 3, 4, 0.05
@@ -158,6 +159,8 @@ class Script:
 def test_three_rounds_equal_the_paper(folder, name):
     asked = config(folder, name, f"paper-{name}")
     parts = Parts(asked, Place(folder / "home"))
+    # A device reads the run-config as it was given, and finds the rule of the method by itself.
+    assert parts.device(folder).settings.rule == STRATEGIES[name].rule
     layout = parts.model.layout
     initial = torch.from_numpy(parts.initial)
     script, run = Script(folder, name, layout.unflatten(initial)), run_local(asked)

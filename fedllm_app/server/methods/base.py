@@ -8,7 +8,6 @@ Shapes: P trainable parameters.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from fedllm_app.core.job import Profile
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import MOST_SIDE, As, ClientPlan, RoundPlan
 from fedllm_app.core.settings import Settings, kebab, parsed_args
+from fedllm_app.server.methods.shares import numbers_of
 
 MethodState = Mapping[str, np.ndarray]
 Share = Literal["", "cohort", "senders"]
@@ -152,7 +152,7 @@ class StrategySettings(Settings):
     @field_validator("tier_densities")
     @classmethod
     def _are_densities(cls, text: str) -> str:
-        values = _numbers(text, "fractions in (0, 1], such as '1/16,1/4,1'")
+        values = numbers_of(text, "fractions in (0, 1], such as '1/16,1/4,1'")
         if not all(0 < value <= 1 for value in values):
             raise ValueError("fractions in (0, 1], such as '1/16,1/4,1'")
         return text
@@ -160,7 +160,7 @@ class StrategySettings(Settings):
     @field_validator("tier_ranks")
     @classmethod
     def _are_ranks(cls, text: str) -> str:
-        values = _numbers(text, "whole numbers from 1, such as '1,4,16'")
+        values = numbers_of(text, "whole numbers from 1, such as '1,4,16'")
         if not all(value >= 1 and value.denominator == 1 for value in values):
             raise ValueError("whole numbers from 1, such as '1,4,16'")
         return text
@@ -173,12 +173,12 @@ class StrategySettings(Settings):
     @property
     def densities(self) -> list[float]:
         """Density of each tier."""
-        return [float(value) for value in _numbers(self.tier_densities or "1/16,1/4,1")]
+        return [float(value) for value in numbers_of(self.tier_densities or "1/16,1/4,1")]
 
     @property
     def ranks(self) -> list[int]:
         """Rank of each tier."""
-        return [int(value) for value in _numbers(self.tier_ranks or "1,4,16")]
+        return [int(value) for value in numbers_of(self.tier_ranks or "1,4,16")]
 
 
 @dataclass(frozen=True)
@@ -300,15 +300,3 @@ class Method:
 def one_group(plan: ClientPlan, cohort: Sequence[str], **how: Any) -> RoundPlan:
     """Return a round in which every client follows the same plan; `how`: mean, step, outside."""
     return RoundPlan(groups={"all": plan}, group_of=dict.fromkeys(cohort, "all"), **how)
-
-
-def zeros(inputs: Inputs) -> np.ndarray:
-    """Return a vector of zeros, float32 of shape (P,)."""
-    return np.zeros(inputs.layout.size, np.float32)
-
-
-def _numbers(text: str, expected: str = "") -> list[Fraction]:
-    try:
-        return [Fraction(word.strip()) for word in text.split(",")] if text else []
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(expected) from None

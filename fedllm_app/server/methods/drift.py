@@ -5,6 +5,8 @@ Their device rules are in `client/rules/`.
 Shapes: P trainable parameters.
 """
 
+import numpy as np
+
 from fedllm_app.core.plan import Beside, ClientPlan, RoundPlan
 from fedllm_app.server.methods.base import (
     DOWN_KEYS,
@@ -13,7 +15,6 @@ from fedllm_app.server.methods.base import (
     Method,
     MethodState,
     one_group,
-    zeros,
 )
 
 CONTROL, MOMENTUM, GRADIENT = "control", "momentum", "gradient"
@@ -23,7 +24,7 @@ def scaffold(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState
     """Send everything and the control variate, return both changes."""
     beside = {CONTROL: Beside()}
     plan = ClientPlan(down_as=inputs.settings.down, beside_down=beside, beside_up=beside)
-    control_P = state.get(CONTROL, zeros(inputs))
+    control_P = state.get(CONTROL, _zeros(inputs))
     return one_group(plan, inputs.cohort, vectors={CONTROL: control_P}), {CONTROL: control_P}
 
 
@@ -43,15 +44,19 @@ def mimelite(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState
         beside_down={MOMENTUM: Beside()},
         beside_up={GRADIENT: Beside()},
     )
-    momentum_P = state.get(MOMENTUM, zeros(inputs))
-    due_P = momentum_P * inputs.params.dtype.type(inputs.settings.momentum)
+    momentum_P = state.get(MOMENTUM, _zeros(inputs))
+    due_P = momentum_P * np.float32(inputs.settings.momentum)
     return one_group(plan, inputs.cohort, vectors={MOMENTUM: due_P}), {MOMENTUM: momentum_P}
 
 
 def move_momentum(inputs: Inputs, state: MethodState, means: Means) -> tuple[Means, MethodState]:
     """Take the mean gradient into the momentum: s <- beta s + g, as torch has it."""
-    beta = inputs.params.dtype.type(inputs.settings.momentum)
+    beta = np.float32(inputs.settings.momentum)
     return means, {MOMENTUM: state[MOMENTUM] * beta + means[GRADIENT]}
+
+
+def _zeros(inputs: Inputs) -> np.ndarray:
+    return np.zeros(inputs.layout.size, np.float32)
 
 
 SCAFFOLD = Method(

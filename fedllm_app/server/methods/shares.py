@@ -1,4 +1,6 @@
-"""Which tier a client is of, and a density that shrinks from round to round."""
+"""Tiers of clients, and densities: of each tier, and one that shrinks from round to round."""
+
+from fractions import Fraction
 
 from fedllm_app.core.seeds import derive_seed
 
@@ -24,3 +26,11 @@ def shrinking(density: float, rounds: int) -> float:
         above = sum(q**t for t in range(rounds)) > density * rounds
         low, high = (low, q) if above else (q, high)
     return round(low, 9)
+
+
+def numbers_of(text: str, expected: str = "") -> list[Fraction]:
+    """Return numbers with commas between them; a ValueError says what was expected."""
+    try:
+        return [Fraction(word.strip()) for word in text.split(",")] if text else []
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(expected) from None
