@@ -101,7 +101,9 @@ class Sweep:
         for number in range(self.trials):
             rng = generator(self.seed, "sweep", str(number))
             yield {
-                key: of.at(rng.random()) if isinstance(of, Range) else of[rng.integers(len(of))]
+                key: of.at(rng.random())
+                if isinstance(of, Range)
+                else of[int(rng.integers(len(of)))]
                 for key, of in self.vary.items()
             }
 
@@ -138,7 +140,7 @@ class Bayes:
             ) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self.sweep.seed, constant_liar=True)
-        way = "minimize" if self.falling else "maximize"
+        way: Literal["minimize", "maximize"] = "minimize" if self.falling else "maximize"
         self._study = optuna.create_study(sampler=sampler, direction=way)
 
     def ask(self, count: int) -> list[tuple[Any, Cell]]:
