@@ -33,7 +33,8 @@ from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import STRATEGIES
-from fedllm_app.server.methods.base import Method, StrategySettings
+from fedllm_app.server.methods.base import Method
+from fedllm_app.server.methods.settings import StrategySettings
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner

@@ -29,7 +29,7 @@ from fedllm_app.devices.network import NetworkSettings, automatic_words
 from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.methods import method_of
-from fedllm_app.server.methods.base import StrategySettings
+from fedllm_app.server.methods.settings import StrategySettings
 from fedllm_app.server.methods.shares import shrinking
 from fedllm_app.server.settings import ServerSettings
 from fedllm_app.tasks import TaskSettings

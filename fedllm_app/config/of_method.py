@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import kebab
 from fedllm_app.server.methods import STRATEGIES, method_of
-from fedllm_app.server.methods.base import Method, StrategySettings
+from fedllm_app.server.methods.base import Method
+from fedllm_app.server.methods.settings import StrategySettings
 from fedllm_app.server.methods.shares import shrinking
 
 if TYPE_CHECKING:

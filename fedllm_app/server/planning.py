@@ -20,7 +20,8 @@ from fedllm_app.core.state import RunState
 from fedllm_app.core.support import All, Draw, Positions, expand
 from fedllm_app.core.versions import DOWNLOAD, with_version
 from fedllm_app.server.downloads import WHOLE, Sent, downloads_since
-from fedllm_app.server.methods.base import Inputs, Method, MethodState, StrategySettings
+from fedllm_app.server.methods.base import Inputs, Method, MethodState
+from fedllm_app.server.methods.settings import StrategySettings
 from fedllm_app.wire.codec import WireSettings, decode
 from fedllm_app.wire.header import GRID
 from fedllm_app.wire.slices import origin_of

@@ -10,7 +10,8 @@ from fedllm_app.core.plan import TopK
 from fedllm_app.core.support import All, Draw, Positions, expand
 from fedllm_app.server.asked import expected
 from fedllm_app.server.methods import STRATEGIES, method_of
-from fedllm_app.server.methods.base import Inputs, StrategySettings
+from fedllm_app.server.methods.base import Inputs
+from fedllm_app.server.methods.settings import StrategySettings
 from fedllm_app.server.methods.shares import shrinking, tier_of
 from fedllm_app.server.settings import ServerSettings
 from fedllm_app.wire.select import top_positions
