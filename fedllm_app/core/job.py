@@ -74,8 +74,8 @@ class TrainMetrics:
     examples : examples seen, epochs counted each time.
     steps : optimizer steps.
     train_s : seconds of local training.
-    costs : what else the job took, by name with its unit, such as "energy-j". Empty today: it waits
-        for device profiles.
+    costs : what else the job took, by name with its unit, as a real device may measure it. Empty
+        today: what simulated devices take is reckoned on the server (devices/meter.py).
     """
 
     loss_sum: float = 0.0
