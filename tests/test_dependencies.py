@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 DISTRIBUTION = {
     "PIL": "pillow",
     "flwr_datasets": "flwr-datasets",
+    "huggingface_hub": "huggingface-hub",
     "tomli_w": "tomli-w",
     "pydantic_core": "pydantic",  # which pins it
 }

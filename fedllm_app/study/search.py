@@ -119,11 +119,6 @@ class Bayes:
     ----------
     sweep : says what varies.
     falling : the lower the better.
-
-    Raises
-    ------
-    ConfigError
-        If optuna is not installed.
     """
 
     sweep: Sweep
@@ -132,12 +127,8 @@ class Bayes:
 
     def __post_init__(self) -> None:
         """Begin without results."""
-        try:
-            import optuna
-        except ImportError:
-            raise ConfigError(
-                "search is 'bayes', which needs optuna: pip install optuna; or search = 'random'"
-            ) from None
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self.sweep.seed, constant_liar=True)
         way: Literal["minimize", "maximize"] = "minimize" if self.falling else "maximize"

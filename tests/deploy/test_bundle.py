@@ -45,7 +45,8 @@ def checkout(tmp_path_factory):
 def test_only_the_apps_own_code_travels(checkout):
     bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(checkout)))
     names = set(bundle.namelist())
-    own = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fedllm_app").rglob("*.py")}
+    app, devices = ROOT / "fedllm_app", ROOT / "fedllm_app" / "devices" / "profiles"
+    own = {p.relative_to(ROOT).as_posix() for p in (*app.rglob("*.py"), *devices.glob("*.toml"))}
     assert names == own | {
         "client_app.py", "server_app.py", "my_method.py", "pyproject.toml", "LICENSE",
         ".info/CONTENT",
@@ -105,4 +106,5 @@ def test_a_file_that_lies_too_deep_is_told_before_flower_stops_at_it(checkout):
 def test_the_list_has_no_line_that_ships_data():
     table = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     include = table["tool"]["flwr"]["app"]["fab-include"]
-    assert all(pattern.endswith((".py", "/LICENSE")) for pattern in include)
+    own = (".py", "/LICENSE", "/fedllm_app/devices/profiles/*.toml")
+    assert all(pattern.endswith(own) for pattern in include)

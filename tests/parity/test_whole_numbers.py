@@ -19,6 +19,12 @@ SIZES = {
     "floss-tiers": (1575, 1575),
     "dense": (2304, 2304),
     "fedavg": (2304, 2304),
+    "fedadam": (2304, 2304),
+    "fedyogi": (2304, 2304),
+    "fedadagrad": (2304, 2304),
+    "fedprox": (2304, 2304),
+    "partial": (1504, 2304),
+    "partial-floss": (1184, 2304),
     "sparse-adapter": (1584, 1620),
     "adapter-lth": (2272, 2296),
     "fed-select": (1584, 1620),
@@ -29,6 +35,7 @@ SIZES = {
     "sparse-diloco": (1456, 2304),
     "streaming-diloco": (2304, 2304),
 }
+WITH_A_RULE = ("scaffold", "mimelite")  # which the devices of these runs do not have
 ACCEPTED = {"0": 4, "2": 4, "3": 2, "5": 3, "1": 4, "4": 4}
 
 
@@ -56,7 +63,7 @@ def test_cohorts():
     ]
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in WITH_A_RULE])
 def test_bytes_of_a_run(tmp_path, name):
     transport = Scripted(toy_device(SLOPES, tmp_path / "kept"), dict.fromkeys(SLOPES, 2))
     loop = toy_loop(
