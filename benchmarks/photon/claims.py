@@ -10,11 +10,10 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.reproduce.claims import PENDING, Verdict
+
 Row = dict[str, Any]
 Points = Mapping[str, Sequence[Row]]
-Verdict = tuple[str, str, str]
-
-PENDING = "not yet measured"
 LEAST = 0.5  # percent; two runs nearer than this are never told apart
 DENSE, HEADLINE = "diloco-k4-h16", "sparse-down-k4-h16"
 UP, DOWN = 200, 8  # times fewer bytes than dense float32

@@ -1,16 +1,13 @@
 """Numbers as people read them: the same spelling on the page, on axes and in the terminal."""
 
+from collections.abc import Sequence
+
 DASH = "\N{EN DASH}"
 
 
 def format_bytes(count: float) -> str:
     """Return bytes with a decimal unit and three digits: 12_345 is `12.3 kB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if round(size, 0 if unit == "B" or size >= 100 else 1) < 1000:
-            return f"{_digits(size) if unit != 'B' else f'{size:.0f}'} {unit}"
-        size /= 1000
-    return f"{_digits(size)} TB"
+    return _scaled(count, ("B", "kB", "MB", "GB", "TB"), counted=True)
 
 
 def format_seconds(seconds: float) -> str:
@@ -27,12 +24,7 @@ def format_seconds(seconds: float) -> str:
 
 def format_joules(joules: float) -> str:
     """Return an energy with three digits: `950 J`, `12.3 kJ`, `4.05 MJ`."""
-    size = float(joules)
-    for unit in ("J", "kJ", "MJ"):
-        if round(size, 0 if size >= 100 else 1) < 1000:
-            return f"{_digits(size)} {unit}"
-        size /= 1000
-    return f"{_digits(size)} GJ"
+    return _scaled(joules, ("J", "kJ", "MJ", "GJ"))
 
 
 def format_times(dense: float, measured: float) -> str:
@@ -52,6 +44,17 @@ def format_metric(value: float | None) -> str:
 def words(metric: str) -> str:
     """Return a metric's name as a heading: `macro-f1` is `Macro F1`."""
     return metric.replace("-", " ").capitalize().replace("f1", "F1")
+
+
+def _scaled(value: float, units: Sequence[str], counted: bool = False) -> str:
+    """Return a value in the unit that leaves it below 1000; `counted`: the first has no parts."""
+    size = float(value)
+    for unit in units[:-1]:
+        whole = counted and unit == units[0]
+        if round(size, 0 if whole or size >= 100 else 1) < 1000:
+            return f"{f'{size:.0f}' if whole else _digits(size)} {unit}"
+        size /= 1000
+    return f"{_digits(size)} {units[-1]}"
 
 
 def _digits(value: float) -> str:

@@ -177,11 +177,8 @@ class Ledger:
         Up is None where nothing came; dropped replies count. Late replies of clients that have no
         part in the round are left out.
         """
-        sums: dict[str, dict[str, int]] = {}
-        for line in self._waiting:
-            both = sums.setdefault(line["client"], {})
-            both[line["direction"]] = both.get(line["direction"], 0) + line["bytes"]
-        return {c: (both["down"], both.get("up")) for c, both in sums.items() if "down" in both}
+        moved = self.moved().items()
+        return {c: (m.down_bytes, m.up_bytes) for c, m in moved if m.down_bytes is not None}
 
     def moved(self) -> dict[str, Moved]:
         """Return what each client received and sent in the open round, late replies included."""

@@ -13,14 +13,15 @@ Nothing corrects the bias of m and v, which is where it differs from torch's Ada
 Shapes: P parameters.
 """
 
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedllm_app.server.by_tensor import ByTensor
 
-class Adaptive(torch.optim.Optimizer):
+
+class Adaptive(ByTensor):
     """One of the three.
 
     Parameters
@@ -45,24 +46,8 @@ class Adaptive(torch.optim.Optimizer):
         own = {"name": name, "betas": betas, "tau": tau, "weight_decay": weight_decay}
         super().__init__(params, {"lr": lr} | own)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step on the gradients; a closure is not called."""
-        for group in self.param_groups:
-            for params in group["params"]:
-                if params.grad is not None:
-                    self._step(params, params.grad, group)
-        return None
-
     def _step(self, params: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, tau, (beta1, beta2) = self.state[params], group["tau"], group["betas"]
-        if group["weight_decay"]:
-            gradient = gradient.add(params, alpha=group["weight_decay"])
         if not state:
             state["exp_avg"] = torch.zeros_like(params)
             state["exp_avg_sq"] = torch.zeros_like(params)

@@ -11,14 +11,15 @@ the mean of all N: N steps on equal models move the parameters as one Nesterov s
 Shapes: P parameters.
 """
 
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedllm_app.server.by_tensor import ByTensor
 
-class DelayedNesterov(torch.optim.Optimizer):
+
+class DelayedNesterov(ByTensor):
     """The optimizer.
 
     Parameters
@@ -36,24 +37,8 @@ class DelayedNesterov(torch.optim.Optimizer):
         own = {"momentum": momentum, "period": period, "weight_decay": weight_decay}
         super().__init__(params, {"lr": lr} | own)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step on the gradients; a closure is not called."""
-        for group in self.param_groups:
-            for params in group["params"]:
-                if params.grad is not None:
-                    self._step(params, params.grad, group)
-        return None
-
     def _step(self, params: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, N = self.state[params], group["period"]
-        if group["weight_decay"]:
-            gradient = gradient.add(params, alpha=group["weight_decay"])
         if not state:
             state["step"] = torch.zeros(())
             state["sum"] = torch.zeros_like(params)

@@ -10,7 +10,7 @@ from fedllm_app.devices.meter import Meter, Usage, total
 from fedllm_app.devices.network import Network, Traffic
 from fedllm_app.run.budget import Cost, over_budget
 from fedllm_app.run.clock import Clock
-from fedllm_app.run.ledger import Moved, Totals
+from fedllm_app.run.ledger import Ledger, Totals
 from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.asked import Asked
 
@@ -79,13 +79,12 @@ class Limits:
             return None
         return Meter(self.network.fleet, self.network)
 
-    def usage(
-        self, moved: Mapping[str, Moved], steps: Mapping[str, int], lasted_s: float
-    ) -> dict[str, Usage]:
-        """Return what each simulated device used in a round, {} without devices.
+    def usage(self, ledger: Ledger, steps: Mapping[str, int], lasted_s: float) -> dict[str, Usage]:
+        """Return what each simulated device used in the open round, {} without devices.
 
         Parameters
         ----------
+        ledger : has what went to each client and came from it.
         steps : local steps of a job of each client.
         lasted_s : of the round, 0 where nobody waits for its end.
         """
@@ -94,7 +93,7 @@ class Limits:
             client: meter.usage(
                 client, one.down_bytes, one.up_bytes, one.jobs * steps.get(client, 0), lasted_s
             )
-            for client, one in sorted(moved.items())
+            for client, one in sorted(ledger.moved().items())
         }  # fmt: skip
 
     def over_budget(self, state: RunState, totals: Totals, bound: Cost) -> str:

@@ -242,7 +242,7 @@ class Loop:
             lasted_s = self.limits.simulated_s(traffic, intake.steps, opened.bound)
             now += lasted_s or 0.0
         waited_s = 0.0 if self.pacing.refills else lasted_s or 0.0
-        opened.used = self.limits.usage(self.recorder.ledger.moved(), intake.steps, waited_s)
+        opened.used = self.limits.usage(self.recorder.ledger, intake.steps, waited_s)
         self.state = opened.closed(self.state, now, self.counting.most_units)
         self.state = self.state.with_evaluation(evaluation)
         ended = self.reading.ended(opened.clients, self.state.progress)

@@ -28,32 +28,30 @@ def sweep(
 ) -> None:
     """Play a grid, a random or a Bayesian search over any keys, and compare what came of it."""
     from fedllm_app.study.search import read_sweep
-    from fedllm_app.study.sweep import SweepError
+    from fedllm_app.study.sweep import SweepError, play
 
     asked, place = read_sweep(file), home.expanduser().resolve()
-    out = place / "sweeps" / file.stem
-    failed = ""
-    try:
-        cells = _play(asked, place, workers)
-    except SweepError as error:
-        failed, cells = str(error), asked.cells() if asked.search != "bayes" else []
+    out, failed = place / "sweeps" / file.stem, ""
+    if asked.search == "bayes":
+        cells = _play_bayes(asked, place, workers)
+    else:
+        cells = asked.cells()
+        try:
+            play(cells, place, workers)
+        except SweepError as error:
+            failed = str(error)
     runs = write_table(asked, cells, place, out)
     typer.echo(f"{len(runs)} runs in {out / 'table.csv'}, table.parquet and report.html")
     if failed:
         raise SweepError(failed)
 
 
-def _play(asked: "Sweep", home: Path, workers: int) -> "list[Cell]":
-    """Play what is left, and return all runs."""
+def _play_bayes(asked: "Sweep", home: Path, workers: int) -> "list[Cell]":
+    """Play what is proposed, some at a time, and return all runs; one that fails is told of."""
     from fedllm_app.study.search import Bayes
     from fedllm_app.study.sweep import SweepError, finished, play
 
-    if asked.search != "bayes":
-        cells = asked.cells()
-        play(cells, home, workers)
-        return cells
-    falling = _falling(asked)
-    search, cells = Bayes(asked, falling), []
+    search, cells = Bayes(asked, _falling(asked)), list["Cell"]()
     for begin in range(0, asked.trials, workers):
         batch = search.ask(min(workers, asked.trials - begin))
         try:
