@@ -13,11 +13,11 @@ from pathlib import Path
 
 from benchmarks.background import start
 from benchmarks.photon.cells import STAGES, Entry, Settings, entries, trials
-from benchmarks.photon.results import NOWHERE, best_rates, collect
+from benchmarks.photon.results import NOWHERE, best_rates, collect, kept, left, measured
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.run.checkpoint import locked
-from fedllm_app.study.sweep import SweepError, finished, play, seconds_left
+from fedllm_app.study.sweep import SweepError, play, seconds_left
 
 
 def main() -> int:
@@ -55,12 +55,10 @@ def run(stages: list[str], places: Settings, home: Path, workers: int) -> int:
     failed = []
     with locked(home / "reproduce"):
         for stage in stages:
-            rates = best_rates(home)
-            cells = [e.cell(rates, places) for e in every() if e.stage == stage]
-            known = [cell for cell in cells if cell is not None]
-            print(f"\nstage {STAGES.index(stage) + 1} of {len(STAGES)}: {stage}, {len(known)} runs")
+            cells = left(stage, places, home)
+            print(f"\nstage {STAGES.index(stage) + 1} of {len(STAGES)}: {stage}, {len(cells)} runs")
             try:
-                play(known, home, workers)
+                play(cells, home, workers)
             except SweepError as error:
                 failed.append(str(error))
             collect(home)
@@ -75,18 +73,18 @@ def every() -> list[Entry]:
 
 def show(home: Path, places: Settings) -> None:
     """Print every run with its state, and the time that is left with two workers."""
-    rates, left = best_rates(home), []
+    rates, known, to_play = best_rates(home), kept(), []
     for entry in every():
         cell = entry.cell(rates, places)
         state = "waits for its trials"
         if cell is not None:
-            done = finished(cell, home)
+            done = measured(entry, rates, home, known) is not None
             state = "finished" if done else "to play"
-            left += [] if done else [cell]
+            to_play += [] if done else [cell]
         print(f"{entry.stage:12} {entry.figure:20} {entry.name:36} {state}")
-    seconds = seconds_left(left, home) if left else 0.0
+    seconds = seconds_left(to_play, home) if to_play else 0.0
     about = "" if seconds is None else f", about {duration(seconds / 2)} on two cores"
-    print(f"{len(left)} runs left{about}")
+    print(f"{len(to_play)} runs left{about}")
 
 
 if __name__ == "__main__":

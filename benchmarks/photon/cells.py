@@ -17,11 +17,11 @@ Settings = dict[str, Any]
 Rates = Mapping[str, Settings]
 
 STEPS = 4096
-BATCH, ROW = 4, 64
+BATCH, ROW = 2, 64
 CLIENTS, LOCAL = 4, 16  # K and H where neither is varied
-BETA2 = 0.95  # at BATCH rows; a larger batch keeps its half-life in tokens
+BETA2 = 0.99  # at BATCH rows; a larger batch keeps its half-life in tokens
 SEEDS = (0, 1, 2)
-CLIENT_LRS = (0.002, 0.004, 0.008, 0.016)
+CLIENT_LRS = (0.001, 0.002, 0.004, 0.008, 0.016)
 OUTER_LRS = (0.1, 0.3, 0.7, 1.0)
 STAGES = ("rates", "outer rates", "headline", "seeds", "bytes", "table", "uneven", "size")
 

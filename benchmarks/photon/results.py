@@ -9,7 +9,7 @@ from benchmarks.photon.document import write
 from benchmarks.record import kept_rows, write_result
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.run.metrics import read_lines
-from fedllm_app.study.sweep import finished
+from fedllm_app.study.sweep import Cell, finished
 
 NAME = "reproduce-photon"
 NOWHERE: Settings = {"data.train": "org/data"}
@@ -35,8 +35,11 @@ def measured(entry: Entry, rates: Rates, home: Path, known: Mapping[str, Row]) -
     """Return what a finished run measured; where its folder is not here, the row that is known."""
     cell = entry.cell(rates, NOWHERE)
     folder = home / "runs" / entry.name
-    if cell is None or not folder.exists():
-        return known.get(entry.name)
+    if cell is None:
+        return None
+    if not folder.exists():
+        row = known.get(entry.name)
+        return row if row and row["settings"] == dict(cell.settings) else None
     try:
         if not finished(cell, home):
             return None
@@ -53,6 +56,18 @@ def measured(entry: Entry, rates: Rates, home: Path, known: Mapping[str, Row]) -
         "curve": {str(r["round"]): r["evaluation"]["loss"] for r in evaluated},
         **{key: last.get(key, 0) for key in ("tokens", "up-bytes", "down-bytes", "simulated-s")},
     }  # fmt: skip
+
+
+def left(stage: str, places: Settings, home: Path) -> list[Cell]:
+    """Return the runs of a stage to play: rates known, and no row of the same settings kept."""
+    rates, known = best_rates(home), kept()
+    return [
+        cell
+        for entry in (*trials(), *entries())
+        if entry.stage == stage
+        and (cell := entry.cell(rates, places)) is not None
+        and measured(entry, rates, home, known) is None
+    ]
 
 
 def kept() -> dict[str, Row]:

@@ -3,7 +3,7 @@
 from benchmarks.photon.cells import BATCH, BETA2, STEPS, entries, trials
 from benchmarks.photon.claims import CLAIMS, Claim, headline, judge, verdicts
 from benchmarks.photon.document import by_point
-from benchmarks.photon.results import NOWHERE, best_rates
+from benchmarks.photon.results import NOWHERE, best_rates, left
 
 TWINS = ("centralized-steps", "centralized-tokens")
 RATES = {
@@ -95,3 +95,12 @@ def test_the_goal_is_missed_where_too_many_bytes_are_sent():
     for row in known["diloco-k4-h16"]:
         row |= {"up-bytes": 200, "down-bytes": 8}
     assert headline(known)[2] == "confirmed"
+
+
+def test_a_run_whose_row_is_kept_is_not_played_again(tmp_path, monkeypatch):
+    trial = next(trials())
+    row = {"run": trial.name, "settings": dict(trial.cell({}, NOWHERE).settings), "loss": 1.0}
+    for kept, played in (([], True), ([row], False), ([row | {"settings": {}}], True)):
+        monkeypatch.setattr("benchmarks.photon.results.kept_rows", lambda _, kept=kept: kept)
+        names = [cell.name for cell in left("rates", {"data.train": "/here"}, tmp_path)]
+        assert (trial.name in names) == played
