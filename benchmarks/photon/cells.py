@@ -21,18 +21,18 @@ BATCH, ROW = 2, 64
 CLIENTS, LOCAL = 4, 16  # K and H where neither is varied
 BETA2 = 0.99  # at BATCH rows; a larger batch keeps its half-life in tokens
 SEEDS = (0, 1, 2)
-CLIENT_LRS = (0.001, 0.002, 0.004, 0.008, 0.016)
+CLIENT_LRS = (0.0005, 0.001, 0.002, 0.004)
 OUTER_LRS = (0.1, 0.3, 0.7, 1.0)
 STAGES = ("rates", "outer rates", "headline", "seeds", "bytes", "table", "uneven", "size")
 
 BASE: Settings = {
     "task.name": "pretraining", "task.max-tokens": ROW, "model.source": "scratch:tiny",
     "model.train": "full", "model.tokenizer": "train", "model.vocabulary": 4096,
-    "data.test-split": "validation", "data.user-column": "folder", "data.eval-examples": 1000,
+    "data.test-split": "validation", "data.user-column": "folder", "data.eval-examples": 500,
     "client.optimizer": "adamw", "client.beta1": 0.9, "client.beta2": BETA2,
     "client.weight-decay": 0.1, "client.decay-all": False, "client.clip-norm": 1.0,
     "client.batch": BATCH, "client.schedule": "cosine", "client.lr-floor": 0.1,
-    "client.autocast": "bfloat16",
+    "client.autocast": "bfloat16", "client.keep-optimizer": True,
 }  # fmt: skip
 SMALL: Settings = {"model.source": "scratch:small"}
 SPARSE: Settings = {
@@ -87,8 +87,10 @@ class Entry:
 
     def _twin(self, settings: Settings) -> Settings:
         """Return the settings of the twin; the second moment's half-life in tokens stays."""
-        default, made = RunConfig().flat(), twin(RunConfig.parse(settings), Equal(self.twin))
+        named = RunConfig.parse(settings | {"run.name": self.name})
+        default, made = RunConfig().flat(), twin(named, Equal(self.twin))
         flat = {key: value for key, value in made.flat().items() if value != default[key]}
+        del flat["run.name"]
         beta2 = BETA2 ** (made.client.batch / BATCH)
         return flat | {"client.beta2": beta2, "data.train": settings["data.train"]}
 
@@ -146,6 +148,8 @@ def _table() -> Iterator[Entry]:
                 made = federated("photon", K, H, STEPS // CLIENTS * K)
                 yield Entry("sequential", "table", f"photon-k{K}-h{H}-steps-s0", made, "photon")
     yield Entry("local steps", "table", "diloco-k1-h16-s0", federated("diloco", 1), "diloco")
+    reset = federated("photon") | {"client.keep-optimizer": False}
+    yield Entry("local steps", "table", "photon-reset-k4-h16-s0", reset, "photon")
     for H in (64, 256):
         diloco = federated("diloco", H=H)
         yield Entry("local steps", "table", f"diloco-k4-h{H}-s0", diloco, "diloco")
@@ -165,7 +169,7 @@ def _bytes() -> Iterator[Entry]:
     sparse = federated("sparse-diloco") | SPARSE
     options: dict[str, Settings] = {
         f"u{n}-{values}": {"strategy.d-up": 1 / n, "wire.up-values": values}
-        for n in (16, 32, 64, 128) for values in ("q4", "q2") if (n, values) != (64, "q2")
+        for n, values in ((16, "q2"), (32, "q2"), (64, "q4"), (128, "q2"))
     } | {
         "no-residual": {"strategy.feedback-decay": 0.0},
         "decay-0.9": {"strategy.feedback-decay": 0.9},

@@ -44,6 +44,8 @@ CLAIMS = (
     Claim("At equal sequential steps, 8 clients end below 4 (H = 16)",
           "Photon", "photon-k8-h16-steps", "photon-k4-h16"),
     Claim("H = 16 ends below H = 256 (K = 4)", "Photon", "photon-k4-h16", "photon-k4-h256"),
+    Claim("A device that keeps AdamW's state ends below one that starts it anew (H = 16)",
+          "ours", "photon-k4-h16", "photon-reset-k4-h16"),
     Claim("One source for each client costs at most 1 % (Photon)",
           "Photon", "photon-sources", "photon-k4-h16", 1.0),
     Claim("One source for each client costs at most 1 % (DiLoCo)",

@@ -101,7 +101,7 @@ def grid(points: Points) -> str:
 
 def local_steps(points: Points) -> str:
     """Return what a larger H costs, by method and size, with 4 clients."""
-    methods = ("photon", "diloco", "sparse", "photon-small")
+    methods = ("photon", "photon-reset", "diloco", "sparse", "photon-small")
     head = ["4 clients", *(f"H = {H}" for H in LOCAL_STEPS)]
     body = [[m, *(perplexity(points, f"{m}-k4-h{H}") for H in LOCAL_STEPS)] for m in methods]
     return printed([head, *body])

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
@@ -179,7 +180,7 @@ def play(cells: Sequence[Cell], home: Path, workers: int = 2, say: Say = print) 
         raise SweepError(f"{len(failed)} of {len(cells)} cells failed\n{words}")
 
 
-Crew = dict[str, tuple[Cell, SpawnProcess, float]]
+Crew = dict[str, tuple[Cell, BaseProcess, float]]
 
 
 def _start_next(crew: Crew, waiting: list[Cell], home: Path, workers: int) -> None:
@@ -193,9 +194,18 @@ def _start_next(crew: Crew, waiting: list[Cell], home: Path, workers: int) -> No
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()  # a process that dies at once has said nothing, and is to be told of
         arguments = (cell, home, log)
-        process = multiprocessing.get_context("spawn").Process(target=_play_one, args=arguments)
+        process = _started_by().Process(target=_play_one, args=arguments)
         process.start()
         crew[cell.name] = (cell, process, time.monotonic())
+
+
+def _started_by() -> SpawnContext | ForkServerContext:
+    """Return how processes start: where possible as forks of one that has the imports done."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fedllm_app.play", "datasets", "torch.utils.tensorboard"])
+    return context
 
 
 def _play_one(cell: Cell, home: Path, log: Path) -> None:

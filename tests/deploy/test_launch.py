@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 import tomllib
@@ -75,7 +73,6 @@ def main(grid, context):
         raise ValueError("this run was asked to fail")
     pathlib.Path(context.run_config["run.out"]).write_text(f"{os.getpid()} {pids[0]} {pids[1]} ")
     print("finished", name, flush=True)
-    time.sleep(context.run_config["run.seconds"])
 """
 CLIENT_APP = """
 import os
@@ -100,7 +97,6 @@ clientapp = "client_app:app"
 [tool.flwr.app.config.run]
 name = "good"
 out = ""
-seconds = 0
 """
 FEDERATION = Path(__file__).parents[2] / "pyproject-federation.toml"
 
@@ -306,31 +302,6 @@ def test_two_launches_at_once_do_not_meet(app, tmp_path, capfd):
     assert "finished good" in said.out
     assert "this run was asked to fail" in said.err
     assert not alive((tmp_path / "good").read_text())
-
-
-@pytest.mark.flower
-def test_nothing_outlives_a_killed_launcher(app, tmp_path):
-    program = textwrap.dedent(
-        f"""
-        from pathlib import Path
-        from fedllm_app.deploy.launch import run_flower
-        pairs = ["run.seconds=600", {f"run.out={tmp_path / 'pids'}"!r}]
-        run_flower(Path({str(app)!r}), overrides=pairs, federation=Path({str(FEDERATION)!r}))
-        """
-    )
-    root = Path(launch.__file__).parents[1]
-    with (tmp_path / "log").open("wb") as log:
-        launcher = subprocess.Popen(
-            [sys.executable, "-c", program], cwd=root, stdout=log, stderr=log
-        )
-    pids = tmp_path / "pids"
-    wait_for(lambda: pids.exists() and pids.read_text().endswith(" "))
-    below = psutil.Process(launcher.pid).children(recursive=True)
-    assert {int(pid) for pid in pids.read_text().split()} < {process.pid for process in below}
-    launcher.kill()
-    launcher.wait()
-    numbers = " ".join(str(process.pid) for process in below)
-    wait_for(lambda: not alive(numbers), 30)
 
 
 def test_a_strategy_of_one_s_own_is_found_beside_the_app(tmp_path, monkeypatch):

@@ -27,19 +27,15 @@ def local_run(folder) -> Path:
 
 
 @pytest.fixture(scope="session")
-def flower_runs(folder) -> dict[int, Path]:
-    """Return the folders of the same rounds through `flwr run`, by number of workers."""
-    found = {}
-    for workers in (1, 2):
-        federation = folder / f"federation-{workers}.toml"
-        federation.write_text(
-            f"num-supernodes = {workers}\nclient-resources-num-cpus = 1\n"
-            f"init-args-num-cpus = {workers}\ninit-args-log-to-driver = false\n"
-        )
-        name = f"flower-{workers}"
-        flat = small.settings(folder, strategy=small.FLOSS, run={"name": name})
-        words = small.overrides(flat)
-        code = run_flower(ROOT, overrides=words, federation=federation, timeout_s=240)
-        assert code == 0, f"flwr run with {workers} workers; {os.getloadavg()=}"
-        found[workers] = folder / "home" / "runs" / name
-    return found
+def flower_run(folder) -> Path:
+    """Return the folder of the same rounds through `flwr run`, with two workers."""
+    federation = folder / "federation-2.toml"
+    federation.write_text(
+        "num-supernodes = 2\nclient-resources-num-cpus = 1\n"
+        "init-args-num-cpus = 2\ninit-args-log-to-driver = false\n"
+    )
+    flat = small.settings(folder, strategy=small.FLOSS, run={"name": "flower"})
+    words = small.overrides(flat)
+    code = run_flower(ROOT, overrides=words, federation=federation, timeout_s=240)
+    assert code == 0, f"{os.getloadavg()=}"
+    return folder / "home" / "runs" / "flower"

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import small
+import victim
 
 from fedllm_app.play import run_local
 
@@ -156,15 +157,20 @@ def process_dies(mortal, victim):
 
 
 def disk_is_full(mortal, _):
+    """Fill the disk under a run in one process; a start of Flower would show no more."""
     if not mortal.mounted:
         pytest.skip("a small disk cannot be mounted here")
-    with mortal.started() as (process, below):
-        filler, killed_at = mortal.home / "filler", time.monotonic()
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 12))
-        ended(mortal, process, rf"the disk of {mortal.home}.* is full", killed_at)
-        assert mortal.is_clean(below)
+    said = mortal.files / f"{mortal.name}-disk.log"
+    process = victim.start(mortal.settings(), said=said)
+    while mortal.rounds() < 3:
+        assert process.is_alive()
+        time.sleep(0.05)
+    filler = mortal.home / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    process.join(3 * NOTICED_S)
+    assert re.search(rf"the disk of {mortal.home}.* is full: make room", said.read_text())
     filler.unlink()
 
 
@@ -186,8 +192,9 @@ def bits_are_those_of_a_run_that_nobody_killed(mortal, _):
 
 # What happens to each run, in order; the second has fewer, and its bits are looked at.
 DEATHS = {
-    "first": [*[(process_dies, v) for v in list(VICTIMS)[:3]], (disk_is_full, "")],
+    "first": [(process_dies, v) for v in list(VICTIMS)[:3]],
     "second": [
+        (disk_is_full, ""),
         *[(process_dies, v) for v in list(VICTIMS)[3:]],
         (launcher_is_killed, ""),
         (bits_are_those_of_a_run_that_nobody_killed, ""),

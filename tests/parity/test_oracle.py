@@ -208,11 +208,10 @@ def test_everything_sent_is_dense_fedadam_to_the_bit(folder):
 
 @pytest.mark.flower
 @pytest.mark.timeout(600)
-def test_flwr_run_equals_the_script_and_the_local_run(folder, local_run, flower_runs):
-    assert_equal(Script(folder, small.FLOSS["d-down"], small.FLOSS["d-up"]), flower_runs[2])
-    assert small.same_bits(small.state(flower_runs[2]), small.state(local_run))
+def test_flwr_run_equals_the_script_and_the_local_run(folder, local_run, flower_run):
+    assert_equal(Script(folder, small.FLOSS["d-down"], small.FLOSS["d-up"]), flower_run)
+    assert small.same_bits(small.state(flower_run), small.state(local_run))
     adapters = [
-        load_file(run / "adapter" / "adapter_model.safetensors")
-        for run in (flower_runs[2], local_run)
+        load_file(run / "adapter" / "adapter_model.safetensors") for run in (flower_run, local_run)
     ]
     assert small.same_bits(*adapters)

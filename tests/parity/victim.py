@@ -16,6 +16,7 @@ from typing import Any
 from fedllm_app import play as play_module
 from fedllm_app.client import kept
 from fedllm_app.config import RunConfig
+from fedllm_app.core.errors import FedllmError
 from fedllm_app.models import export
 from fedllm_app.run import checkpoint, ledger, metrics, record
 
@@ -30,24 +31,31 @@ WRITERS = {
 
 
 def start(
-    flat: dict[str, Any], moment: int = 0, within: str = "", log: Path | None = None
+    flat: dict[str, Any],
+    moment: int = 0,
+    within: str = "",
+    log: Path | None = None,
+    said: Path | None = None,
 ) -> BaseProcess:
     """Start a process that plays a run; see `play`."""
     # Each begins as a fork of a process that has imported everything: one second, not ten.
     context = get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
-    process = context.Process(target=play, args=(flat, moment, within, log))
+    process = context.Process(target=play, args=(flat, moment, within, log, said))
     process.start()
     return process
 
 
-def play(flat: dict[str, Any], moment: int, within: str, log: Path | None) -> None:
+def play(
+    flat: dict[str, Any], moment: int, within: str, log: Path | None, said: Path | None
+) -> None:
     """Play a run, and die of SIGKILL at a moment; 0 is never.
 
     Parameters
     ----------
     within : count only the moments in which this function was at work.
     log : gets the name of the function that was at work at each moment, one a line.
+    said : gets the error in which the run ends.
     """
     passed: list[str] = []
 
@@ -60,7 +68,12 @@ def play(flat: dict[str, Any], moment: int, within: str, log: Path | None) -> No
 
     if moment or log:
         sys.setprofile(look)
-    play_module.run_local(RunConfig.parse(flat))
+    try:
+        play_module.run_local(RunConfig.parse(flat))
+    except FedllmError as error:
+        if said is None:
+            raise
+        said.write_text(str(error))
     sys.setprofile(None)
     if log:
         log.write_text("\n".join(passed))
