@@ -29,7 +29,7 @@ def lowest(rows: Sequence[Row], select: Select) -> Row | None:
 
 
 def plain(row: Row) -> bool:
-    """Say whether a row is federated, and at the centre but for batch, clients, steps, lr, beta2."""
+    """Say whether a row is federated, and plain but for batch, clients, steps, rate and beta2."""
     s = row["settings"]
     return (
         row["population"] > 8
@@ -76,9 +76,7 @@ def moved(
     if other is None:
         return words, f"{va:g} against {vb:g}, which was not played here", "cannot be told apart"
     worse, chance = 100 * (exp(other["loss"] - a["loss"]) - 1), noise(rows)
-    here = (
-        f"{va:g} against {vb:g}, with which it would be {worse:.1f} % worse (chance {chance:.1f})"
-    )
+    here = f"{va:g} against {vb:g}, which would be {worse:.1f} % worse (chance {chance:.1f})"
     if worse <= chance:
         return words, here, "cannot be told apart"
     return words, here, "confirmed" if (va > vb) == larger else "contradicted"
@@ -90,9 +88,8 @@ def better(words: str, rows: Sequence[Row], ours: Select, theirs: Select) -> Ver
     if a is None or b is None:
         return words, PENDING, PENDING
     gap, chance = 100 * (exp(a["loss"] - b["loss"]) - 1), noise(rows)
-    here = (
-        f"{a['perplexity']:.1f} against {b['perplexity']:.1f}: {gap:+.1f} % (chance {chance:.1f})"
-    )
+    lower, higher = f"{a['perplexity']:.1f}", f"{b['perplexity']:.1f}"
+    here = f"{lower} against {higher}: {gap:+.1f} % (chance {chance:.1f})"
     if abs(gap) <= chance:
         return words, here, "cannot be told apart"
     return words, here, "confirmed" if gap < 0 else "contradicted"

@@ -103,15 +103,11 @@ def _cell(select: Select, rule: Select, B: int, lr: float) -> Select:
 def clients(rows: Sequence[Row]) -> str:
     """Return clients of a round against batch and rate."""
     head = ["clients of a round", "local batch", *(f"lr {lr:g}" for lr in LRS[1:])]
-    body = [
-        [
-            str(n),
-            str(B),
-            *(_perplexity(lowest(rows, _cell(at(n=n), fixed, B, lr))) for lr in LRS[1:]),
-        ]
-        for n in CLIENTS
-        for B in (1, 4)
-    ]
+    body = []
+    for n in CLIENTS:
+        for B in (1, 4):
+            found = [lowest(rows, _cell(at(n=n), fixed, B, lr)) for lr in LRS[1:]]
+            body.append([str(n), str(B), *map(_perplexity, found)])
     return printed([head, *body])
 
 
@@ -196,8 +192,11 @@ def held_out(rows: Sequence[Row], held: Sequence[Row]) -> str:
         worse = 100 * (mine.perplexity / lowest_there - 1)
         times = mine.costs[goal] / best.costs[goal]
         good = worse <= WITHIN and times <= 1 + WITHIN / 100
-        body.append([goal, own.name, amount(goal, mine.costs[goal]), f"{worse:+.1f} %", best.setting.runs[0].name,
-                     amount(goal, best.costs[goal]), f"{times:.2f}x", "yes" if good else "no"])  # fmt: skip
+        body.append([
+            goal, own.name, amount(goal, mine.costs[goal]), f"{worse:+.1f} %",
+            best.setting.runs[0].name, amount(goal, best.costs[goal]), f"{times:.2f}x",
+            "yes" if good else "no",
+        ])  # fmt: skip
     head = ["goal", "advice", "its cost", "above the lowest perplexity", "cheapest of the grid",
             "its cost", "ratio", f"within {WITHIN:g} %"]  # fmt: skip
     return printed([head, *body])

@@ -90,10 +90,8 @@ def held_entries(home: Path) -> list[Entry]:
         return grid
     found = advices(rows_of(entries(), home, NAME), first[0]["parameters"])
     asked = [advised(a.choice.setting.knobs, a.choice.of) for a in found.values()]
-    by_settings = {tuple(sorted(e.settings.items())) for e in grid}
-    return once(
-        [*grid, *(e for e in asked if tuple(sorted(e.settings.items())) not in by_settings)]
-    )
+    known = [e.settings for e in grid]
+    return once([*grid, *(e for e in asked if e.settings not in known)])
 
 
 def left(stage: str, places: Settings, home: Path) -> list[Cell]:

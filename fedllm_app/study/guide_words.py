@@ -61,8 +61,11 @@ def sentences(advice: Advice, fleet: str) -> list[str]:
         f"Costs: {costs}.",
     ]
     if advice.rivals:
-        rivals = [f"{taken(c)} ({stop(c)}): perplexity {c.perplexity:.1f}, "
-                  f"{amount(advice.goal, c.costs[advice.goal])}" for c in advice.rivals[:SHOWN]]  # fmt: skip
+        rivals = [
+            f"{taken(c)} ({stop(c)}): perplexity {c.perplexity:.1f}, "
+            f"{amount(advice.goal, c.costs[advice.goal])}"
+            for c in advice.rivals[:SHOWN]
+        ]
         more = len(advice.rivals) - SHOWN
         tail = f"; and {more} more" if more > 0 else ""
         said.append("Cannot be told apart from it: " + "; ".join(rivals) + tail + ".")
@@ -99,8 +102,10 @@ def draw_front(found: Sequence[Choice], chosen: Sequence[Choice], goals: Sequenc
         axis.scatter([c.costs[goal] for c in shown], [c.perplexity for c in shown], s=8,
                      color="0.7", label="measured")  # fmt: skip
         line = [c for c in best if c.perplexity <= 4 * lowest]
-        axis.step([c.costs[goal] for c in line], [c.perplexity for c in line], where="post",
-                  color="C0", marker="o", markersize=3, label="nothing cheaper is as good")  # fmt: skip
+        axis.step(
+            [c.costs[goal] for c in line], [c.perplexity for c in line], where="post",
+            color="C0", marker="o", markersize=3, label="nothing cheaper is as good",
+        )  # fmt: skip
         axis.scatter([advised.costs[goal]], [advised.perplexity], marker="*", s=140, color="C1",
                      zorder=3, label="advice")  # fmt: skip
         axis.set(xscale="log", xlabel=f"{goal}, {GOALS[goal]}")

@@ -142,7 +142,7 @@ def _of_file(path: Path) -> list[Row]:
 
 
 def _of_folder(path: Path) -> Iterator[Row]:
-    """Yield the rows of the finished runs in a folder; settings are all that differ from defaults."""
+    """Yield the rows of the finished runs in a folder; settings: all that are no defaults."""
     from fedllm_app.config import RunConfig, read_recipe
 
     default = RunConfig().flat()
