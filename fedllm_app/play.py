@@ -134,7 +134,10 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
     c = parts.config
     fleet = Fleet(c.devices, c.run.seed) if c.devices.on else None
     # First: its files may be refused.
-    network = network_of(c.network, c.run.seed, c.compute, fleet, lambda: parts.step_flops)
+    network = network_of(
+        c.network, c.run.seed, c.compute, fleet, lambda: parts.step_flops,
+        lambda: parts.cost_of_a_step.gradient_part,
+    )  # fmt: skip
     if network and c.data.train != "node":
         network.warn_of_strangers(parts.counts())
     model = parts.model

@@ -71,7 +71,7 @@ class Costs:
         return Costs(**{f.name: getattr(self, f.name)[:rounds] for f in fields(self)})
 
     def put_seconds(self, t: int, traffic: Traffic, base: Mapping[str, int],
-                    network: Network, steps: Mapping[str, int]) -> None:  # fmt: skip
+                    network: Network, steps: Mapping[str, float]) -> None:  # fmt: skip
         """Put down how long round `t` lasts, and how much longer with the base for new clients."""
         whole = {c: (down + base.get(c, 0), up) for c, (down, up) in traffic.items()}
         self.seconds[t - 1] = network.round_seconds(traffic, steps)

@@ -35,6 +35,7 @@ from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
+from fedllm_app.study.effort import trained_shares, whole_steps
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -121,7 +122,8 @@ class Predictor:
             costs.base_bytes[i] = len(new) * self.base_client_bytes
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
-                steps = {one: c.client.steps_on(self.counts[one]) for one in sizes}
+                own = {one: c.client.steps_on(self.counts[one]) for one in sizes}
+                steps = whole_steps(self.network, own, planned.shares.get(t, {}))
                 costs.put_seconds(t, sizes, base, self.network, steps)
         return costs
 
@@ -211,6 +213,7 @@ class _Rounds:
         adapters = c.model.train == "lora"
         self.rank = predictor.rank(c.lora.rank if adapters else 0)
         self.layout = self.rank.layout
+        self.shares: dict[int, dict[str, float]] = {}  # that a client trains, by round
 
     def all(self) -> Sequence[dict[str, tuple[Payload, Payload]]]:
         """Return (down, up) by client for every round.
@@ -248,6 +251,7 @@ class _Rounds:
         return method_of(self.c.strategy.name).plan(inputs, state)
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
+        self.shares[t] = trained_shares(plan, self.layout, self.c.run.seed, t)
         downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
         return {
             client: (downs[name], self.up(t, name, client, plan.groups[name]))
