@@ -160,7 +160,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         resumed=state is not None,
         planner=Planner(
             method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
-            parts.initial, c.run.seed,
+            parts.initial, c.run.seed, parts.heads,
         ),
         pacing=pacing_of(asked, c.run.seed),
         limits=Limits(c.run, asked, network, c.task.kind.falling),

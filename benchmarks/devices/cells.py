@@ -177,6 +177,8 @@ def _options() -> Iterator[Entry]:
         for share in SHARES:
             part = {"strategy.name": "partial", "strategy.train-share": share} | FEDAVG
             yield made("options", "options", {"lr": lr}, part, f"partial{share:g}")
+            part = {"strategy.name": "heads", "strategy.head-share": share} | FEDAVG
+            yield made("options", "options", {"lr": lr}, part, f"heads{share:g}")
 
 
 def _seeds() -> Iterator[Entry]:

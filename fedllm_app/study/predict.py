@@ -21,6 +21,7 @@ import numpy as np
 from fedllm_app.config import RunConfig
 from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.heads import Heads
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.core.region import Where
@@ -71,10 +72,10 @@ class Predictor:
         base_client_bytes: int,
         counts: Mapping[str, int],
         network: Network | None = None,
+        heads: Heads | None = None,
     ) -> None:
-        self.layout, self.initial = layout, initial
+        self.layout, self.initial, self.heads, self.uneven = layout, initial, heads, Uneven()
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self.uneven = Uneven()
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -96,8 +97,8 @@ class Predictor:
                 "data.train is 'node', so no client is known here; name them in a file of links "
                 "(--links), or plan with a data set in place of the devices' own"
             )
-        initial = parts.initial
-        return cls(parts.model.layout, initial, parts.model.base_bytes, counts, network)
+        model = parts.model
+        return cls(model.layout, parts.initial, model.base_bytes, counts, network, parts.heads)
 
     def costs(self, config: RunConfig) -> Costs:
         """Return what each round of `config` will cost if every client answers."""
@@ -246,7 +247,7 @@ class _Rounds:
         accepted = dict.fromkeys(self.cohort(t - 1), t - 1) if t > 1 else {}
         inputs = Inputs(
             self.c.strategy, self.layout, t, params, self.rank.start, self.cohort(t),
-            self.c.run.seed, accepted=accepted,
+            self.c.run.seed, accepted=accepted, heads=self.predictor.heads,
         )  # fmt: skip
         return method_of(self.c.strategy.name).plan(inputs, state)
 
