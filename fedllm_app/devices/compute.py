@@ -126,6 +126,10 @@ class Compute:
             return self.flops(1) / self.fleet.of(client)["flops"] * factor
         return s.step_s * factor
 
+    def count(self, step_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
+        """Take the FLOPs of a step from a model that is known only now."""
+        self._step_flops, self._gradient_part = step_flops, gradient_part
+
     def whole_steps(self, steps: int, share: float) -> float:
         """Return as how many steps count those in which this share of the values is trained.
 

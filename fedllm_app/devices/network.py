@@ -204,6 +204,11 @@ class Network:
         """What each client trains on, None where no devices are simulated."""
         return self._compute.fleet if self._compute else None
 
+    def count(self, step_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
+        """Take the FLOPs of a step from a model that is known only now."""
+        if self._compute:
+            self._compute.count(step_flops, gradient_part)
+
     def whole_steps(self, steps: int, share: float) -> float:
         """Return as how many steps count those in which this share of the values is trained."""
         return self._compute.whole_steps(steps, share) if self._compute else float(steps)

@@ -36,7 +36,7 @@ from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
-from fedllm_app.study.effort import trained_shares, whole_steps
+from fedllm_app.study.effort import shares, trained_shares, whole_steps
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -73,9 +73,11 @@ class Predictor:
         counts: Mapping[str, int],
         network: Network | None = None,
         heads: Heads | None = None,
+        batch: int = 1,
     ) -> None:
         self.layout, self.initial, self.heads, self.uneven = layout, initial, heads, Uneven()
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
+        self.batch = batch  # of the steps whose FLOPs the network has
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -98,7 +100,10 @@ class Predictor:
                 "(--links), or plan with a data set in place of the devices' own"
             )
         model = parts.model
-        return cls(model.layout, parts.initial, model.base_bytes, counts, network, parts.heads)
+        batch = parts.config.client.batch
+        return cls(
+            model.layout, parts.initial, model.base_bytes, counts, network, parts.heads, batch
+        )
 
     def costs(self, config: RunConfig) -> Costs:
         """Return what each round of `config` will cost if every client answers."""
@@ -123,8 +128,7 @@ class Predictor:
             costs.base_bytes[i] = len(new) * self.base_client_bytes
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
-                own = {one: c.client.steps_on(self.counts[one]) for one in sizes}
-                steps = whole_steps(self.network, own, planned.shares.get(t, {}))
+                steps = whole_steps(self, c, planned.shares.get(t, {}), sizes)
                 costs.put_seconds(t, sizes, base, self.network, steps)
         return costs
 
@@ -278,12 +282,6 @@ class _Rounds:
         made = self.predictor.payload(support, up.count, up.within, *how)
         more = beside_bytes(plan.beside_up, self.layout, draw, wire.up_values, wire.block)
         return replace(made, size=made.size + more)
-
-
-def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> np.ndarray:
-    """Return the logarithms of the mean shares of P that travel down and up."""
-    both = np.array([(down.K, up.K) for r in rounds for down, up in r.values()], np.float64)
-    return np.asarray(np.log(np.maximum(both.mean(0), 1) / P))
 
 
 def _signature(plan: RoundPlan) -> str:

@@ -20,7 +20,8 @@ OWN = {
 }  # fmt: skip
 # Those that send all coordinates down, to some clients at least.
 WHOLE = (
-    "dense", "fedavg", "fedadam", "partial", "partial-floss", "floss", "floss-tiers", "photon", "heads",
+    "dense", "fedavg", "fedadam", "partial", "partial-floss", "floss", "floss-tiers", "photon",
+    "heads",
     "diloco", "sparse-diloco",
     "streaming-diloco",
 )  # fmt: skip

@@ -7,10 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from fedllm_app.cli import app
-from fedllm_app.config import RunConfig
+from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.play import run_local
 from fedllm_app.run.metrics import read_lines
+from fedllm_app.study.budget import Budget
+from fedllm_app.study.command import network_for, predictor
 from fedllm_app.study.guide import advise, choices, front
 from fedllm_app.study.observed import observed, read_observed, row_of
 from fedllm_app.study.on_fleet import OnFleet
@@ -40,6 +42,18 @@ def test_a_run_costs_on_its_own_fleet_what_its_meter_says(played):
     assert spent.compute == pytest.approx([r["flops"] for r in lines])
     assert spent.bytes == pytest.approx([r["up-bytes"] + r["down-bytes"] for r in lines])
     assert OnFleet("wearable=1").spent(run).time[-1] > 2 * spent.time[-1]
+
+
+def test_the_planner_predicts_the_joules_of_the_meter(played):
+    c = RunConfig.parse(read_recipe(played / "config.toml"))
+    network = network_for(c, 0.0, 0.0, 0.0, None)
+    costs = predictor(c, network).costs(c)
+    last = [r for r in read_lines(played / "metrics.jsonl") if "energy-j" in r][-1]
+    assert costs.energy_j.sum() == pytest.approx(last["energy-j"], rel=1e-3)
+    assert costs.seconds.sum() == pytest.approx(last["simulated-s"], rel=1e-3)
+    half = Budget(energy_j=0.6 * last["energy-j"])
+    assert half.limits == {"joules": pytest.approx(0.6 * last["energy-j"])}
+    assert 1 <= half.rounds(costs) < 4
 
 
 def test_a_folder_of_runs_is_read_as_rows(played):
