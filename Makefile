@@ -6,6 +6,7 @@
 #   make bench                   fedllm beside its limits and peers, 25 minutes; docs/performance.md
 #   make bench-quick             a smaller version, 3 minutes
 #   make reproduce-photon ARGS="--data DIR"    pre-training, hours in the background; docs/reproducing-photon.md
+#   make reproduce-devices ARGS="--data DIR"   settings for uneven devices, hours in the background; docs/guide.md
 #   make reproduce ARGS="..."    the thesis' figures, hours in the background; docs/reproducing-floss.md
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup run test check bench bench-quick reproduce reproduce-photon clean
+.PHONY: setup run test check bench bench-quick reproduce reproduce-photon reproduce-devices clean
 
 setup: $(VENV)/installed
 
@@ -48,6 +49,9 @@ reproduce: setup
 
 reproduce-photon: setup
 	$(BIN)/python -m benchmarks.photon $(ARGS)
+
+reproduce-devices: setup
+	$(BIN)/python -m benchmarks.devices $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

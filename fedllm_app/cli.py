@@ -21,6 +21,7 @@ from fedllm_app.models.settings import BACKBONES
 from fedllm_app.study.centralized import centralized
 from fedllm_app.study.command import plan
 from fedllm_app.study.devices_command import devices
+from fedllm_app.study.guide_command import guide
 from fedllm_app.study.sweep_command import sweep
 from fedllm_app.study.walltime_command import walltime
 
@@ -209,6 +210,7 @@ def keys(
 app.command("plan")(user_errors(plan))
 app.command("devices")(user_errors(devices))
 app.command("sweep")(user_errors(sweep))
+app.command("guide")(user_errors(guide))
 app.command("centralized")(user_errors(centralized))
 app.command("walltime")(user_errors(walltime))
 

@@ -21,6 +21,7 @@ from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.counts import Counts
 from fedllm_app.core.errors import DataError, WireError
+from fedllm_app.core.heads import Heads
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data, stream
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
@@ -36,6 +37,7 @@ from fedllm_app.models.backbone import (
     local_source,
 )
 from fedllm_app.models.flops import StepCost, step_cost
+from fedllm_app.models.heads import attention_heads
 from fedllm_app.models.image import image_spec
 from fedllm_app.models.positions import check_positions
 from fedllm_app.models.scratch import scratch_folder
@@ -160,6 +162,11 @@ class Parts:
             # Nothing is frozen, but a device with another tokenizer would learn other words.
             model.fingerprint = tokenizer_digest(self.tokenizer)
         return model.to(device)
+
+    @cached_property
+    def heads(self) -> Heads | None:
+        """Where the attention heads lie in what is trained, None where there are none."""
+        return attention_heads(self.model)
 
     @cached_property
     def initial(self) -> np.ndarray:

@@ -134,7 +134,10 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
     c = parts.config
     fleet = Fleet(c.devices, c.run.seed) if c.devices.on else None
     # First: its files may be refused.
-    network = network_of(c.network, c.run.seed, c.compute, fleet, lambda: parts.step_flops)
+    network = network_of(
+        c.network, c.run.seed, c.compute, fleet, lambda: parts.step_flops,
+        lambda: parts.cost_of_a_step.gradient_part,
+    )  # fmt: skip
     if network and c.data.train != "node":
         network.warn_of_strangers(parts.counts())
     model = parts.model
@@ -157,7 +160,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         resumed=state is not None,
         planner=Planner(
             method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
-            parts.initial, c.run.seed,
+            parts.initial, c.run.seed, parts.heads,
         ),
         pacing=pacing_of(asked, c.run.seed),
         limits=Limits(c.run, asked, network, c.task.kind.falling),

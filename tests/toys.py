@@ -19,6 +19,7 @@ from torch import nn
 from fedllm_app.client.answer import answer
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.client.train import Device
+from fedllm_app.core.heads import Heads
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.region import positions_of
@@ -55,6 +56,7 @@ LAYOUT = ParamLayout(
     ),
     ((2, 3), (2, 2), (2,), (4, 1), (1, 4)),
 )
+HEADS = Heads(2, ("attention.q.*",), ("attention.o.*",))
 P = LAYOUT.size
 # Strictly growing, so that the largest quarter is the last five; whole numbers, so sums are exact.
 PARAMS = np.arange(1, P + 1, dtype=np.float32)
@@ -204,7 +206,7 @@ def toy_loop(
         planner=Planner(
             STRATEGIES[method] if isinstance(method, str) else method,
             StrategySettings(**(strategy or {})), wire or WireSettings(), LAYOUT, BASE, -PARAMS,
-            seed,
+            seed, HEADS,
         ),
         pacing=pacing_of(asked, seed) if named else pacing,
         limits=Limits(run, asked, network, frozenset({"loss"})),

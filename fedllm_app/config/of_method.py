@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 READ_BY_SOME = (
     "tier-densities", "tier-ranks", "head", "mean", "error-feedback", "down", "down-history",
     "feedback-decay", "rounding", "top-k", "block", "fragments", "mixing",
-    "momentum", "train-share", "train-always",
+    "momentum", "train-share", "train-always", "head-share", "tier-heads", "beside-heads",
 )  # fmt: skip
 
 

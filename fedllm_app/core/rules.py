@@ -1,8 +1,7 @@
 """The rules of derived supports: whole tensors or slices of them, the same on both sides.
 
 A rule returns slices, so that a device saves the compute of what it does not train as well as its
-traffic; one of your own may return scattered positions. `head-slices` waits for disjoint training
-of heads: no method of ours uses it yet.
+traffic; one of your own may return scattered positions.
 
 Shapes: P trainable parameters, R rank, H attention heads.
 """
@@ -16,6 +15,7 @@ import numpy as np
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.extend import load
+from fedllm_app.core.heads import block_of
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.lora import ADAPTERS, lora_rank_axis
 from fedllm_app.core.region import Slice
@@ -23,6 +23,7 @@ from fedllm_app.core.support import Derived, Rule
 
 RANK_SLICES = "rank-slices"  # the one rule by which a device can hold less than the whole bank
 RANDOM_TENSORS = "random-tensors"  # whole variables, drawn up to a share of all parameters
+HEAD_SLICES = "head-slices"  # units of attention
 FRAGMENT = "fragment"  # whole layers that travel together
 HEAD = Derived("tensors", {"without": list(ADAPTERS)})  # what is trained beside the adapters
 
@@ -80,26 +81,45 @@ def _random_tensors(
 def _head_slices(
     layout: ParamLayout, args: Mapping[str, Any], rng: np.random.Generator
 ) -> list[Slice]:
-    """Return `heads` of `of` attention heads, drawn per client: rows of q, k, v, columns of o.
+    """Return `heads` of `of` units of attention (core/heads.py), the same in every layer.
 
-    Tensors outside attention are trained whole unless `only` is true (Szablewski 2025).
+    The order of the units is drawn; a client's are those from number `first` on, so that clients
+    that begin one after another share none as long as there are enough. Tensors outside attention
+    are trained whole unless `only` is true (Szablewski 2025).
     """
-    if not 1 <= int(args["of"]) <= layout.size:
+    of = int(args["of"])
+    if not 1 <= of <= layout.size:
         raise WireError(f"a plan has {args['of']} attention heads; expected 1 to {layout.size}")
-    chosen = np.sort(rng.permutation(int(args["of"]))[: int(args["heads"])])
+    number = np.arange(int(args.get("first", 0)), int(args.get("first", 0)) + int(args["heads"]))
+    chosen = np.sort(rng.permutation(of)[number[:of] % of]).tolist()
     slices: list[Slice] = []
     for i, name in enumerate(layout.names):
-        row = any(fnmatch.fnmatch(name, p) for p in args["rows"])
-        column = any(fnmatch.fnmatch(name, p) for p in args["columns"])
-        if not (row or column):
+        axis, sizes = _units_of(name, layout.shapes[i], args)
+        if not sizes:
             if not args.get("only", False):
                 slices.append((name, ()))
             continue
-        axis = 0 if row else 1
-        width = layout.shapes[i][axis] // int(args["of"])
-        lead = (slice(None),) * axis
-        slices += [(name, (*lead, slice(h * width, (h + 1) * width))) for h in chosen.tolist()]
+        lead, begin = (slice(None),) * axis, 0
+        for size in sizes:
+            width = size // of
+            slices += [
+                (name, (*lead, slice(begin + h * width, begin + (h + 1) * width))) for h in chosen
+            ]
+            begin += size
     return slices
+
+
+def _units_of(
+    name: str, shape: tuple[int, ...], args: Mapping[str, Any]
+) -> tuple[int, tuple[int, ...]]:
+    """Return the axis of the units in a tensor, and the sizes of its parts; () where none are."""
+    for pattern, axis, sizes in block_of(args):
+        if fnmatch.fnmatchcase(name, pattern):
+            return axis, sizes
+    for key, axis in (("rows", 0), ("columns", 1)):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in args[key]):
+            return axis, (shape[axis],)
+    return 0, ()
 
 
 def _fragment(
@@ -120,6 +140,6 @@ RULES: dict[str, Rule] = {
     "tensors": _tensors,
     RANK_SLICES: _rank_slices,
     RANDOM_TENSORS: _random_tensors,
-    "head-slices": _head_slices,
+    HEAD_SLICES: _head_slices,
     FRAGMENT: _fragment,
 }

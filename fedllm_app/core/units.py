@@ -27,6 +27,11 @@ def format_joules(joules: float) -> str:
     return _scaled(joules, ("J", "kJ", "MJ", "GJ"))
 
 
+def format_flops(flops: float) -> str:
+    """Return an amount of computing with three digits: `12.3 GFLOP`, `4.05 TFLOP`."""
+    return _scaled(flops, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+
+
 def format_times(dense: float, measured: float) -> str:
     """Return how many times less than dense was sent: `16.1x`; a dash when nothing was."""
     if not measured or not dense:

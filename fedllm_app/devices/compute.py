@@ -91,6 +91,7 @@ class Compute:
     seed : of the run.
     fleet : says what each client trains on; None where compute.step-s says how long a step takes.
     step_flops : returns the FLOPs of a local step, once it is asked.
+    gradient_part : returns what part of them the gradients of all trained tensors are.
 
     Raises
     ------
@@ -104,9 +105,10 @@ class Compute:
         seed: int,
         fleet: Fleet | None = None,
         step_flops: Callable[[], float] = float,
+        gradient_part: Callable[[], float] = float,
     ) -> None:
         self._settings, self._seed, self.fleet = settings, seed, fleet
-        self._step_flops = step_flops
+        self._step_flops, self._gradient_part = step_flops, gradient_part
         path = Path(settings.file)
         self.own = read_figures("compute.file", path, ("step-s",)) if settings.file else {}
 
@@ -124,10 +126,23 @@ class Compute:
             return self.flops(1) / self.fleet.of(client)["flops"] * factor
         return s.step_s * factor
 
-    def flops(self, steps: int) -> float:
+    def count(self, step_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
+        """Take the FLOPs of a step from a model that is known only now."""
+        self._step_flops, self._gradient_part = step_flops, gradient_part
+
+    def whole_steps(self, steps: int, share: float) -> float:
+        """Return as how many steps count those in which this share of the values is trained.
+
+        What is saved are the gradients of the others. Without devices every step counts as one.
+        """
+        if share >= 1 or self.fleet is None:
+            return float(steps)
+        return steps * (1 - (1 - share) * self._gradient_part())
+
+    def flops(self, steps: float) -> float:
         """Return the FLOPs of so many local steps; 0 without devices."""
         return steps * self._step_flops()
 
-    def seconds(self, client: str, steps: int) -> float:
+    def seconds(self, client: str, steps: float) -> float:
         """Return the seconds of so many local steps of a client."""
         return steps * self.step_s(client)

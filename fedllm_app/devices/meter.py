@@ -69,7 +69,7 @@ class Meter:
         client: str,
         down_bytes: int | None,
         up_bytes: int | None,
-        steps: int,
+        steps: float,
         lasted_s: float = 0.0,
     ) -> Usage:
         """Return what a client used in a round.
@@ -77,7 +77,7 @@ class Meter:
         Parameters
         ----------
         down_bytes, up_bytes : None where nothing went that way.
-        steps : local steps that it took.
+        steps : local steps that it took, in steps that train all (`Network.whole_steps`).
         lasted_s : of the round; the client waits for its end. 0: nobody waits.
         """
         profile, link = self.fleet.of(client), self.network.link(client)

@@ -204,11 +204,20 @@ class Network:
         """What each client trains on, None where no devices are simulated."""
         return self._compute.fleet if self._compute else None
 
-    def compute_seconds(self, client: str, steps: int) -> float:
+    def count(self, step_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
+        """Take the FLOPs of a step from a model that is known only now."""
+        if self._compute:
+            self._compute.count(step_flops, gradient_part)
+
+    def whole_steps(self, steps: int, share: float) -> float:
+        """Return as how many steps count those in which this share of the values is trained."""
+        return self._compute.whole_steps(steps, share) if self._compute else float(steps)
+
+    def compute_seconds(self, client: str, steps: float) -> float:
         """Return how long so many local steps take a client, 0 where that takes no time."""
         return self._compute.seconds(client, steps) if self._compute else 0.0
 
-    def flops(self, steps: int) -> float:
+    def flops(self, steps: float) -> float:
         """Return the FLOPs of so many local steps, 0 without devices."""
         return self._compute.flops(steps) if self._compute else 0.0
 
@@ -221,13 +230,13 @@ class Network:
                 log.warning("%s names %d clients that are not in the data: %s", key, count, shown)
 
     def participant_seconds(
-        self, client: str, down_bytes: int | None, up_bytes: int | None = None, steps: int = 0
+        self, client: str, down_bytes: int | None, up_bytes: int | None = None, steps: float = 0
     ) -> float:
         """Return how long one client takes for a job: download, local steps, upload."""
         seconds = self.link(client).seconds(down_bytes, up_bytes)
         return seconds + self.compute_seconds(client, steps)
 
-    def round_seconds(self, traffic: Traffic, steps: Mapping[str, int] | None = None) -> float:
+    def round_seconds(self, traffic: Traffic, steps: Mapping[str, float] | None = None) -> float:
         """Return how long a round lasts: as long as its slowest participant, 0 without any.
 
         Parameters
@@ -245,14 +254,15 @@ def network_of(
     compute: ComputeSettings | None = None,
     fleet: Fleet | None = None,
     step_flops: Callable[[], float] = float,
+    gradient_part: Callable[[], float] = float,
 ) -> Network | None:
     """Return the clock of a run, None where none runs: neither over links nor over local steps.
 
     Parameters
     ----------
-    fleet, step_flops : as in `Compute`.
+    fleet, step_flops, gradient_part : as in `Compute`.
     """
     steps = None
     if compute and (compute.on or fleet is not None):
-        steps = Compute(compute, seed, fleet, step_flops)
+        steps = Compute(compute, seed, fleet, step_flops, gradient_part)
     return Network(settings, seed, steps) if settings.on or steps else None

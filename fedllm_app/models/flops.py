@@ -37,6 +37,11 @@ class StepCost:
     weights: float
     activations: float
 
+    @property
+    def gradient_part(self) -> float:
+        """What part of a step's FLOPs the gradients of the trained tensors are."""
+        return self.weights / self.flops() if self.weights else 0.0
+
     def flops(self, share: float = 1.0) -> float:
         """Return the FLOPs of an example where this share of the trainable values is trained."""
         return self.forward + self.through + share * self.weights

@@ -127,8 +127,9 @@ class ConformerShape:
 
 
 AnyShape = Shape | LstmShape | ConformerShape
-# "tiny" and "small" are ours, for a vocabulary of 4,096.
+# "micro", "tiny" and "small" are ours, for a vocabulary of 4,096.
 SHAPES = {
+    "micro": Shape(2, 128, 4, 0.9e6),
     "tiny": Shape(3, 192, 6, 2e6),
     "small": Shape(5, 320, 5, 8e6),
     "75m": Shape(3, 896, 16, 75e6),

@@ -18,8 +18,8 @@ class ModelSettings(Settings):
     source: str = Field(
         "embedded",
         description="'embedded' (the demonstration), an absolute path of a folder or .gguf "
-        "file, a hub name, or 'scratch:NAME', a new decoder: tiny, small, 75m, 125m, 1.3b, 3b, 7b, "
-        "or for devices lstm-, transformer-, conformer-, each with small and large.",
+        "file, a hub name, or 'scratch:NAME', a new decoder: micro, tiny, small, 75m, 125m, 1.3b, "
+        "3b, 7b, or for devices lstm-, transformer-, conformer-, each with small and large.",
     )
     init: Literal["pretrained", "random"] = Field(
         "pretrained",

@@ -23,6 +23,7 @@ from fedllm_app.core.errors import WireError
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.lora import lora_rank, with_rank
 from fedllm_app.core.region import Region, Where
+from fedllm_app.models.sliced import slice_layers, whole_layer
 
 
 class TrainableModel:
@@ -54,6 +55,7 @@ class TrainableModel:
         self.layout = ParamLayout.of(tensors.items())
         self._tensors = dict(tensors)
         self._rank = lora_rank(self.layout)
+        self._sliced: list[nn.Module] = []
         self._hold(self._rank, copy=True)
 
     @property
@@ -127,8 +129,11 @@ class TrainableModel:
     def freeze_outside(self, where: Where) -> None:
         """Compute gradients only of tensors that hold a coordinate of this set.
 
-        What backward need not compute for the rest is saved.
+        What backward need not compute for the rest is saved. Where slices of a linear layer's
+        weight are meant, the gradient of the rest of it is left out, too.
         """
+        while self._sliced:
+            whole_layer(self._sliced.pop())
         edges = np.array([*self.current.offsets, self.current.size])
         if isinstance(where, Region):
             starts = {piece.start for piece in where.pieces}
@@ -139,6 +144,8 @@ class TrainableModel:
             held = (counts > 0).tolist()
         for parameter, wanted in zip(self._tensors.values(), held, strict=True):
             parameter.requires_grad_(bool(wanted))
+        if isinstance(where, Region):
+            self._sliced = slice_layers(self.model, self._tensors, self.current, where)
 
     def _hold(self, rank: int, copy: bool = False) -> None:
         """Lay the parameters out anew, with adapters of this rank; `copy` keeps their values."""

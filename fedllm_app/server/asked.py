@@ -60,6 +60,8 @@ class Asked:
     vectors : what may come back, by name.
     down_bytes : length of the vectors that went down.
     steps : local steps that it asks for.
+    share : of the trainable values that its device trains.
+    whole_steps : as how many steps that train all its steps count.
     rows : examples of the client's stream that it uses up, 0 where the device says.
     start_s : simulated second in which it began.
     request : what asks for it again after a resume, None where nobody will.
@@ -73,6 +75,8 @@ class Asked:
     vectors: Mapping[str, Expected]
     down_bytes: int
     steps: int = 0
+    share: float = 1.0
+    whole_steps: float = 0.0
     rows: int = 0
     start_s: float = 0.0
     request: Request | None = None
@@ -107,8 +111,23 @@ def asked_for(
     for job in request.jobs:
         draw = Draw(seed, request.round, request.group, job.client, sent)
         vectors = expected_vectors(plan, layout, draw, wire)
-        found.append(Asked(job, request.group, plan, request.round, origin, vectors, down))
+        share = trained_share(expand(plan.train, layout, draw), layout)
+        found.append(
+            Asked(job, request.group, plan, request.round, origin, vectors, down, share=share)
+        )
     return found
+
+
+def trained_share(where: Where, layout: ParamLayout) -> float:
+    """Return the share of the values that a device computes gradients of.
+
+    Whole tensors and slices of them are skipped; among scattered positions a tensor that holds any
+    is computed whole.
+    """
+    if isinstance(where, np.ndarray):
+        counts = np.diff(np.searchsorted(where, (*layout.offsets, layout.size)))
+        return sum(n for n, held in zip(layout.sizes, counts, strict=True) if held) / layout.size
+    return size_of(where, layout.size) / layout.size
 
 
 def asked_again(

@@ -67,7 +67,7 @@ class Intake:
     dropped : count of drops by reason.
     failed : of each job whose reply was dropped, the reason and why.
     late : jobs whose upload may still come after they were given up.
-    steps : local steps that each client was asked for last.
+    steps : local steps that each client was asked for last, in steps that train all.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Intake:
         self._heard: dict[str, int] = {}
         self._groups: dict[str, str] = {}
         self._lengths: list[float] = []  # of the accepted updates, as they are weighed
-        self.steps: dict[str, int] = {}
+        self.steps: dict[str, float] = {}
         self.add(asked)
 
     @property
@@ -108,7 +108,7 @@ class Intake:
         """Wait for the replies to these jobs, too."""
         for one in asked:
             self.open[one.key] = one
-            self._groups[one.job.client], self.steps[one.job.client] = one.group, one.steps
+            self._groups[one.job.client], self.steps[one.job.client] = one.group, one.whole_steps
             self._newest = max(self._newest, one.job.id)
 
     def take(self, reply: Reply) -> None:

@@ -72,6 +72,10 @@ class Limits:
             ).energy_j
         return Cost(up, down, seconds, simulated_s, energy_j)
 
+    def whole_steps(self, steps: int, share: float) -> float:
+        """Return as how many steps count those in which this share of the values is trained."""
+        return self.network.whole_steps(steps, share) if self.network else float(steps)
+
     @property
     def meter(self) -> Meter | None:
         """What reckons seconds and joules of simulated devices, None without any."""
@@ -79,13 +83,15 @@ class Limits:
             return None
         return Meter(self.network.fleet, self.network)
 
-    def usage(self, ledger: Ledger, steps: Mapping[str, int], lasted_s: float) -> dict[str, Usage]:
+    def usage(
+        self, ledger: Ledger, steps: Mapping[str, float], lasted_s: float
+    ) -> dict[str, Usage]:
         """Return what each simulated device used in the open round, {} without devices.
 
         Parameters
         ----------
         ledger : has what went to each client and came from it.
-        steps : local steps of a job of each client.
+        steps : local steps of a job of each client, in steps that train all.
         lasted_s : of the round, 0 where nobody waits for its end.
         """
         meter = self.meter
@@ -104,7 +110,9 @@ class Limits:
         )  # fmt: skip
         return over_budget(self.round, spent, bound)
 
-    def simulated_s(self, traffic: Traffic, steps: Mapping[str, int], bound: Cost) -> float | None:
+    def simulated_s(
+        self, traffic: Traffic, steps: Mapping[str, float], bound: Cost
+    ) -> float | None:
         """Return how long a round lasts by its measured bytes, None without a clock.
 
         Parameters
@@ -170,6 +178,6 @@ class Limits:
         self.closing_s = max(self.closing_s, clock.seconds("step", "evaluate", "checkpoint"))
 
 
-def steps_of(asked: Sequence[Asked]) -> dict[str, int]:
-    """Return the local steps that each client is asked for."""
-    return {one.job.client: one.steps for one in asked}
+def steps_of(asked: Sequence[Asked]) -> dict[str, float]:
+    """Return the local steps that each client is asked for, in steps that train all."""
+    return {one.job.client: one.whole_steps for one in asked}

@@ -197,7 +197,8 @@ class Loop:
     def sized(self, job: Asked, clients: Mapping[str, int]) -> Asked:
         """Return a job with the local steps that it asks for, and the rows that it uses up."""
         steps = job.plan.work.steps or self.most_steps(clients.get(job.job.client, 1))
-        return replace(job, steps=steps, rows=self.reading.rows(job.plan.work))
+        whole, rows = self.limits.whole_steps(steps, job.share), self.reading.rows(job.plan.work)
+        return replace(job, steps=steps, whole_steps=whole, rows=rows)
 
     def collect(self, opened: OpenRound) -> None:
         """Fold replies in as they come, until the policy steps or the round's time is over."""

@@ -11,6 +11,7 @@ from functools import reduce
 import numpy as np
 
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.heads import Heads
 from fedllm_app.core.holding import base_of, device_copy
 from fedllm_app.core.job import Job, Profile, Request
 from fedllm_app.core.layout import ParamLayout
@@ -60,6 +61,7 @@ class Planner:
     layout, fingerprint : of the trainable tensors and of the frozen base.
     initial : values the model was built with: what `fill="initial"` means.
     seed : of the run.
+    heads : where attention heads lie in the layout, None where there are none.
     """
 
     method: Method
@@ -69,6 +71,7 @@ class Planner:
     fingerprint: str
     initial: np.ndarray
     seed: int
+    heads: Heads | None = None
     _untrained_logged: bool = False
 
     def plan(
@@ -93,7 +96,7 @@ class Planner:
         inputs = Inputs(
             self.strategy, self.layout, state.round + 1, params_P, self.initial, cohort, self.seed,
             profiles or {}, self.method.own_settings(self.strategy), state.accepted,
-            clients,
+            clients, heads=self.heads,
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
         groups = {name: self._remembered(group) for name, group in plan.groups.items()}
@@ -112,13 +115,16 @@ class Planner:
         ----------
         ids : of the job of each client that is asked.
         """
-        found, held, t = [], state.downloads, planned.inputs.job
-        for group, plan in planned.plan.groups.items():
+        found, held, t, groups = [], state.downloads, planned.inputs.job, planned.plan.groups
+        for group, plan in groups.items():
             clients = [c for c, g in planned.plan.group_of.items() if g == group and c in ids]
             if not clients:
                 continue
             if group not in planned.encoded:
-                planned.encoded[group] = self.downloads(planned, group, plan)
+                twin = next((g for g in planned.encoded if _alike(groups[g], plan)), "")
+                planned.encoded[group] = (
+                    planned.encoded[twin] if twin else self.downloads(planned, group, plan)
+                )
             vectors, base = planned.encoded[group]
             sent: Sent = {WHOLE: (vectors[PARAMS], clients)}
             if DOWNLOAD in plan.keeps:
@@ -211,3 +217,14 @@ class Planner:
             block=self.wire.block,
             grid_bits=self.wire.grid_bits,
         )
+
+
+def _alike(plan: ClientPlan, other: ClientPlan) -> bool:
+    """Say whether two groups are sent the same: all parameters in the same form, and no more."""
+    return (
+        isinstance(plan.down, All)
+        and isinstance(other.down, All)
+        and not plan.beside_down
+        and not other.beside_down
+        and (plan.down_as, plan.fill) == (other.down_as, other.fill)
+    )

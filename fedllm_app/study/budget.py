@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedllm_app.core.units import format_bytes, format_seconds
+from fedllm_app.core.units import format_bytes, format_joules, format_seconds
 from fedllm_app.study.costs import Costs
 
 MB = 1e6
@@ -21,6 +21,7 @@ class Budget:
     ----------
     up_mb, down_mb, both_mb : megabytes (10^6 bytes) of all clients together.
     seconds : of the network, round after round.
+    energy_j : joules of all simulated devices.
     per_round : the limits hold for every single round, the base apart, instead of the whole run.
     base : the one-time download of the base counts, as download and as time.
     """
@@ -31,12 +32,14 @@ class Budget:
     seconds: float = 0.0
     per_round: bool = False
     base: bool = True
+    energy_j: float = 0.0
 
     @property
     def limits(self) -> dict[str, float]:
-        """Return the limits there are, in bytes and seconds."""
+        """Return the limits there are, in bytes, seconds and joules."""
         mb = {"up": self.up_mb, "down": self.down_mb, "both": self.both_mb}
         all_ = {name: MB * value for name, value in mb.items()} | {"seconds": self.seconds}
+        all_ |= {"joules": self.energy_j}
         return {name: value for name, value in all_.items() if value}
 
     def used(self, costs: Costs) -> dict[str, np.ndarray]:
@@ -48,6 +51,7 @@ class Budget:
             "down": down,
             "both": costs.up_bytes + down,
             "seconds": costs.seconds + counts * costs.base_s,
+            "joules": costs.energy_j,
         }
         return {name: ways[name] for name in self.limits}
 
@@ -70,10 +74,12 @@ class Budget:
         return self if self.per_round else self._times(1 - share)
 
     def _times(self, factor: float) -> "Budget":
-        names = ("up_mb", "down_mb", "both_mb", "seconds")
+        names = ("up_mb", "down_mb", "both_mb", "seconds", "energy_j")
         return replace(self, **{name: factor * getattr(self, name) for name in names})
 
 
 def show(name: str, amount: float) -> str:
     """Return an amount of a limit with its unit."""
+    if name == "joules":
+        return format_joules(amount)
     return format_seconds(amount) if name == "seconds" else format_bytes(amount)

@@ -37,6 +37,9 @@ BothMB = Annotated[
     float, Option(min=0, help="Limit on uploads and downloads together in MB. 0: no limit.")
 ]
 Seconds = Annotated[float, Option(min=0, help="Limit on simulated seconds. 0: no limit.")]
+Joules = Annotated[
+    float, Option(min=0, help="Limit on joules of all simulated devices. 0: no limit.")
+]
 PerRound = Annotated[
     bool, Option("--per-round", help="Apply the limits to every single round, without the base.")
 ]
@@ -82,6 +85,7 @@ def plan(
     max_down_mb: DownMB = 0.0,
     max_mb: BothMB = 0.0,
     max_seconds: Seconds = 0.0,
+    max_energy_j: Joules = 0.0,
     per_round: PerRound = False,
     base: Base = True,
     down_mbps: DownMbps = 0.0,
@@ -104,7 +108,7 @@ def plan(
     from fedllm_app.study.budget import Budget
 
     config = asked_config(settings)
-    budget = Budget(max_up_mb, max_down_mb, max_mb, max_seconds, per_round, base)
+    budget = Budget(max_up_mb, max_down_mb, max_mb, max_seconds, per_round, base, max_energy_j)
     network = network_for(config, down_mbps, up_mbps, latency_ms, links)
     question = Question(
         config, budget, network, vary or (), min_rounds, like or (), show, json_file, pilot,
@@ -129,6 +133,7 @@ def network_for(
     """
     from fedllm_app.core.errors import ConfigError
     from fedllm_app.devices.compute import Compute
+    from fedllm_app.devices.fleet import Fleet
     from fedllm_app.devices.network import Network, NetworkSettings
 
     settings: NetworkSettings = config.network.resolved()
@@ -145,9 +150,11 @@ def network_for(
                 f"--latency-ms is {settings.latency_ms:g} and no link is known; expected "
                 "--down-mbps and --up-mbps, or --links FILE"
             )
-        if not config.compute.on:
+        if not config.compute.on and not config.devices.on:
             return None
-    compute = Compute(config.compute, config.run.seed) if config.compute.on else None
+    fleet = Fleet(config.devices, config.run.seed) if config.devices.on else None
+    timed = config.compute.on or fleet is not None
+    compute = Compute(config.compute, config.run.seed, fleet) if timed else None
     return Network(settings, config.run.seed, compute)
 
 
@@ -194,7 +201,10 @@ def predictor(
     from fedllm_app.place import Place
     from fedllm_app.study.predict import Predictor
 
-    made = Predictor.of(Parts(config, Place.of(config)), network)
+    parts = Parts(config, Place.of(config))
+    if network is not None:
+        network.count(lambda: parts.step_flops, lambda: parts.cost_of_a_step.gradient_part)
+    made = Predictor.of(parts, network)
     links = {client: network.link(client) for client in made.counts} if network else {}
     slow = [client for client, link in links.items() if not (link.down_mbps and link.up_mbps)]
     if slow:

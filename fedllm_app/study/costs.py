@@ -15,6 +15,7 @@ import numpy as np
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import Beside
 from fedllm_app.core.support import Draw
+from fedllm_app.devices.meter import Meter, total
 from fedllm_app.devices.network import Network, Traffic
 from fedllm_app.run.metrics import Record, iterate_lines
 from fedllm_app.server.asked import expected
@@ -44,6 +45,7 @@ class Costs:
     seconds : of links and local steps, the slowest participant's; zero where neither is known.
         float64.
     base_s : seconds that the base adds to a round.
+    energy_j : joules of all participants, the base's download left out; zero without devices.
     up_coordinates, down_coordinates : how many the payloads hold; zero where measured.
     """
 
@@ -52,13 +54,14 @@ class Costs:
     base_bytes: np.ndarray
     seconds: np.ndarray
     base_s: np.ndarray
+    energy_j: np.ndarray
     up_coordinates: np.ndarray
     down_coordinates: np.ndarray
 
     @classmethod
     def zeros(cls, rounds: int) -> "Costs":
         """Return rounds that cost nothing yet."""
-        kinds = {"seconds": np.float64, "base_s": np.float64}
+        kinds = dict.fromkeys(("seconds", "base_s", "energy_j"), np.float64)
         return cls(**{f.name: np.zeros(rounds, kinds.get(f.name, np.int64)) for f in fields(cls)})
 
     @property
@@ -71,11 +74,18 @@ class Costs:
         return Costs(**{f.name: getattr(self, f.name)[:rounds] for f in fields(self)})
 
     def put_seconds(self, t: int, traffic: Traffic, base: Mapping[str, int],
-                    network: Network, steps: Mapping[str, int]) -> None:  # fmt: skip
-        """Put down how long round `t` lasts, and how much longer with the base for new clients."""
+                    network: Network, steps: Mapping[str, float]) -> None:  # fmt: skip
+        """Put down how long round `t` lasts, and how much longer with the base for new clients.
+
+        Where devices are simulated, what they use, too.
+        """
         whole = {c: (down + base.get(c, 0), up) for c, (down, up) in traffic.items()}
         self.seconds[t - 1] = network.round_seconds(traffic, steps)
         self.base_s[t - 1] = network.round_seconds(whole, steps) - self.seconds[t - 1]
+        if network.fleet is not None:
+            meter, lasts_s = Meter(network.fleet, network), float(self.seconds[t - 1])
+            used = (meter.usage(c, *both, steps[c], lasts_s) for c, both in traffic.items())
+            self.energy_j[t - 1] = total(used).energy_j
 
 
 def measured(

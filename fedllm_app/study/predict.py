@@ -21,6 +21,7 @@ import numpy as np
 from fedllm_app.config import RunConfig
 from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.heads import Heads
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.core.region import Where
@@ -35,6 +36,7 @@ from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
+from fedllm_app.study.effort import shares, trained_shares, whole_steps
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -70,10 +72,12 @@ class Predictor:
         base_client_bytes: int,
         counts: Mapping[str, int],
         network: Network | None = None,
+        heads: Heads | None = None,
+        batch: int = 1,
     ) -> None:
-        self.layout, self.initial = layout, initial
+        self.layout, self.initial, self.heads, self.uneven = layout, initial, heads, Uneven()
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self.uneven = Uneven()
+        self.batch = batch  # of the steps whose FLOPs the network has
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -95,8 +99,11 @@ class Predictor:
                 "data.train is 'node', so no client is known here; name them in a file of links "
                 "(--links), or plan with a data set in place of the devices' own"
             )
-        initial = parts.initial
-        return cls(parts.model.layout, initial, parts.model.base_bytes, counts, network)
+        model = parts.model
+        batch = parts.config.client.batch
+        return cls(
+            model.layout, parts.initial, model.base_bytes, counts, network, parts.heads, batch
+        )
 
     def costs(self, config: RunConfig) -> Costs:
         """Return what each round of `config` will cost if every client answers."""
@@ -121,7 +128,7 @@ class Predictor:
             costs.base_bytes[i] = len(new) * self.base_client_bytes
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
-                steps = {one: c.client.steps_on(self.counts[one]) for one in sizes}
+                steps = whole_steps(self, c, planned.shares.get(t, {}), sizes)
                 costs.put_seconds(t, sizes, base, self.network, steps)
         return costs
 
@@ -211,6 +218,7 @@ class _Rounds:
         adapters = c.model.train == "lora"
         self.rank = predictor.rank(c.lora.rank if adapters else 0)
         self.layout = self.rank.layout
+        self.shares: dict[int, dict[str, float]] = {}  # that a client trains, by round
 
     def all(self) -> Sequence[dict[str, tuple[Payload, Payload]]]:
         """Return (down, up) by client for every round.
@@ -243,11 +251,12 @@ class _Rounds:
         accepted = dict.fromkeys(self.cohort(t - 1), t - 1) if t > 1 else {}
         inputs = Inputs(
             self.c.strategy, self.layout, t, params, self.rank.start, self.cohort(t),
-            self.c.run.seed, accepted=accepted,
+            self.c.run.seed, accepted=accepted, heads=self.predictor.heads,
         )  # fmt: skip
         return method_of(self.c.strategy.name).plan(inputs, state)
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
+        self.shares[t] = trained_shares(plan, self.layout, self.c.run.seed, t)
         downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
         return {
             client: (downs[name], self.up(t, name, client, plan.groups[name]))
@@ -273,12 +282,6 @@ class _Rounds:
         made = self.predictor.payload(support, up.count, up.within, *how)
         more = beside_bytes(plan.beside_up, self.layout, draw, wire.up_values, wire.block)
         return replace(made, size=made.size + more)
-
-
-def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> np.ndarray:
-    """Return the logarithms of the mean shares of P that travel down and up."""
-    both = np.array([(down.K, up.K) for r in rounds for down, up in r.values()], np.float64)
-    return np.asarray(np.log(np.maximum(both.mean(0), 1) / P))
 
 
 def _signature(plan: RoundPlan) -> str:

@@ -43,12 +43,17 @@ def check(q: Question) -> None:
     if not q.budget.limits:
         wrong.append(
             "there is no budget; expected one or more of --max-up-mb, --max-down-mb, --max-mb "
-            "(millions of bytes) and --max-seconds"
+            "(millions of bytes), --max-seconds and --max-energy-j"
         )
     if q.budget.seconds and q.network is None:
         wrong.append(
             f"--max-seconds is {q.budget.seconds:g} and no link is known; expected --down-mbps and "
             "--up-mbps, or --links FILE"
+        )
+    if q.budget.energy_j and not q.config.devices.on:
+        wrong.append(
+            f"--max-energy-j is {q.budget.energy_j:g} and no device is simulated; expected "
+            "devices.fleet, such as phone=0.6,pc=0.4"
         )
     if (pacing := q.config.round.pacing) != "sync":
         wrong.append(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedllm_app.config import RunConfig
-from fedllm_app.core.units import format_bytes, format_metric, format_seconds
+from fedllm_app.core.units import format_bytes, format_joules, format_metric, format_seconds
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.halving import spent_by
 from fedllm_app.study.pilot import Pilot
@@ -48,7 +48,9 @@ def print_candidates(
     apart = len(set(bases)) > 1
     if not apart:
         say(console, f"The {base}, once for each client: {', '.join(bases[0])}.")
+    metered = any(c.costs.energy_j.any() for c in candidates)
     heads = ["rounds", "up", "down", "all", *(["time"] if timed else [])]
+    heads += ["energy"] if metered else []
     heads += [base, *(["base's time"] if timed else [])] if apart else []
     table = _table([*map(_name, varied), *heads])
     for (candidate, t), own in zip(shown, bases, strict=True):
@@ -59,6 +61,7 @@ def print_candidates(
             f"{candidate.fits}{of}",
             *map(format_bytes, (t["up_bytes"], t["down_bytes"], both)),
             *([format_seconds(t["seconds"])] if timed else []),
+            *([format_joules(t["energy_j"])] if metered else []),
             *(own if apart else ()),
         )
     console.print(table)

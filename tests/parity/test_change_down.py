@@ -21,6 +21,7 @@ OWN = {
 # Those that send all coordinates down, to some clients at least.
 WHOLE = (
     "dense", "fedavg", "fedadam", "partial", "partial-floss", "floss", "floss-tiers", "photon",
+    "heads",
     "diloco", "sparse-diloco",
     "streaming-diloco",
 )  # fmt: skip

@@ -30,6 +30,7 @@ SIZES = {
     "fed-select": (1584, 1620),
     "ffa-lora": (1920, 1920),
     "hetlora": (2124, 2124),
+    "heads": (2048, 2304),
     "photon": (2304, 2304),
     "diloco": (2304, 2304),
     "sparse-diloco": (1456, 2304),

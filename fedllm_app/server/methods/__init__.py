@@ -6,6 +6,7 @@ from fedllm_app.server.methods.diloco import DILOCO
 from fedllm_app.server.methods.drift import MIMELITE, SCAFFOLD
 from fedllm_app.server.methods.fedopt import FEDADAGRAD, FEDADAM, FEDPROX, FEDYOGI
 from fedllm_app.server.methods.floss import DENSE, FEDAVG, FLOSS, FLOSS_TIERS
+from fedllm_app.server.methods.heads import HEADS
 from fedllm_app.server.methods.partial import PARTIAL, PARTIAL_FLOSS
 from fedllm_app.server.methods.photon import PHOTON
 from fedllm_app.server.methods.pruned import ADAPTER_LTH, FED_SELECT, SPARSE_ADAPTER
@@ -31,6 +32,7 @@ STRATEGIES: dict[str, Method] = {
     "hetlora": HETLORA,
     "partial": PARTIAL,
     "partial-floss": PARTIAL_FLOSS,
+    "heads": HEADS,
     "photon": PHOTON,
     "diloco": DILOCO,
     "sparse-diloco": SPARSE_DILOCO,

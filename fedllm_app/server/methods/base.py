@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.heads import Heads
 from fedllm_app.core.job import Profile
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan
@@ -41,6 +42,7 @@ class Inputs:
     own : the settings of a method that brings keys of its own, None for the others.
     accepted : the last job of each client whose reply was accepted.
     clients : how many clients with examples there are.
+    heads : where attention heads lie in the layout, None where there are none.
     replies : replies of the round that were accepted; known to `Method.before_step` alone.
     """
 
@@ -56,6 +58,7 @@ class Inputs:
     accepted: Mapping[str, int] = field(default_factory=dict)
     clients: int = 0
     replies: int = 0
+    heads: Heads | None = None
 
     @property
     def down(self) -> np.ndarray:

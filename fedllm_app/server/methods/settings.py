@@ -120,6 +120,23 @@ class StrategySettings(Settings):
         description="Patterns of names of tensors that every client trains, separated by commas, "
         "such as '*norm*,*bias*'. They count towards strategy.train-share.",
     )
+    head_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the attention heads of each layer that a client of 'heads' trains in "
+        "a round, at least one (with grouped queries, one key-value group).",
+    )
+    tier_heads: str = Field(
+        "",
+        description="Share of the heads of each tier, separated by commas, such as '1/4,1/2,1'. "
+        "Automatic: strategy.head-share for all.",
+    )
+    beside_heads: Literal["trained", "frozen"] = Field(
+        "trained",
+        description="What belongs to no attention head (MLP, norms, embeddings, the bias of the "
+        "output projection) is 'trained' by every client, or 'frozen'.",
+    )
     rounding: Literal["", "random", "nearest"] = Field(
         "",
         description="Few levels of uploads are rounded at 'random', so that means are right, or to "
@@ -134,7 +151,7 @@ class StrategySettings(Settings):
             raise ValueError("a number from 0 to 1, or -1 (automatic)")
         return share
 
-    @field_validator("tier_densities")
+    @field_validator("tier_densities", "tier_heads")
     @classmethod
     def _are_densities(cls, text: str) -> str:
         values = numbers_of(text, "fractions in (0, 1], such as '1/16,1/4,1'")
@@ -159,6 +176,11 @@ class StrategySettings(Settings):
     def densities(self) -> list[float]:
         """Density of each tier."""
         return [float(value) for value in numbers_of(self.tier_densities or "1/16,1/4,1")]
+
+    @property
+    def head_shares(self) -> list[float]:
+        """Share of the heads of each tier."""
+        return [float(value) for value in numbers_of(self.tier_heads)] or [self.head_share]
 
     @property
     def ranks(self) -> list[int]:
