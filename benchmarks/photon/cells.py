@@ -5,34 +5,31 @@ is Photon with 4 clients and 64 local steps. Runs at equal tokens take `STEPS` l
 clients together; those at equal sequential steps take `STEPS` / 4 on every client.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from benchmarks.study_kit import entry as study_kit
+from benchmarks.study_kit.entry import Settings
 from fedllm_app.config import RunConfig
 from fedllm_app.study.centralized import Equal, twin
-from fedllm_app.study.sweep import Cell
-
-Settings = dict[str, Any]
-Rates = Mapping[str, Settings]
 
 STEPS = 4096
 BATCH, ROW = 2, 64
 CLIENTS, LOCAL = 4, 16  # K and H where neither is varied
 BETA2 = 0.99  # at BATCH rows; a larger batch keeps its half-life in tokens
 SEEDS = (0, 1, 2)
-CLIENT_LRS = (0.001, 0.002, 0.004, 0.008, 0.016)
+CLIENT_LRS = (0.0005, 0.001, 0.002, 0.004)
 OUTER_LRS = (0.1, 0.3, 0.7, 1.0)
 STAGES = ("rates", "outer rates", "headline", "seeds", "bytes", "table", "uneven", "size")
 
 BASE: Settings = {
     "task.name": "pretraining", "task.max-tokens": ROW, "model.source": "scratch:tiny",
     "model.train": "full", "model.tokenizer": "train", "model.vocabulary": 4096,
-    "data.test-split": "validation", "data.user-column": "folder", "data.eval-examples": 1000,
+    "data.test-split": "validation", "data.user-column": "folder", "data.eval-examples": 500,
     "client.optimizer": "adamw", "client.beta1": 0.9, "client.beta2": BETA2,
     "client.weight-decay": 0.1, "client.decay-all": False, "client.clip-norm": 1.0,
     "client.batch": BATCH, "client.schedule": "cosine", "client.lr-floor": 0.1,
-    "client.autocast": "bfloat16",
+    "client.autocast": "bfloat16", "client.keep-optimizer": True,
 }  # fmt: skip
 SMALL: Settings = {"model.source": "scratch:small"}
 SPARSE: Settings = {
@@ -56,39 +53,24 @@ def federated(method: str, K: int = CLIENTS, H: int = LOCAL, steps: int = STEPS)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(study_kit.Entry):
     """One run's place in the table.
 
     Attributes
     ----------
-    figure : the table or plot that shows it.
-    stage : when it is played; see STAGES.
-    name : of the run.
-    settings : places and rates left out.
-    tuned_as : whose rates it takes; "" are its own.
     twin : the centralized run of these settings is meant.
     """
 
-    figure: str
-    stage: str
-    name: str
-    settings: Settings = field(default_factory=dict)
-    tuned_as: str = ""
     twin: Equal | None = None
 
-    def cell(self, rates: Rates, places: Settings) -> Cell | None:
-        """Return the run, None while its rates are not known."""
-        if self.tuned_as and self.tuned_as not in rates:
-            return None
-        settings = self.settings | rates.get(self.tuned_as, {}) | places
-        if self.twin is not None:
-            settings = self._twin(settings)
-        return Cell(self.name, settings)
-
-    def _twin(self, settings: Settings) -> Settings:
+    def made(self, settings: Settings) -> Settings:
         """Return the settings of the twin; the second moment's half-life in tokens stays."""
-        default, made = RunConfig().flat(), twin(RunConfig.parse(settings), Equal(self.twin))
+        if self.twin is None:
+            return settings
+        named = RunConfig.parse(settings | {"run.name": self.name})
+        default, made = RunConfig().flat(), twin(named, Equal(self.twin))
         flat = {key: value for key, value in made.flat().items() if value != default[key]}
+        del flat["run.name"]
         beta2 = BETA2 ** (made.client.batch / BATCH)
         return flat | {"client.beta2": beta2, "data.train": settings["data.train"]}
 
@@ -96,19 +78,22 @@ class Entry:
 def trials() -> Iterator[Entry]:
     """Yield the trials of every rate: half as long as a run, K = 4, H = 16, one seed."""
     short = STEPS // 2
+    photon = federated("photon", steps=short)
     for lr in CLIENT_LRS:
-        photon = federated("photon", steps=short) | {"client.lr": lr}
-        yield Entry("photon", "rates", f"trial-photon-{lr:g}", photon)
+        rate = {"client.lr": lr}
+        yield Entry("photon", "rates", f"trial-photon-{lr:g}", photon, tries=rate)
         for equal in Equal:
             name = f"trial-centralized-{equal.value}-{lr:g}"
-            yield Entry(f"centralized-{equal.value}", "rates", name, photon, twin=equal)
-        yield Entry("photon-small", "size", f"trial-photon-small-{lr:g}", photon | SMALL)
+            yield Entry(f"centralized-{equal.value}", "rates", name, photon, "", equal, tries=rate)
+        yield Entry(
+            "photon-small", "size", f"trial-photon-small-{lr:g}", photon | SMALL, tries=rate
+        )
     for lr in OUTER_LRS:
         rate = {"server.lr": lr}
-        diloco = federated("diloco", steps=short) | rate
-        yield Entry("diloco", "outer rates", f"trial-diloco-{lr:g}", diloco, "photon")
-        sparse = federated("sparse-diloco", steps=short) | SPARSE | rate
-        yield Entry("sparse", "outer rates", f"trial-sparse-{lr:g}", sparse, "photon")
+        diloco = federated("diloco", steps=short)
+        yield Entry("diloco", "outer rates", f"trial-diloco-{lr:g}", diloco, "photon", tries=rate)
+        sparse = federated("sparse-diloco", steps=short) | SPARSE
+        yield Entry("sparse", "outer rates", f"trial-sparse-{lr:g}", sparse, "photon", tries=rate)
 
 
 def entries() -> list[Entry]:
@@ -146,6 +131,8 @@ def _table() -> Iterator[Entry]:
                 made = federated("photon", K, H, STEPS // CLIENTS * K)
                 yield Entry("sequential", "table", f"photon-k{K}-h{H}-steps-s0", made, "photon")
     yield Entry("local steps", "table", "diloco-k1-h16-s0", federated("diloco", 1), "diloco")
+    reset = federated("photon") | {"client.keep-optimizer": False}
+    yield Entry("local steps", "table", "photon-reset-k4-h16-s0", reset, "photon")
     for H in (64, 256):
         diloco = federated("diloco", H=H)
         yield Entry("local steps", "table", f"diloco-k4-h{H}-s0", diloco, "diloco")
@@ -165,7 +152,7 @@ def _bytes() -> Iterator[Entry]:
     sparse = federated("sparse-diloco") | SPARSE
     options: dict[str, Settings] = {
         f"u{n}-{values}": {"strategy.d-up": 1 / n, "wire.up-values": values}
-        for n in (16, 32, 64, 128) for values in ("q4", "q2") if (n, values) != (64, "q2")
+        for n, values in ((16, "q2"), (32, "q2"), (64, "q4"), (128, "q2"))
     } | {
         "no-residual": {"strategy.feedback-decay": 0.0},
         "decay-0.9": {"strategy.feedback-decay": 0.9},
