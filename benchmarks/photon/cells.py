@@ -5,16 +5,13 @@ is Photon with 4 clients and 64 local steps. Runs at equal tokens take `STEPS` l
 clients together; those at equal sequential steps take `STEPS` / 4 on every client.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from benchmarks.study_kit import entry as study_kit
+from benchmarks.study_kit.entry import Settings
 from fedllm_app.config import RunConfig
 from fedllm_app.study.centralized import Equal, twin
-from fedllm_app.study.sweep import Cell
-
-Settings = dict[str, Any]
-Rates = Mapping[str, Settings]
 
 STEPS = 4096
 BATCH, ROW = 2, 64
@@ -56,37 +53,20 @@ def federated(method: str, K: int = CLIENTS, H: int = LOCAL, steps: int = STEPS)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(study_kit.Entry):
     """One run's place in the table.
 
     Attributes
     ----------
-    figure : the table or plot that shows it.
-    stage : when it is played; see STAGES.
-    name : of the run.
-    settings : places and rates left out.
-    tuned_as : whose rates it takes; "" are its own.
     twin : the centralized run of these settings is meant.
     """
 
-    figure: str
-    stage: str
-    name: str
-    settings: Settings = field(default_factory=dict)
-    tuned_as: str = ""
     twin: Equal | None = None
 
-    def cell(self, rates: Rates, places: Settings) -> Cell | None:
-        """Return the run, None while its rates are not known."""
-        if self.tuned_as and self.tuned_as not in rates:
-            return None
-        settings = self.settings | rates.get(self.tuned_as, {}) | places
-        if self.twin is not None:
-            settings = self._twin(settings)
-        return Cell(self.name, settings)
-
-    def _twin(self, settings: Settings) -> Settings:
+    def made(self, settings: Settings) -> Settings:
         """Return the settings of the twin; the second moment's half-life in tokens stays."""
+        if self.twin is None:
+            return settings
         named = RunConfig.parse(settings | {"run.name": self.name})
         default, made = RunConfig().flat(), twin(named, Equal(self.twin))
         flat = {key: value for key, value in made.flat().items() if value != default[key]}
@@ -98,19 +78,22 @@ class Entry:
 def trials() -> Iterator[Entry]:
     """Yield the trials of every rate: half as long as a run, K = 4, H = 16, one seed."""
     short = STEPS // 2
+    photon = federated("photon", steps=short)
     for lr in CLIENT_LRS:
-        photon = federated("photon", steps=short) | {"client.lr": lr}
-        yield Entry("photon", "rates", f"trial-photon-{lr:g}", photon)
+        rate = {"client.lr": lr}
+        yield Entry("photon", "rates", f"trial-photon-{lr:g}", photon, tries=rate)
         for equal in Equal:
             name = f"trial-centralized-{equal.value}-{lr:g}"
-            yield Entry(f"centralized-{equal.value}", "rates", name, photon, twin=equal)
-        yield Entry("photon-small", "size", f"trial-photon-small-{lr:g}", photon | SMALL)
+            yield Entry(f"centralized-{equal.value}", "rates", name, photon, "", equal, tries=rate)
+        yield Entry(
+            "photon-small", "size", f"trial-photon-small-{lr:g}", photon | SMALL, tries=rate
+        )
     for lr in OUTER_LRS:
         rate = {"server.lr": lr}
-        diloco = federated("diloco", steps=short) | rate
-        yield Entry("diloco", "outer rates", f"trial-diloco-{lr:g}", diloco, "photon")
-        sparse = federated("sparse-diloco", steps=short) | SPARSE | rate
-        yield Entry("sparse", "outer rates", f"trial-sparse-{lr:g}", sparse, "photon")
+        diloco = federated("diloco", steps=short)
+        yield Entry("diloco", "outer rates", f"trial-diloco-{lr:g}", diloco, "photon", tries=rate)
+        sparse = federated("sparse-diloco", steps=short) | SPARSE
+        yield Entry("sparse", "outer rates", f"trial-sparse-{lr:g}", sparse, "photon", tries=rate)
 
 
 def entries() -> list[Entry]:

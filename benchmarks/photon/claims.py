@@ -1,42 +1,16 @@
-"""The claims on federated pre-training, held against the rows by rules that the document states.
+"""The claims on federated pre-training, held against the rows by rules that the document states."""
 
-Every claim but one has one form: the perplexity of one point is at most so many percent above that
-of another. A margin counts only beyond the spread of the difference.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import sqrt
-from statistics import fmean, stdev
-from typing import Any
 
 from benchmarks.reproduce.claims import PENDING, Verdict
+from benchmarks.study_kit.claims import Claim, Points, beyond, gap, judge
 
-Row = dict[str, Any]
-Points = Mapping[str, Sequence[Row]]
-LEAST = 0.5  # percent; two runs nearer than this are never told apart
 DENSE, HEADLINE = "diloco-k4-h16", "sparse-down-k4-h16"
 UP, DOWN = 200, 8  # times fewer bytes than dense float32
 
-
-@dataclass(frozen=True)
-class Claim:
-    """The perplexity of `ours` is at most `limit` percent above that of `theirs`.
-
-    Attributes
-    ----------
-    words : as the document has it.
-    source : who says so.
-    """
-
-    words: str
-    source: str
-    ours: str
-    theirs: str
-    limit: float = 0.0
-
-
 CLAIMS = (
+    Claim(f"DiLoCo's perplexity within 1 % at {UP} times fewer bytes up, {DOWN} down",
+          "our goal", HEADLINE, DENSE, 1.0, UP, DOWN),
     Claim("Averaging is as good as data-parallel training, at equal tokens and steps (within 1 %)",
           "Photon", "photon-k4-h16", "centralized-steps", 1.0),
     Claim("At equal sequential steps, 4 clients end below 1 (H = 16)",
@@ -70,70 +44,6 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def noise(points: Points) -> float:
-    """Return the standard deviation of a run over seeds, in percent, from all points with some."""
-    relative = [
-        100 * stdev(values) / fmean(values)
-        for rows in points.values()
-        if len(values := [row["perplexity"] for row in rows]) > 1
-    ]
-    return sqrt(fmean(x * x for x in relative)) if relative else 0.0
-
-
-def gap(points: Points, ours: str, theirs: str) -> tuple[float, float, int] | None:
-    """Return (gap, spread, seeds): percent of perplexity over the seeds that both have.
-
-    With three seeds the spread is that of the paired differences; with one it is two standard
-    errors of a difference, taken from the points that have three.
-    """
-    own, other = by_seed(points.get(ours, ())), by_seed(points.get(theirs, ()))
-    gaps = [100 * (own[seed] / other[seed] - 1) for seed in own if seed in other]
-    if not gaps:
-        return None
-    spread = stdev(gaps) if len(gaps) > 1 else 2 * sqrt(2) * noise(points)
-    return fmean(gaps), max(LEAST, spread), len(gaps)
-
-
-def by_seed(rows: Sequence[Row]) -> dict[int, float]:
-    """Return perplexities by seed."""
-    return {row["settings"].get("run.seed", 0): row["perplexity"] for row in rows}
-
-
-def judge(claim: Claim, points: Points) -> Verdict:
-    """Return (claim, here, verdict)."""
-    found = gap(points, claim.ours, claim.theirs)
-    words = f"{claim.words} ({claim.source})"
-    if found is None:
-        return words, PENDING, PENDING
-    return words, told(*found), beyond(found[0], found[1], claim.limit)
-
-
-def beyond(distance: float, spread: float, limit: float) -> str:
-    """Return the verdict on "at most `limit`"."""
-    if distance + spread <= limit:
-        return "confirmed"
-    return "does not hold" if distance - spread > limit else "cannot be told apart"
-
-
-def told(distance: float, spread: float, seeds: int) -> str:
-    """Return a gap in words."""
-    return f"{distance:+.1f} % ± {spread:.1f} ({seeds} seed{'s' * (seeds > 1)})"
-
-
-def headline(points: Points) -> Verdict:
-    """Judge "DiLoCo's perplexity within 1 % with 200 times fewer bytes up and 8 down"."""
-    words = f"DiLoCo's perplexity within 1 % at {UP} times fewer bytes up, {DOWN} down (our goal)"
-    found = gap(points, HEADLINE, DENSE)
-    if found is None:
-        return words, PENDING, PENDING
-    ours, dense = points[HEADLINE][0], points[DENSE][0]
-    up, down = (dense[key] / ours[key] for key in ("up-bytes", "down-bytes"))
-    verdict = beyond(found[0], found[1], 1.0)
-    if up < UP or down < DOWN:
-        verdict = "does not hold"
-    return words, f"{told(*found)} at {up:.0f} and {down:.0f} times", verdict
-
-
 def by_size(points: Points) -> Verdict:
     """Judge "the gap of H = 256 to H = 16 is smaller for the larger model"."""
     words = "Larger models need less frequent communication: the gap of H = 256 to H = 16 (Photon)"
@@ -149,4 +59,4 @@ def by_size(points: Points) -> Verdict:
 
 def verdicts(points: Points) -> list[Verdict]:
     """Return the verdict on every claim, in the order of the document."""
-    return [headline(points), *(judge(claim, points) for claim in CLAIMS), by_size(points)]
+    return [*(judge(claim, points) for claim in CLAIMS), by_size(points)]

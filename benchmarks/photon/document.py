@@ -1,26 +1,20 @@
 """The tables and the plot of docs/reproducing-photon.md, from the rows that there are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from benchmarks.markers import fill, printed
 from benchmarks.photon.cells import CLIENT_LRS, OUTER_LRS
-from benchmarks.photon.claims import DENSE, Points, Row, verdicts
+from benchmarks.photon.claims import DENSE, verdicts
 from benchmarks.record import ROOT
 from benchmarks.reproduce.figures import save
+from benchmarks.study_kit.claims import Points
+from benchmarks.study_kit.entry import Row
+from benchmarks.study_kit.points import by_point, number, perplexity
 
 DOCUMENT = ROOT / "docs" / "reproducing-photon.md"
 LOCAL_STEPS = (16, 64, 256)
 BYTES = ("headline", "bytes")
-
-
-def by_point(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each point, a row for each seed, without trials."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if not row["run"].startswith("trial-"):
-            found.setdefault(row["run"].rpartition("-s")[0], []).append(row)
-    return found
 
 
 def write(rows: Sequence[Row]) -> None:
@@ -40,13 +34,6 @@ def write(rows: Sequence[Row]) -> None:
     draw(points)
 
 
-def perplexity(points: Points, name: str) -> str:
-    """Return the perplexity of a point with its spread over seeds, "" where there is none."""
-    values = [row["perplexity"] for row in points.get(name, ())]
-    spread = f" ± {stdev(values):.1f} ({len(values)} seeds)" if len(values) > 1 else ""
-    return f"{fmean(values):.1f}{spread}" if values else ""
-
-
 def rates(rows: Sequence[Row]) -> str:
     """Return the perplexities of all trials, a table for each side's rates."""
     trials = {row["run"]: row["perplexity"] for row in rows if row["run"].startswith("trial-")}
@@ -56,14 +43,10 @@ def rates(rows: Sequence[Row]) -> str:
         ("client.lr", CLIENT_LRS, local), ("server.lr", OUTER_LRS, ("diloco", "sparse")),
     ):  # fmt: skip
         body = [
-            [name, *(_number(trials.get(f"trial-{name}-{lr:g}")) for lr in tried)] for name in names
+            [name, *(number(trials.get(f"trial-{name}-{lr:g}")) for lr in tried)] for name in names
         ]
         tables.append(printed([[key, *(f"{lr:g}" for lr in tried)], *body]))
     return "\n\n".join(tables)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
 
 
 def ways(points: Points, figure: str) -> str:

@@ -1,9 +1,12 @@
 """The table of pre-training runs: every run parses; those that are compared see equal tokens."""
 
 from benchmarks.photon.cells import BATCH, BETA2, STEPS, entries, trials
-from benchmarks.photon.claims import CLAIMS, Claim, headline, judge, verdicts
-from benchmarks.photon.document import by_point
-from benchmarks.photon.results import NOWHERE, best_rates, left
+from benchmarks.photon.claims import CLAIMS, verdicts
+from benchmarks.photon.results import STUDY
+from benchmarks.study_kit.claims import Claim, judge
+from benchmarks.study_kit.points import by_point
+
+NOWHERE = STUDY.nowhere
 
 TWINS = ("centralized-steps", "centralized-tokens")
 RATES = {
@@ -45,8 +48,8 @@ def test_a_schedule_ends_with_its_run():
 
 
 def test_without_trials_no_rate_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.photon.results.kept", dict)
-    assert best_rates(tmp_path) == {}
+    monkeypatch.setattr("benchmarks.study_kit.study.kept_rows", lambda _: [])
+    assert STUDY.best_rates(tmp_path) == {}
     assert entries()[0].cell({}, NOWHERE) is None
 
 
@@ -91,16 +94,16 @@ def test_one_seed_has_the_spread_of_the_points_with_three():
 
 def test_the_goal_is_missed_where_too_many_bytes_are_sent():
     known = points(sparse_down_k4_h16=[100.0] * 3, diloco_k4_h16=[100.0] * 3)
-    assert headline(known)[2] == "does not hold"
+    assert judge(CLAIMS[0], known)[2] == "does not hold"
     for row in known["diloco-k4-h16"]:
         row |= {"up-bytes": 200, "down-bytes": 8}
-    assert headline(known)[2] == "confirmed"
+    assert judge(CLAIMS[0], known)[2] == "confirmed"
 
 
 def test_a_run_whose_row_is_kept_is_not_played_again(tmp_path, monkeypatch):
     trial = next(trials())
     row = {"run": trial.name, "settings": dict(trial.cell({}, NOWHERE).settings), "loss": 1.0}
     for kept, played in (([], True), ([row], False), ([row | {"settings": {}}], True)):
-        monkeypatch.setattr("benchmarks.photon.results.kept_rows", lambda _, kept=kept: kept)
-        names = [cell.name for cell in left("rates", {"data.train": "/here"}, tmp_path)]
+        monkeypatch.setattr("benchmarks.study_kit.study.kept_rows", lambda _, kept=kept: kept)
+        names = [cell.name for cell in STUDY.left("rates", {"data.train": "/here"}, tmp_path)]
         assert (trial.name in names) == played
