@@ -7,7 +7,8 @@ from transformers import PreTrainedTokenizerFast
 
 from fedllm_app.data.chat import Encoded, encoded, prompt_ids, stop_ids
 from fedllm_app.data.conversations import NoConversationError
-from fedllm_app.data.shorten import ASKED, NOTHING, RESPONSE, TURNS as LOST_TURNS, shortened
+from fedllm_app.data.shorten import ASKED, NOTHING, RESPONSE, shortened
+from fedllm_app.data.shorten import TURNS as LOST_TURNS
 from fedllm_app.data.templates import PLAIN
 
 MARKS = (
@@ -19,7 +20,7 @@ MARKS = (
 
 @pytest.fixture(scope="module", params=[True, False], ids=["trimmed", "whole"])
 def tokenizer(request):
-    """A byte-level BPE, trained here; some count a space to the token behind it, some do not."""
+    """Return a byte-level BPE; some count a space to the token behind it, some do not."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
