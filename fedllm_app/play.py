@@ -28,6 +28,7 @@ from fedllm_app.models.export import save_adapter
 from fedllm_app.models.vocabulary import tokenizer_digest
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
+from fedllm_app.report.answers import write_answers
 from fedllm_app.report.classes import write_classes
 from fedllm_app.report.page import write_report
 from fedllm_app.run.begun import check_same
@@ -44,6 +45,7 @@ from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
 from fedllm_app.server.reading import Epochs, Reading, Streams
 from fedllm_app.server.transport import Transport
+from fedllm_app.talk.sample import answered, sample
 from fedllm_app.tasks.by_client import client_rows, spread
 
 log = logging.getLogger("fedllm")
@@ -225,12 +227,32 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
             metrics=dict(state.evaluation),
         )
         write_classes(folder, state.round, parts.classes)
+        answer_sample(parts, folder, loop)
     try:
         write_report(folder)
     except Exception as error:  # the run is whole without its page, whatever is wrong with that
         log.warning("no report.html: %s", error)
     if why := limits.failed(state):
         raise RunFailedError(why)
+
+
+def answer_sample(parts: Parts, folder: Path, loop: Loop) -> None:
+    """Answer held-out conversations before and after training, where task.generate asks for it."""
+    task = parts.config.task
+    if not (task.generate and parts.kind.chat and len(parts.data.evaluation)):
+        return
+    asked = sample(parts.data.evaluation, parts.tokenizer, task.generate)
+    values = {"before": parts.initial, "after": loop.served()}
+    log.info("answering %d held-out conversations, before and after training", len(asked))
+    parts.model.model.eval()
+    found = answered(
+        asked, parts.model.backbone, parts.tokenizer, task.generate_tokens,
+        lambda when: parts.model.load(values[when]),
+    )  # fmt: skip
+    for when in values:
+        told = ", ".join(f"{name} {value:.4f}" for name, value in found[when].items())
+        log.info("answers %s training: %s", when, told)
+    write_answers(folder, loop.state.round, found)
 
 
 class LocalTransport:

@@ -26,7 +26,10 @@ LABELS = ("sky", "water", "stone")
 COLOURS = ("red", "green", "blue")
 
 
-MODELS = {"sequence-classification": "bert", "next-token": "llama", "pretraining": "llama"}
+MODELS = {
+    "sequence-classification": "bert", "next-token": "llama", "pretraining": "llama",
+    "instruction": "llama",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Tiny:
         """Return the run-config keys that put a tiny model and data in the place of any other."""
         images = task == "image-classification"
         model = MODELS.get(task, "dinov2")
-        data = self.root / ("images" if images else "text")
+        chat = task == "instruction"
+        data = self.root / ("images" if images else "chat" if chat else "text")
         return {
             "run.home": str(self.home),
             "task.name": task,
@@ -63,7 +67,7 @@ class Tiny:
             "model.source": str(self.root / model),
             "model.tokenizer": "",
             "client.threads": 0,
-        }
+        } | ({"model.chat-template": "plain"} if chat else {})
 
 
 def _texts(rows: int) -> list[dict[str, Any]]:
@@ -77,6 +81,18 @@ def _texts(rows: int) -> list[dict[str, Any]]:
         }
         for i in range(rows)
     ]
+
+
+def _chats(rows: int) -> list[dict[str, Any]]:
+    """Ask for one word and answer with another, which goes with it; three domains."""
+    pairs = (("sun", "moon"), ("sea", "ice"), ("sand", "rock"))
+    return [
+        {
+            "instruction": ("the", "a")[i % 2] + " " + pairs[i % 3][0], "input": "of" * (i % 4 == 0),
+            "response": pairs[i % 3][1], "domain": LABELS[i % 3], "user": f"user-{i % 6}",
+        }
+        for i in range(rows)
+    ]  # fmt: skip
 
 
 def _write_models(root: Path) -> None:
@@ -144,11 +160,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Write the tiny models and data once."""
     root = tmp_path_factory.mktemp("tiny")
     _write_models(root)
-    for kind in ("text", "images"):
+    for kind in ("text", "images", "chat"):
         (root / kind).mkdir()
     for split, rows in (("train", 48), ("test", 12)):
         lines = "".join(json.dumps(row) + "\n" for row in _texts(rows))
         (root / "text" / f"{split}.jsonl").write_text(lines)
+        lines = "".join(json.dumps(row) + "\n" for row in _chats(rows))
+        (root / "chat" / f"{split}.jsonl").write_text(lines)
     _write_images(root / "images")
     return Tiny(root)
 

@@ -15,6 +15,7 @@ HOUSE = [
     ["data"],
     ["tasks"],
     ["models", "demo"],
+    ["talk"],
     ["wire"],
     ["devices"],
     ["run"],

@@ -121,7 +121,9 @@ class RunConfig(Settings):
     @property
     def reading(self) -> str:
         """How clients go through their examples, "epochs" or "stream"."""
-        return self.client.reading or (STREAM if self.task.kind.packed else "epochs")
+        kind = self.task.kind
+        streamed = kind.packed and not kind.whole_rows
+        return self.client.reading or (STREAM if streamed else "epochs")
 
     @property
     def local(self) -> ClientSettings:

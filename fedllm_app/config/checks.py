@@ -17,12 +17,13 @@ from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own, is_there
 from fedllm_app.data.partition import BY_LABEL, law_of
 from fedllm_app.data.source import TEXTS, DataSettings, dataset_function
+from fedllm_app.data.templates import template_problem
 from fedllm_app.devices.network import network_problems
-from fedllm_app.models.settings import BACKBONES
+from fedllm_app.models.settings import BACKBONES, TRAIN
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.settings import DEFAULT_LR
-from fedllm_app.tasks import task_of
 from fedllm_app.tasks.base import TaskKind
+from fedllm_app.tasks.instruction import RESPONSES
 
 if TYPE_CHECKING:
     from fedllm_app.config import RunConfig
@@ -70,7 +71,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     simulated = c.data.train != "node"
     yield from _of_modules(c, simulated)
     try:
-        kind = task_of(c.task.name)
+        kind = c.task.kind
     except ConfigError as error:
         yield str(error)
     else:
@@ -133,6 +134,19 @@ def _of_task(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
         yield f"model.train is 'head'; task.name {name!r} has no head of its own"
     if not kind.has_head and c.strategy.head == "whole":
         yield f"strategy.head is 'whole'; task.name {name!r} has no head of its own"
+    if problem := template_problem(c.model.chat_template):
+        yield problem
+    if kind.chat and c.model.tokenizer == TRAIN:
+        yield (
+            f"model.tokenizer is 'train' with task.name = {name!r}, whose rows are no plain text; "
+            "expected the folder or hub name of a tokenizer"
+        )
+    if not kind.chat:
+        asked: dict[str, object] = {"packing": c.task.packing, "generate": c.task.generate}
+        asked |= {"loss-on": c.task.loss_on} if c.task.loss_on != RESPONSES else {}
+        for field, asks in asked.items():
+            if asks:
+                yield f"task.{field} is {asks!r}, which task.name = {name!r} does not read"
     if not kind.embedded:
         for key, value, table in _embedded(c):
             if value in table:

@@ -194,6 +194,7 @@ def _loads(c: "RunConfig", cache: Path) -> Callable[[Path], None]:
 
     def look(folder: Path) -> None:
         """Look; the folder is left empty. No weights are read."""
+        from fedllm_app.data.instructions import check_template
         from fedllm_app.models.backbone import load_tokenizer
         from fedllm_app.models.preflight import check_model
 
@@ -201,6 +202,8 @@ def _loads(c: "RunConfig", cache: Path) -> Callable[[Path], None]:
         if source.endswith(".gguf") and Path(source).is_file():
             return  # the run converts it, which may take long
         kind = c.task.kind
+        if kind.chat:
+            check_template(load_tokenizer(c.model, source, cache))
         labels = (fixed_labels(c.data) or ["0", "1"]) if kind.needs_labels else []
         tokenizer = partial(load_tokenizer, c.model, source, cache)
         if c.model.scratch:  # the run builds it for this tokenizer

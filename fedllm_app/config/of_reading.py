@@ -23,7 +23,7 @@ def of_reading(c: "RunConfig", kind: TaskKind) -> Iterator[str]:
             f"client.stream-end is {c.client.stream_end!r} with client.reading = 'epochs'; "
             "expected 'stop', or client.reading = 'stream'"
         )
-    if not kind.packed and c.data.documents != "apart":
+    if (not kind.packed or kind.whole_rows) and c.data.documents != "apart":
         yield (
             f"data.documents is {c.data.documents!r}, which task.name = {c.task.name!r} does not "
             "read; expected 'apart', or a task with packed rows (pretraining)"

@@ -13,6 +13,7 @@ from fedllm_app.core.settings import Scalar, kebab
 from fedllm_app.data.partition import BY_LABEL, BY_USER, TO_CLIENTS
 from fedllm_app.models.settings import TRAIN
 from fedllm_app.server.settings import ADAPTIVE, DELAYED
+from fedllm_app.tasks import CHAT_KEYS
 from fedllm_app.tasks.base import TaskKind
 
 PLAIN = ("fp32", "fp16", "bf16")  # value types without blocks
@@ -66,8 +67,14 @@ def _of_data(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield "partition.alpha"
     if c.partition.name not in BY_USER and not own:
         yield "data.user-column"
-    if not kind.packed:
+    if not kind.packed or kind.whole_rows:
         yield "data.documents"
+    if not kind.chat:
+        yield from (f"task.{key}" for key in CHAT_KEYS)
+        yield from ("data.instruction-column", "data.input-column", "data.response-column")
+        yield "model.chat-template"
+    elif not c.task.generate:
+        yield "task.generate-tokens"
     if kind.images:
         yield from ("data.text-column", "data.strip", "task.max-tokens", "model.tokenizer")
     else:

@@ -17,7 +17,8 @@ from fedllm_app.data.usable import Usable, usable
 FORMAT = 4  # part of the cache key: raise it when the same input would be prepared differently
 READ = (
     "text_column", "label_column", "image_column", "user_column", "labels", "label_numbers",
-    "bad_rows", "delimiter", "encoding", "strip", "documents",
+    "bad_rows", "delimiter", "encoding", "strip", "documents", "domain_column",
+    "instruction_column", "input_column", "response_column",
 )  # fmt: skip
 NOTES, NAMES = "notes.json", "labels.json"
 SHOWN = 24
@@ -41,6 +42,14 @@ class Kind(Protocol):
     @property
     def reads(self) -> tuple[str, ...]:
         """Settings that name the columns which must be there, such as "text_column"."""
+
+    @property
+    def check(self) -> Callable[[Sequence[str], DataSettings, Source], object] | None:
+        """Raise DataError if the columns are of no known shape."""
+
+    @property
+    def chat(self) -> bool:
+        """Whether rows depend on the chat template of the tokenizer."""
 
     @property
     def prepare(self) -> Callable[..., str | None]:
@@ -133,6 +142,7 @@ def prepared(
         *identity_of(data, task, train, test),
         labels,
         "" if kind.images else tokenizer_identity(tokenizer),
+        *([tokenizer.chat_template] if kind.chat else []),
     )
 
     def build(folder: Path) -> None:

@@ -6,128 +6,21 @@ whose data is prepared opens nothing but the prepared files.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedllm_app.core.errors import DataError, FedllmError
 from fedllm_app.core.extend import load
-from fedllm_app.core.settings import Settings
 from fedllm_app.data.formats import LEGAL, SUFFIXES, suffix_of
 from fedllm_app.data.loading import SAVED, Raw, cause_of, from_hub, read, read_folders
 from fedllm_app.data.own import built_in, is_own, own_identity
+from fedllm_app.data.settings import EMBEDDED as EMBEDDED
+from fedllm_app.data.settings import NODE as NODE
+from fedllm_app.data.settings import TEST as TEST
+from fedllm_app.data.settings import TEXTS as TEXTS
+from fedllm_app.data.settings import DataSettings as DataSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-EMBEDDED = "embedded"
-NODE = "node"
-TEXTS = {EMBEDDED: "fedllm_app.demo.texts:TEXTS"}  # names that stand for text of ours
-TEST = "test"
-
-
-class DataSettings(Settings):
-    """Namespace `data`: which examples, which columns, and what the server evaluates on."""
-
-    train: str = Field(
-        EMBEDDED,
-        min_length=1,
-        description='Training examples: "embedded" (the demonstration), a hub name, an '
-        "absolute path of a .parquet, .jsonl, .json, .csv or .tsv file, of a folder of such, or of "
-        'a folder with a folder for each source (the column "folder" then has its name), '
-        '"node" (each device has its own file), or MODULE:NAME of a function.',
-    )
-    test: str = Field(
-        "",
-        description='Test examples, in the same forms as data.train. "" takes the test split, '
-        "or the test file beside the training file, or else holds out a share of "
-        "the training examples.",
-    )
-    config: str = Field("", description="Configuration (subset) of a hub data set.")
-    train_split: str = Field("train", min_length=1, description="Name of the split to train on.")
-    test_split: str = Field(TEST, min_length=1, description="Name of the split to test on.")
-    text_column: str = Field("text", min_length=1, description="Name of the column with the text.")
-    label_column: str = Field(
-        "label", min_length=1, description="Name of the column with the label."
-    )
-    image_column: str = Field(
-        "image", min_length=1, description="Name of the column with the image."
-    )
-    user_column: str = Field(
-        "user",
-        min_length=1,
-        description="Name of the column with the user, for natural partitions.",
-    )
-    labels: str = Field(
-        "",
-        description="Label set: the labels by value, separated by commas, or a number n for the "
-        'labels 0 to n-1. "" takes the labels that occur in the training data, sorted. Required '
-        'for classification with data.train = "node".',
-    )
-    label_numbers: Literal["values", "positions"] = Field(
-        "values",
-        description='What a number in the label column is: "values", a label like any other, or '
-        '"positions", the place of a name in data.labels, from 0.',
-    )
-    bad_rows: Literal["refuse", "drop"] = Field(
-        "refuse",
-        description="Rows without a label (empty, or -1 unless data.labels names it), without "
-        'text, or that cannot be read: "refuse" the data, or "drop" these rows and count them.',
-    )
-    delimiter: str = Field(
-        "",
-        max_length=3,
-        description='What separates the cells of a .csv or .tsv file: one character, or "tab". '
-        'Automatic: "," for .csv and a tab for .tsv.',
-    )
-    encoding: str = Field(
-        "utf-8", description="Encoding of .csv, .tsv, .json and .jsonl files, such as latin-1."
-    )
-    strip: Literal["none", "headers"] = Field(
-        "none",
-        description='"headers" removes all text before the first blank line, for example the '
-        "headers of Usenet posts.",
-    )
-    documents: Literal["apart", "joined"] = Field(
-        "apart",
-        description="Documents in a packed row (pretraining): attention stays inside each one "
-        '("apart"), or crosses from one to the next ("joined").',
-    )
-    image_side: int = Field(
-        0,
-        ge=0,
-        description="Side in pixels that images are resized to. 0 takes the size of the model.",
-    )
-    evaluate_on: Literal["test", "validation"] = Field(
-        "test",
-        description='"validation" evaluates on a share of the training examples that no '
-        "client gets. Use it to tune settings.",
-    )
-    client_holdout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of every client's texts that it does not train on and is measured by "
-        "(round.evaluate-clients). 0 holds out none.",
-    )
-    unseen_clients: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of the clients that never train and are measured (round."
-        "evaluate-clients). 0 leaves all in.",
-    )
-    holdout: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="Share of the training examples that is held out where a share is needed.",
-    )
-    eval_examples: int = Field(
-        0,
-        ge=0,
-        description="Number of test examples to evaluate on, always the same ones. 0 means all.",
-    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Shapes: N rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +38,10 @@ class Kind(Protocol):
     @property
     def reads(self) -> tuple[str, ...]:
         """Settings that name the columns which must be there, such as "text_column"."""
+
+    @property
+    def check(self) -> Callable[[Sequence[str], DataSettings, Source], object] | None:
+        """Raise DataError if the columns are of no known shape."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def usable(
     problems = [p for key in kind.reads if (p := _missing(raw, key, settings, source))]
     if problems:
         raise DataError("\n".join(problems))
+    if kind.check is not None:
+        kind.check(raw.rows.column_names, settings, source)
     bad_N, dropped = np.zeros(len(raw.rows), bool), raw.dropped.copy()
     for key in kind.reads:
         cause, empty_N = _empty(raw, key, settings, source, kind.needs_labels)

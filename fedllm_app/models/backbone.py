@@ -21,6 +21,7 @@ from transformers.utils import logging as hf_logging
 
 from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.core.seeds import seed_torch
+from fedllm_app.data.templates import set_template
 from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.dropout import silence_dropout
 from fedllm_app.models.files import check_files
@@ -204,6 +205,7 @@ def load_tokenizer(settings: ModelSettings, source: str, cache: Path) -> PreTrai
             )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    set_template(tokenizer, settings.chat_template)
     return tokenizer
 
 

@@ -46,6 +46,11 @@ class ModelSettings(Settings):
         description="Folder or hub name of the tokenizer, or 'train': a byte-level BPE, trained "
         "once on the training text. Empty: the tokenizer of the source.",
     )
+    chat_template: str = Field(
+        "",
+        description="How a conversation is written (task instruction): 'plain', 'chatml', or the "
+        "text of a Jinja template, saved with the result. Empty: the tokenizer's own.",
+    )
     vocabulary: int = Field(
         4096,
         ge=258,

@@ -24,6 +24,7 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.lora import lora_rank, with_rank
 from fedllm_app.core.region import Region, Where
 from fedllm_app.models.sliced import slice_layers, whole_layer
+from fedllm_app.tasks.base import TARGETS
 
 
 class TrainableModel:
@@ -169,10 +170,10 @@ class TrainableModel:
 
         Parameters
         ----------
-        batch : inputs by name, on the model's device; "labels" may be among them and is not handed
-            to the model.
+        batch : inputs by name, on the model's device; targets may be among them (tasks.base
+            TARGETS) and are not handed to the model.
         """
-        inputs = {k: v for k, v in batch.items() if k != "labels"}
+        inputs = {k: v for k, v in batch.items() if k not in TARGETS}
         outputs = self.backbone(**inputs, **self._image_arguments(inputs))
         logits: Tensor = outputs.logits
         return logits.float()

@@ -12,6 +12,7 @@ from typing import Any
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.files import replacing
 from fedllm_app.report import drawing, palette, tables
+from fedllm_app.report.answers import answers_tables
 from fedllm_app.report.clients import client_table
 from fedllm_app.report.equal import equal_tables
 from fedllm_app.report.plots import all_plots
@@ -43,6 +44,7 @@ def write_report(run_folder: Path, x: str = "rounds") -> Path:
     run = read_run(run_folder)
     shown = [tables.traffic_table(run), tables.evaluation_table(run)]
     shown += [one for one in (client_table(run), tables.classes_table(run)) if one]
+    shown += answers_tables(run.folder)
     shown += [tables.dropped_table([run]), tables.guard_table(run)]
     text = _render(
         kind="fedllm run",

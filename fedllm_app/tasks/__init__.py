@@ -3,6 +3,8 @@
 Metrics differ in which way is better; `falls` knows.
 """
 
+from typing import Literal
+
 from pydantic import Field
 
 from fedllm_app.core.errors import ConfigError
@@ -11,13 +13,17 @@ from fedllm_app.core.settings import Settings
 from fedllm_app.tasks.base import TaskKind
 from fedllm_app.tasks.classify import SEQUENCE_CLASSIFICATION
 from fedllm_app.tasks.image import IMAGE_CLASSIFICATION
+from fedllm_app.tasks.instruction import INSTRUCTION
 from fedllm_app.tasks.next_token import NEXT_TOKEN
 from fedllm_app.tasks.pretraining import PRETRAINING
 
 TASKS: dict[str, TaskKind] = {
     kind.name: kind
-    for kind in (SEQUENCE_CLASSIFICATION, NEXT_TOKEN, PRETRAINING, IMAGE_CLASSIFICATION)
-}
+    for kind in (
+        SEQUENCE_CLASSIFICATION, NEXT_TOKEN, PRETRAINING, INSTRUCTION, IMAGE_CLASSIFICATION
+    )
+}  # fmt: skip
+CHAT_KEYS = ("loss-on", "packing", "generate", "generate-tokens")  # of tasks with conversations
 
 
 class TaskSettings(Settings):
@@ -32,13 +38,33 @@ class TaskSettings(Settings):
         ge=2,
         description="Maximum length of an example in tokens. Longer texts are truncated; for "
         "next-token they are cut into several examples, for pretraining packed into rows of this "
-        "length.",
+        "length; a conversation loses its oldest turns.",
+    )
+    loss_on: Literal["responses", "all"] = Field(
+        "responses",
+        description="What is learned of a conversation (instruction): the 'responses' of the "
+        "assistant, or 'all' tokens. What is measured is always the responses.",
+    )
+    packing: bool = Field(
+        False,
+        description="Fill rows of task.max-tokens with several conversations (instruction); "
+        "attention stays inside each one. Less padding, the same loss.",
+    )
+    generate: int = Field(
+        0,
+        ge=0,
+        description="Held-out conversations that the model answers at the end of a run, before "
+        "and after training, always the same ones (instruction). 0 answers none.",
+    )
+    generate_tokens: int = Field(
+        128, ge=1, description="Most tokens of an answer that is generated at the end of a run."
     )
 
     @property
     def kind(self) -> TaskKind:
-        """The task itself; ConfigError if there is none of this name."""
-        return task_of(self.name)
+        """The task itself, as these settings ask for it; ConfigError if there is none."""
+        kind = task_of(self.name)
+        return kind if kind.fitted is None else kind.fitted(self)
 
 
 def task_of(name: str) -> TaskKind:

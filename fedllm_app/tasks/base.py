@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Tally = dict[str, Any]  # int, float, or int64 array: all three add with +
 Rows = Sequence[Mapping[str, Any]]
 IGNORED = -100  # label of a position that is not predicted, torch's own convention
+# Parts of a batch that the model is not handed: what is trained, and what is measured beside it.
+TARGETS = ("labels", "measured")
 
 
 class Task(Protocol):
@@ -152,6 +154,11 @@ class TaskKind:
     config : more keys of the model's config, such as {"num_labels": 1}.
     packed : rows are of one length and come to `collate` as arrays (`Table.arrays`), and a client
         reads them as a stream unless `client.reading` says otherwise.
+    whole_rows : packed rows hold whole examples, which always stay apart, and are read in epochs.
+    chat : rows are conversations: they depend on the chat template of the tokenizer, and the model
+        can answer held-out ones at the end of a run (task.generate).
+    check : raises DataError if the columns of a source are of no known shape; beside `reads`.
+    fitted : returns the kind as the settings of a run (namespace task) ask for it.
     """
 
     name: str
@@ -168,6 +175,10 @@ class TaskKind:
     embedded: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     packed: bool = False
+    whole_rows: bool = False
+    chat: bool = False
+    check: "Callable[[Sequence[str], DataSettings, Source], object] | None" = None
+    fitted: "Callable[[Any], TaskKind] | None" = None
 
     @property
     def headline(self) -> str:

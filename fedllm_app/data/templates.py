@@ -1,0 +1,65 @@
+"""Chat templates for models that have none: `model.chat-template` names one, or is one.
+
+Jinja, as transformers reads it (in a sandbox): `messages` and `add_generation_prompt` are given.
+"""
+
+from typing import Any
+
+from fedllm_app.core.errors import ConfigError, first_line
+
+PLAIN = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ '### Response:\\n' }}"
+    "{{ message['content'] + (eos_token or '') + '\\n\\n' }}"
+    "{% elif message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{% else %}{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"
+)
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEMPLATES = {"plain": PLAIN, "chatml": CHATML}
+
+
+def template_problem(value: str) -> str:
+    """Return what is wrong with model.chat-template, "" if nothing is."""
+    if not value or value in TEMPLATES:
+        return ""
+    if "{" not in value:
+        return (
+            f"model.chat-template is {value!r}; expected {', '.join(TEMPLATES)}, the text of a "
+            "Jinja template, or '' for the tokenizer's own"
+        )
+    try:
+        from jinja2 import Environment
+
+        Environment().parse(value)
+    except ImportError:
+        return ""
+    except Exception as error:
+        return f"model.chat-template is no Jinja template: {first_line(error)}"
+    return ""
+
+
+def set_template(tokenizer: Any, value: str) -> None:
+    """Give a tokenizer the template that model.chat-template names; "" leaves its own.
+
+    Raises
+    ------
+    ConfigError
+        If it needs marks that the tokenizer has not.
+    """
+    if not value:
+        return
+    marks = ("<|im_start|>", "<|im_end|>") if value == "chatml" else ()
+    known = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    if lost := [mark for mark in marks if mark not in known]:
+        raise ConfigError(
+            f"model.chat-template is {value!r}, and the tokenizer has no token {lost[0]!r}, which "
+            "would be cut into pieces; expected 'plain'"
+        )
+    tokenizer.chat_template = TEMPLATES.get(value, value)
