@@ -6,6 +6,7 @@
 #   make bench                   fedllm beside its limits and peers, 25 minutes; docs/performance.md
 #   make bench-quick             a smaller version, 3 minutes
 #   make reproduce-photon ARGS="--data DIR"    pre-training, hours in the background; docs/reproducing-photon.md
+#   make reproduce-cross-device ARGS="--roles FILE --text DIR"    models on devices; docs/reproducing-cross-device.md
 #   make reproduce ARGS="..."    the thesis' figures, hours in the background; docs/reproducing-floss.md
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup run test check bench bench-quick reproduce reproduce-photon clean
+.PHONY: setup run test check bench bench-quick reproduce reproduce-photon reproduce-cross-device clean
 
 setup: $(VENV)/installed
 
@@ -48,6 +49,9 @@ reproduce: setup
 
 reproduce-photon: setup
 	$(BIN)/python -m benchmarks.photon $(ARGS)
+
+reproduce-cross-device: setup
+	$(BIN)/python -m benchmarks.crossdevice $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
