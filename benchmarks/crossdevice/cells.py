@@ -67,7 +67,7 @@ GO_ON = ("transfer", "combined", "floss-4", "floss-8", "floss-16")
 HEADLINE = (
     "lstm-tiny-full", "lstm-small-full", "lstm-small-transfer",
     "transformer-small-combined", "conformer-small-combined",
-    "transformer-small-floss-8", "conformer-small-floss-8",
+    "transformer-small-floss-4", "conformer-small-floss-4",
 )  # fmt: skip
 ON_ARTICLES = tuple(point for point in HEADLINE if point != "lstm-small-transfer")
 
@@ -127,7 +127,7 @@ def entries() -> list[Entry]:
         made += [entry("paper", "table", point) for point in points if point not in HEADLINE]
     made += [entry(_figure(p), "seeds", p, seed) for seed in SEEDS[1:] for p in HEADLINE]
     for shape in ("transformer-small", "conformer-small"):
-        made += [entry("beyond", "beyond", f"{shape}-{way}") for way in ("floss-4", "floss-16")]
+        made += [entry("beyond", "beyond", f"{shape}-{way}") for way in ("floss-8", "floss-16")]
     made += [entry("articles", "articles", point, data=ARTICLES) for point in ON_ARTICLES]
     return made
 

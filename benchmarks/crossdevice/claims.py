@@ -23,10 +23,10 @@ def _of_the_paper(family: str, data: str = "", where: str = "") -> tuple[Claim, 
 
 
 def _goal(family: str, data: str = "", where: str = "") -> Claim:
-    words = f"With the largest 1/8 of the trained part in q4, the {NAMES[family]} is not above the "
+    words = f"With the largest 1/4 of the trained part in q4, the {NAMES[family]} is not above the "
     return Claim(
         f"{words}full LSTM, at {GOAL:.0f} times fewer bytes up{where}",
-        "our goal", f"{data}{family}-small-floss-8", data + LSTM, up=GOAL,
+        "our goal", f"{data}{family}-small-floss-4", data + LSTM, up=GOAL,
     )  # fmt: skip
 
 
