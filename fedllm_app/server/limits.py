@@ -171,5 +171,5 @@ class Limits:
 
 
 def steps_of(asked: Sequence[Asked]) -> dict[str, int]:
-    """Return the local steps that each client is asked for."""
+    """Return the batches that each client is asked to compute."""
     return {one.job.client: one.steps for one in asked}

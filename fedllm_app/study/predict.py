@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedllm_app.client.rules import batches_on
 from fedllm_app.config import RunConfig
 from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import ConfigError
@@ -121,7 +122,7 @@ class Predictor:
             costs.base_bytes[i] = len(new) * self.base_client_bytes
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
-                steps = {one: c.client.steps_on(self.counts[one]) for one in sizes}
+                steps = {one: batches_on(c.client, self.counts[one]) for one in sizes}
                 costs.put_seconds(t, sizes, base, self.network, steps)
         return costs
 
