@@ -7,6 +7,7 @@
 #   make bench-quick             a smaller version, 3 minutes
 #   make reproduce-photon ARGS="--data DIR"    pre-training, hours in the background; docs/reproducing-photon.md
 #   make reproduce-devices ARGS="--data DIR"   settings for uneven devices, hours in the background; docs/guide.md
+#   make reproduce-cross-device ARGS="--roles FILE --text DIR"    models on devices; docs/reproducing-cross-device.md
 #   make reproduce ARGS="..."    the thesis' figures, hours in the background; docs/reproducing-floss.md
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup run test check bench bench-quick reproduce reproduce-photon reproduce-devices clean
+.PHONY: setup run test check bench bench-quick reproduce reproduce-photon reproduce-cross-device reproduce-devices clean
 
 setup: $(VENV)/installed
 
@@ -52,6 +53,9 @@ reproduce-photon: setup
 
 reproduce-devices: setup
 	$(BIN)/python -m benchmarks.devices $(ARGS)
+
+reproduce-cross-device: setup
+	$(BIN)/python -m benchmarks.crossdevice $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

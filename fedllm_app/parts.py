@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fedllm_app.client.gradient import Batch
+from fedllm_app.client.rules import steps_before
 from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
@@ -192,6 +193,10 @@ class Parts:
     def most_steps(self, examples: int) -> int:
         """Return the most local steps that a job on so many examples can take."""
         return self.config.client.steps_on(examples)
+
+    def steps_before(self, examples: int) -> int:
+        """Return the batches that a job on so many examples computes before its local steps."""
+        return steps_before(self.config.client, examples)
 
     @cached_property
     def step_flops(self) -> float:

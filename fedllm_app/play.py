@@ -176,6 +176,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
             Guard.of(c.round),
         ),
         most_steps=parts.most_steps,
+        steps_before=parts.steps_before,
         schedule=partial(factor, c.server),
         reading=_reading(c),
         simulated=c.data.train != "node",

@@ -187,6 +187,7 @@ def toy_loop(
     network: Network | None = None,
     pacing: Any = "sync",
     most_steps: Callable[[int], int] = lambda examples: 1 << 48,
+    steps_before: Callable[[int], int] = lambda examples: 0,
     **round_: Any,
 ) -> Loop:
     """Return the real loop over the toy layout; a folder with a checkpoint is continued."""
@@ -216,6 +217,7 @@ def toy_loop(
         recorder=Recorder(folder, state, rounds, checkpoint_every, base_client_bytes),
         min_replies=asked.min_replies,
         most_steps=most_steps,
+        steps_before=steps_before,
         counting=Counting(asked.weights or "uniform", guard=Guard.of(asked)),
         simulated=True,
     )  # fmt: skip

@@ -2,9 +2,10 @@
 
 A Llama-style decoder (RMSNorm, rotary positions, SwiGLU, no biases, tied embeddings) by
 transformers' LlamaForCausalLM; the shapes from 75m on are those of Photon (Sani et al. 2024,
-arXiv 2411.02908), which trained MPT models of them. For devices, three families, each below 5M and
-at about 20M parameters with a vocabulary of 4,096, as Ro et al. 2022 (arXiv 2204.09715) compare
-them: a projected LSTM (lstm.py), this decoder, and a causal Conformer (conformer.py).
+arXiv 2411.02908), which trained MPT models of them. For devices, three families, at about 1M,
+below 5M and at about 20M parameters with a vocabulary of 4,096, as Ro et al. 2022 (arXiv
+2204.09715) compare them: a projected LSTM (lstm.py), this decoder, and a causal Conformer
+(conformer.py).
 
 Shapes: L layers, d width, V vocabulary, H cells of an LSTM, k kernel of a convolution.
 """
@@ -140,10 +141,13 @@ SHAPES = {
 }
 # For devices, by a vocabulary of 4,096. The large ones are of the sizes of Ro et al. 2022.
 DEVICE_SHAPES: dict[str, AnyShape] = {
+    "lstm-tiny": LstmShape(1, 128, 576, 1.19e6),
     "lstm-small": LstmShape(1, 256, 1536, 4.6e6),
     "lstm-large": LstmShape(2, 512, 1920, 19.8e6),
+    "transformer-tiny": Shape(3, 128, 4, 1.09e6),
     "transformer-small": Shape(4, 256, 4, 4.3e6),
     "transformer-large": Shape(6, 512, 8, 21e6),
+    "conformer-tiny": ConformerShape(2, 112, 4, 15, 1.04e6),
     "conformer-small": ConformerShape(2, 256, 4, 15, 4.1e6),
     "conformer-large": ConformerShape(3, 512, 8, 15, 20.2e6),
 }

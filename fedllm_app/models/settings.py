@@ -19,7 +19,7 @@ class ModelSettings(Settings):
         "embedded",
         description="'embedded' (the demonstration), an absolute path of a folder or .gguf "
         "file, a hub name, or 'scratch:NAME', a new decoder: micro, tiny, small, 75m, 125m, 1.3b, "
-        "3b, 7b, or for devices lstm-, transformer-, conformer-, each with small and large.",
+        "3b, 7b, or for devices lstm-, transformer-, conformer-, each with tiny, small and large.",
     )
     init: Literal["pretrained", "random"] = Field(
         "pretrained",

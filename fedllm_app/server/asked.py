@@ -59,9 +59,9 @@ class Asked:
     origin : layout and base that its reply must name.
     vectors : what may come back, by name.
     down_bytes : length of the vectors that went down.
-    steps : local steps that it asks for.
+    steps : batches that it computes: local steps, and those that a rule takes before them.
     share : of the trainable values that its device trains.
-    whole_steps : as how many steps that train all its steps count.
+    whole_steps : as how many batches that train all its steps count.
     rows : examples of the client's stream that it uses up, 0 where the device says.
     start_s : simulated second in which it began.
     request : what asks for it again after a resume, None where nobody will.

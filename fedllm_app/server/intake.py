@@ -67,7 +67,7 @@ class Intake:
     dropped : count of drops by reason.
     failed : of each job whose reply was dropped, the reason and why.
     late : jobs whose upload may still come after they were given up.
-    steps : local steps that each client was asked for last, in steps that train all.
+    steps : batches that each client was asked to compute last, in batches that train all.
     """
 
     def __init__(
@@ -103,6 +103,10 @@ class Intake:
     def jobs(self) -> dict[str, int]:
         """Of each client with an accepted job, the last one's id."""
         return {client: id_ for id_, client in self.accepted}
+
+    def longest(self, most: Callable[[str], int]) -> int:
+        """Return the most local steps of an accepted job, none believed beyond `most` of it."""
+        return max((min(m.steps, most(c)) for (_, c), m in self.accepted.items()), default=0)
 
     def add(self, asked: Iterable[Asked]) -> None:
         """Wait for the replies to these jobs, too."""

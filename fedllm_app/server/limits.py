@@ -179,5 +179,5 @@ class Limits:
 
 
 def steps_of(asked: Sequence[Asked]) -> dict[str, float]:
-    """Return the local steps that each client is asked for, in steps that train all."""
+    """Return the batches that each client is asked to compute, in batches that train all."""
     return {one.job.client: one.whole_steps for one in asked}

@@ -54,6 +54,7 @@ class Loop:
     min_replies : accepted replies below which a round takes no step.
     counting : how replies are weighed, bounded and combined.
     most_steps : the most local steps that a job on so many examples can take.
+    steps_before : batches that it computes before them, such as MimeLite's gradient at the start.
     schedule : what the server's learning rate is multiplied by at a step.
     reading : how clients go through their examples.
     simulated : the devices are, so that a clock may say which reply is first.
@@ -73,6 +74,7 @@ class Loop:
     min_replies: int = 1
     counting: Counting = field(default_factory=Counting)
     most_steps: Callable[[int], int] = lambda examples: MOST_COUNT
+    steps_before: Callable[[int], int] = lambda examples: 0
     schedule: Callable[[int], float] = lambda step: 1.0
     reading: Reading = field(default_factory=Epochs)
     simulated: bool = False
@@ -195,10 +197,11 @@ class Loop:
         return ""
 
     def sized(self, job: Asked, clients: Mapping[str, int]) -> Asked:
-        """Return a job with the local steps that it asks for, and the rows that it uses up."""
-        steps = job.plan.work.steps or self.most_steps(clients.get(job.job.client, 1))
-        whole, rows = self.limits.whole_steps(steps, job.share), self.reading.rows(job.plan.work)
-        return replace(job, steps=steps, whole_steps=whole, rows=rows)
+        """Return a job with the batches that it computes, and the rows that it uses up."""
+        work, examples = job.plan.work, clients.get(job.job.client, 1)
+        steps = (work.steps or self.most_steps(examples)) + self.steps_before(examples)
+        whole = self.limits.whole_steps(steps, job.share)
+        return replace(job, steps=steps, whole_steps=whole, rows=self.reading.rows(work))
 
     def collect(self, opened: OpenRound) -> None:
         """Fold replies in as they come, until the policy steps or the round's time is over."""
@@ -263,10 +266,7 @@ class Loop:
         intake, planned = opened.intake, opened.planned
         state = replace(self.state, accepted=intake.remembered(self.state.accepted))
         counts = opened.clients  # what a client says that it did is bounded by what it can do
-        took = [
-            min(m.steps, self.most_steps(counts.get(c, 1))) for (_, c), m in intake.accepted.items()
-        ]
-        clock = state.clock + max(took, default=0)
+        clock = state.clock + intake.longest(lambda c: self.most_steps(counts.get(c, 1)))
         if len(intake.accepted) < self.min_replies:
             log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
                         opened.t, len(intake.accepted), self.min_replies)  # fmt: skip

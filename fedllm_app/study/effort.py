@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedllm_app.client.rules import batches_on
 from fedllm_app.config import RunConfig
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import RoundPlan
@@ -44,11 +45,11 @@ class Known(Protocol):
 def whole_steps(
     known: Known, c: RunConfig, shares: Mapping[str, float], clients: Iterable[str]
 ) -> dict[str, float]:
-    """Return the local steps of each client, in steps that train all of a batch as it is known."""
+    """Return the batches of each client, in those that train all of a batch as it is known."""
     larger = c.client.batch / known.batch if known.network and known.network.fleet else 1.0
     found = {}
     for client in clients:
-        steps = c.client.steps_on(known.counts[client])
+        steps = batches_on(c.client, known.counts[client])
         whole = known.network.whole_steps(steps, shares.get(client, 1.0)) if known.network else 0.0
         found[client] = whole * larger
     return found

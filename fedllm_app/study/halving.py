@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from fedllm_app.client.rules import batches_on
 from fedllm_app.core.errors import FedllmError, RunFailedError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.units import format_metric
@@ -112,8 +113,8 @@ def _play(
         with suppress(RunFailedError):  # it has no value, which is the worst there is
             run_local(pilot.config.model_copy(update={"run": run}))
         value = _value_at(folder, rounds, metric)
-    client = pilot.config.client
-    costs = measured(folder, network, lambda name: client.steps_on(counts.get(name, 0)))
+    client = pilot.config.resolved().client
+    costs = measured(folder, network, lambda name: batches_on(client, counts.get(name, 0)))
     pilot.rung, pilot.value, pilot.played = rung, value, costs.rounds
     pilot.spent = {name: float(each.sum()) for name, each in budget.used(costs).items()}
 

@@ -13,7 +13,7 @@ import torch
 from toys import PARAMS, P, Scripted, toy_device, toy_loop
 
 from fedllm_app.client.moving import Moving
-from fedllm_app.client.rules import rule_of
+from fedllm_app.client.rules import batches_on, rule_of, steps_before
 from fedllm_app.client.rules.base import LocalRule
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.errors import ConfigError
@@ -220,3 +220,11 @@ def test_a_vector_that_nobody_sent_is_not_among_the_means(tmp_path):
     method = Method(plan, "", "", before_step=look)
     toy_loop(tmp_path, Scripted(device, {"a": 1, "b": 1}), method=method, clients=2).play()
     assert seen == [["params"]]
+
+
+def test_a_pass_over_all_examples_is_counted_beside_the_local_steps():
+    # 33 examples are three batches of 16; MimeLite reads them once more than the others do.
+    for name, before in (("mimelite", 3), ("scaffold", 0), ("", 0)):
+        settings = ClientSettings(rule=name, steps=10)
+        assert steps_before(settings, 33) == before
+        assert batches_on(settings, 33) == 10 + before

@@ -406,3 +406,15 @@ def test_many_that_are_late_are_one_line(tmp_path, said):
         in said.text
     )
     assert said.text.count(" and 2 more") == 1 and "dropped (late)" not in said.text
+
+
+def test_batches_before_the_local_steps_take_simulated_time(tmp_path):
+    # Client a has 2 examples, and a second for each of its batches: 1 local step, then 2 + 1.
+    for before, seconds in ((0, 1), (2, 3)):
+        folder = tmp_path / str(before)
+        loop = loop_over(
+            folder, only="a", clients=1, rounds=2, steps_before=lambda n, b=before: n * b // 2
+        )
+        loop.play()
+        assert [r["simulated-s"] for r in rows(folder)] == [seconds, 2 * seconds]
+        assert loop.state.clock == 2

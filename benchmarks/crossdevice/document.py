@@ -1,0 +1,106 @@
+"""The tables and the plot of docs/reproducing-cross-device.md, from the rows that there are."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from benchmarks.crossdevice.cells import FAMILIES, LARGE, PRETRAINED, RATES, SMALL
+from benchmarks.crossdevice.claims import LITERATURE, LSTM, sooner, verdicts
+from benchmarks.markers import fill, printed
+from benchmarks.record import ROOT
+from benchmarks.reproduce.figures import save
+from benchmarks.study_kit.claims import Points, gap
+from benchmarks.study_kit.entry import Row
+from benchmarks.study_kit.points import by_point, number, perplexity
+
+DOCUMENT = ROOT / "docs" / "reproducing-cross-device.md"
+COLOURS = {"lstm": "C7", "transformer": "C0", "conformer": "C1"}
+
+
+def write(rows: Sequence[Row]) -> None:
+    """Write claims and tables into the document, and draw the plot."""
+    points = by_point(rows)
+    head = ["claim", "here", "verdict"]
+    fill(DOCUMENT, {
+        "crossdevice-claims": printed([head, *(list(verdict) for verdict in verdicts(points))]),
+        "crossdevice-paper": ways(points, "paper"),
+        "crossdevice-beyond": ways(points, "beyond"),
+        "crossdevice-articles": ways(points, "articles"),
+        "crossdevice-transfer": transfer(points),
+        "crossdevice-rates": rates(rows),
+    })  # fmt: skip
+    draw(points)
+
+
+def ways(points: Points, figure: str) -> str:
+    """Return the points of a figure: perplexity and bytes beside both LSTMs of the same text."""
+    head = ["point", "perplexity", "to lstm-small", "to lstm-tiny", "MB up", "fewer up", "MB down"]
+    body = []
+    for name, own in points.items():
+        if own[0]["figure"] != figure:
+            continue
+        data = "articles-" if figure == "articles" else ""
+        up, whole = own[0]["up-bytes"], points.get(data + LSTM)
+        body.append([
+            name.removeprefix(data), perplexity(points, name),
+            *(ratio(points, name, data + other) for other in (LSTM, LITERATURE)),
+            f"{up / 1e6:,.0f}", f"{whole[0]['up-bytes'] / up:.1f}x" if whole else "",
+            f"{own[0]['down-bytes'] / 1e6:,.0f}",
+        ])  # fmt: skip
+    return printed([head, *body])
+
+
+def ratio(points: Points, name: str, other: str) -> str:
+    """Return how far a perplexity is from another, over the seeds that both have."""
+    found = gap(points, name, other)
+    return "" if found is None or name == other else f"{found[0]:+.1f} %"
+
+
+def transfer(points: Points) -> str:
+    """Return the rounds to what full training ends at, with and without pre-training."""
+    body = []
+    for family in FAMILIES:
+        found = sooner(points, family)
+        before = points.get(f"{PRETRAINED}-{family}-small")
+        if found:
+            without, with_it, target = found
+            told = "" if with_it is None else str(with_it)
+            text = f"{before[0]['perplexity']:.1f}" if before else ""
+            body.append([f"{family}-small", text, f"{target:.1f}", str(without), told])
+    head = ["model", "perplexity on the public text", "target", "rounds without", "rounds with"]
+    return printed([head, *body])
+
+
+def rates(rows: Sequence[Row]) -> str:
+    """Return the perplexities of all trials."""
+    trials = {row["run"]: row["perplexity"] for row in rows if row["run"].startswith("trial-")}
+    shapes = [f"{family}-{size}" for family in FAMILIES for size in (SMALL, LARGE)]
+    body = [
+        [s, *(number(trials.get(f"trial-{s}-{client:g}-{server:g}")) for client, server in RATES)]
+        for s in shapes
+    ]
+    return printed([["client.lr, server.lr", *(f"{c:g}, {s:g}" for c, s in RATES)], *body])
+
+
+def draw(points: Points) -> None:
+    """Draw perplexity against megabytes up, on the roles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = {name: own for name, own in points.items() if own[0]["figure"] in ("paper", "beyond")}
+    if not shown:
+        return
+    figure, axis = plt.subplots(figsize=(8, 5))
+    for name, own in shown.items():
+        up = own[0]["up-bytes"] / 1e6
+        values = [row["perplexity"] for row in own]
+        spread = stdev(values) if len(values) > 1 else 0
+        family, size, _ = name.split("-", 2)
+        marker = "o" if size == LARGE else "s"
+        colour = COLOURS[family]
+        axis.errorbar(up, fmean(values), spread, fmt=marker, color=colour, capsize=2)
+        axis.annotate(name, (up, fmean(values)), (5, 3), textcoords="offset points", fontsize=6)
+    axis.set(xscale="log", xlabel="MB up, all clients", ylabel="held-out perplexity")
+    axis.grid(alpha=0.3)
+    save(figure, "crossdevice-bytes")
