@@ -76,8 +76,8 @@ def runs(tiny, tmp_path_factory):
             "run.home": str(home), "run.name": f"balance-{balance}", "run.rounds": 3,
             "partition.name": "iid", "partition.clients": 6, "round.clients": 4,
             "round.evaluate-every": 0, "client.steps": 3, "client.batch": 2,
-            "strategy.name": "photon", "devices.fleet": "snail=0.5,hare=0.5", "devices.files": files,
-            "devices.balance": balance,
+            "strategy.name": "photon", "devices.fleet": "snail=0.5,hare=0.5",
+            "devices.files": files, "devices.balance": balance,
         }  # fmt: skip
         folder = run_local(RunConfig.parse(keys))
         found[balance] = (
