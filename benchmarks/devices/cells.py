@@ -112,16 +112,8 @@ def made(figure: str, stage: str, own: Mapping[str, Any], more: Settings | None 
 
 def entries() -> list[Entry]:
     """Return every run but those of the held-out model; a run stands once."""
-    every = [
-        *_batches(),
-        *_centralized(),
-        *_clients(),
-        *_steps(),
-        *_options(),
-        *_seeds(),
-        *_uneven(),
-    ]
-    return once(every)
+    kinds = (_batches, _centralized, _clients, _steps, _options, _seeds, _uneven)
+    return once(entry for kind in kinds for entry in kind())
 
 
 def once(every: Iterable[Entry]) -> list[Entry]:

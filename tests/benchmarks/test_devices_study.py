@@ -1,4 +1,4 @@
-"""The study for uneven devices: runs that parse, at equal tokens, and claims that follow the rows."""
+"""The study for uneven devices: runs that parse, at equal tokens, and claims from the rows."""
 
 from math import log
 
@@ -59,7 +59,7 @@ def row_of(entry, loss):
         "seed": c.run.seed, "flops": 1e12, "up-bytes": 1e8, "down-bytes": 1e8,
         "parameters": 500_000, "tokens": 64 * ROWS, "simulated-s": 100.0, "energy-j": 1e4,
     }  # fmt: skip
-    return row | {"fleets": dict.fromkeys((*FLEETS, "held out"), {"seconds": 9.0, "joules": 8.0})}
+    return row | {"fleets": {key: {"seconds": 9.0, "joules": 8.0} for key in FLEETS}}
 
 
 def loss_of(entry):
@@ -74,9 +74,8 @@ def loss_of(entry):
 
 def test_claims_follow_the_rows_and_wait_without_any():
     assert {verdict for _, _, verdict in verdicts([])} == {"not yet measured"}
-    found = {
-        words: verdict for words, _, verdict in verdicts([row_of(e, loss_of(e)) for e in entries()])
-    }
+    rows = [row_of(e, loss_of(e)) for e in entries()]
+    found = {words: verdict for words, _, verdict in verdicts(rows)}
     assert found["A larger learning rate than centralized (beta2 fixed)"] == "confirmed"
     assert found["A smaller batch than centralized (beta2 fixed)"] == "does not hold"
     assert found["A schedule that falls ends lower than a constant rate"] == "cannot be told apart"
