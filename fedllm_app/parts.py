@@ -7,6 +7,7 @@ Shapes: P trainable parameters.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -188,6 +189,7 @@ class Parts:
         """Return the most units (examples or tokens) that a job on so many examples can see."""
         c = self.config
         seen = c.client.steps * c.client.batch or c.client.epochs * examples
+        seen = math.ceil(seen * (c.devices.balance_most if c.devices.balance else 1))
         return seen * (c.task.max_tokens if self.task.unit == "tokens" else 1)
 
     def most_steps(self, examples: int) -> int:

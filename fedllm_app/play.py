@@ -23,7 +23,7 @@ from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.data.digests import data_digests
 from fedllm_app.devices.fleet import Fleet
-from fedllm_app.devices.network import network_of
+from fedllm_app.devices.network import Network, network_of
 from fedllm_app.models.export import save_adapter
 from fedllm_app.models.vocabulary import tokenizer_digest
 from fedllm_app.parts import Parts
@@ -35,11 +35,13 @@ from fedllm_app.run.begun import check_same
 from fedllm_app.run.checkpoint import latest_checkpoint, locked, newest_whole, set_aside
 from fedllm_app.run.note import told
 from fedllm_app.run.record import Recorder
+from fedllm_app.server.balance import Balance
 from fedllm_app.server.counting import Counting
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import method_of
+from fedllm_app.server.methods.shares import tiers_of
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
@@ -162,7 +164,8 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         resumed=state is not None,
         planner=Planner(
             method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
-            parts.initial, c.run.seed, parts.heads,
+            parts.initial, c.run.seed, parts.heads, tiers_of(fleet),
+            _balance(c, network),
         ),
         pacing=pacing_of(asked, c.run.seed),
         limits=Limits(c.run, asked, network, c.task.kind.falling),
@@ -189,6 +192,13 @@ def _evaluated(parts: Parts, recorder: Recorder, values_P: np.ndarray) -> dict[s
         tallies = parts.by_client(values_P, most)
         recorder.by_client.measured(client_rows(parts.task, tallies), spread(parts.task, tallies))
     return parts.evaluate(values_P)
+
+
+def _balance(c: RunConfig, network: Network | None) -> Balance | None:
+    """Return what divides local steps by device."""
+    if network is None or not c.devices.balance:
+        return None
+    return Balance(network, c.client.steps, c.devices.balance_most)
 
 
 def _reading(c: RunConfig) -> Reading:

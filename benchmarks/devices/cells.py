@@ -23,7 +23,9 @@ BATCHES, CENTRAL_BATCHES = (1, 4, 16), (1, 4, 16, 64)
 CLIENTS, LOCAL_STEPS = (2, 8, 32), (4, 16, 64)
 SHARES = (0.5, 0.25)
 SEEDS = (0, 1, 2)
-STAGES = ("batches", "centralized", "clients", "steps", "options", "seeds", "held out")
+STAGES = (
+    "batches", "centralized", "clients", "steps", "options", "seeds", "uneven", "held out",
+)  # fmt: skip
 FLEETS = {
     "mixed": "phone=0.6,wearable=0.1,embedded=0.2,pc=0.1",
     "even": "embedded=1.0",
@@ -110,8 +112,8 @@ def made(figure: str, stage: str, own: Mapping[str, Any], more: Settings | None 
 
 def entries() -> list[Entry]:
     """Return every run but those of the held-out model; a run stands once."""
-    every = [*_batches(), *_centralized(), *_clients(), *_steps(), *_options(), *_seeds()]
-    return once(every)
+    kinds = (_batches, _centralized, _clients, _steps, _options, _seeds, _uneven)
+    return once(entry for kind in kinds for entry in kind())
 
 
 def once(every: Iterable[Entry]) -> list[Entry]:
@@ -196,6 +198,12 @@ def _seeds() -> Iterator[Entry]:
         ):  # fmt: skip
             yield made("seeds", "seeds", own, more, tag, seed)
         yield _central(4, 0.004, seed=seed)
+
+
+def _uneven() -> Iterator[Entry]:
+    """Yield the centre where the fast take steps from the slow, on the mixed fleet, three seeds."""
+    for seed in SEEDS:
+        yield made("uneven", "uneven", {}, {"devices.balance": True}, "balance", seed)
 
 
 KEPT: Settings = {"client.keep-optimizer": True}

@@ -6,6 +6,7 @@ counts only where the other side's value would be worse by more than chance.
 
 from collections.abc import Callable, Sequence
 from math import exp, sqrt
+from statistics import fmean, stdev
 
 from benchmarks.devices.cells import BETA2, CENTRE, half_life
 from benchmarks.reproduce.claims import PENDING, Verdict
@@ -33,6 +34,7 @@ def plain(row: Row) -> bool:
     s = row["settings"]
     return (
         row["population"] > 8
+        and not balanced(row)
         and s["strategy.name"] == "photon"
         and s["client.schedule"] == "cosine"
         and not s["client.keep-optimizer"]
@@ -95,6 +97,31 @@ def better(words: str, rows: Sequence[Row], ours: Select, theirs: Select) -> Ver
     return words, here, "confirmed" if gap < 0 else "contradicted"
 
 
+def balanced(row: Row) -> bool:
+    """Say whether the fast took steps from the slow."""
+    return bool(row["settings"].get("devices.balance"))
+
+
+def robust(rows: Sequence[Row], margin: float = 1.0) -> Verdict:
+    """Judge "the same quality where devices differ and steps follow them, at equal tokens"."""
+    words = f"An uneven fleet with balanced steps ends within {margin:g} % of an even one"
+    centre = option("devices.balance", None)
+    even = {r["seed"]: r["loss"] for r in rows if plain(r) and centre(r) and _at_centre(r)}
+    uneven = {r["seed"]: r["loss"] for r in rows if balanced(r)}
+    gaps = [100 * (exp(uneven[seed] - even[seed]) - 1) for seed in uneven if seed in even]
+    if len(gaps) < 2:
+        return words, PENDING, PENDING
+    gap, spread_ = fmean(gaps), max(LEAST, stdev(gaps))
+    here = f"{gap:+.1f} ± {spread_:.1f} % ({len(gaps)} seeds)"
+    if abs(gap) + spread_ <= margin:
+        return words, here, "confirmed"
+    return words, here, "contradicted" if abs(gap) - spread_ > margin else "cannot be told apart"
+
+
+def _at_centre(row: Row) -> bool:
+    return bool(row["settings"][LR] == CENTRE["lr"] and fixed(row))
+
+
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Return the verdict on every claim, in the order of the document."""
     found = []
@@ -120,6 +147,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         better("A kept optimizer state ends lower, where all clients take part",
                rows, lambda r: all_take_part(r) and r["settings"]["client.keep-optimizer"],
                lambda r: all_take_part(r) and not r["settings"]["client.keep-optimizer"]),
+        robust(rows),
     ]  # fmt: skip
     return found
 
@@ -128,6 +156,7 @@ def option(key: str, value: object) -> Select:
     """Return what selects the centre with another value of one key."""
     return lambda row: (
         row["population"] > 8
+        and not balanced(row)
         and row["settings"].get(key) == value
         and row["settings"][BATCH] == CENTRE["B"]
         and row["settings"][CLIENTS] == CENTRE["n"]

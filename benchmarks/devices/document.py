@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from benchmarks.devices.cells import (
     BATCHES,
     CENTRAL_BATCHES,
+    CENTRE,
     CLIENTS,
     FLEETS,
     HELD_FLEET,
@@ -16,6 +17,7 @@ from benchmarks.devices.claims import (
     Select,
     all_take_part,
     at,
+    balanced,
     central,
     fixed,
     half,
@@ -50,6 +52,7 @@ def write(rows: Sequence[Row], held: Sequence[Row]) -> None:
         "guide-clients": clients(rows),
         "guide-steps": steps(rows),
         "guide-options": options(rows),
+        "guide-uneven": uneven(rows),
         "guide-held-out": held_out(rows, held),
     }
     for name, fleet in FLEETS.items():
@@ -163,6 +166,19 @@ def options(rows: Sequence[Row]) -> str:
             lr = f"{row['settings']['client.lr']:g}"
             body.append([name, lr, _perplexity(row), *_costs(row)])
     return printed([["", "best lr", "perplexity", *_cost_heads()], *body])
+
+
+def uneven(rows: Sequence[Row]) -> str:
+    """Return the centre with and without balanced steps on the mixed fleet, a row for each seed."""
+    body = []
+    for row in rows:
+        plainly = at()(row) and fixed(row) and _of_centre(row)
+        if balanced(row) or (plainly and row["settings"]["client.lr"] == CENTRE["lr"]):
+            own = row["fleets"]["mixed"]
+            kind = "steps by device" if balanced(row) else "equal steps"
+            costs = [format_seconds(own["seconds"]), format_joules(own["joules"])]
+            body.append([kind, str(row["seed"]), _perplexity(row), *costs])
+    return printed([["", "seed", "perplexity", "time", "energy"], *sorted(body)])
 
 
 def _of_centre(row: Row) -> bool:

@@ -38,11 +38,14 @@ def measured(entry: Entry, home: Path, known: Mapping[str, Row]) -> Row | None:
         print(f"left out: {error}")
         return None
     row = {"figure": entry.figure} | row_of(folder, entry.settings)
-    return row | {"fleets": costs(observed(row))}
+    own = {"seconds": row["simulated-s"], "joules": row["energy-j"]}
+    return row | {"fleets": costs(observed(row)) or {"mixed": own}}
 
 
 def costs(run: Observed) -> dict[str, dict[str, float]]:
     """Return the seconds and joules of a whole run on both fleets, and on the held-out one."""
+    if not run.portable:  # the fleet that it was played on alone
+        return {}
     found = {}
     for name, fleet in (FLEETS | {"held out": HELD_FLEET}).items():
         if run.population > 1:
@@ -64,7 +67,7 @@ def rows_of(every: Iterable[Entry], home: Path, name: str) -> list[Row]:
 
 def federated_of(rows: Iterable[Row]) -> list[Observed]:
     """Return the federated runs of rows."""
-    return [run for run in map(observed, rows) if run.population > 1]
+    return [run for run in map(observed, rows) if run.population > 1 and run.portable]
 
 
 def whole(home: Path) -> bool:

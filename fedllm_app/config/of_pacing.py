@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fedllm_app.core.settings import kebab
 from fedllm_app.data.partition import TO_CLIENTS
 from fedllm_app.devices.compute import compute_problems
-from fedllm_app.devices.fleet import device_problems
+from fedllm_app.devices.fleet import DeviceSettings, device_problems
 from fedllm_app.run.settings import RoundSettings
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def _of_clock(c: "RunConfig") -> Iterator[str]:
             f"devices.fleet is {c.devices.fleet!r} with data.train = 'node'; expected \"\": a real "
             "device says its class as device-class in its node-config"
         )
+    yield from _of_balance(c)
     if c.compute.on and node:
         yield (
             f"compute.step-s is {c.compute.step_s:g} with data.train = 'node'; expected 0, since "
@@ -113,4 +114,27 @@ def _of_clock(c: "RunConfig") -> Iterator[str]:
         yield (
             f"round.deadline-s is {c.round.deadline_s:g}; expected at most round.timeout-s = "
             f"{c.round.timeout_s:g}, since no clock is simulated"
+        )
+
+
+def _of_balance(c: "RunConfig") -> Iterator[str]:
+    """Yield why local steps cannot be divided by device."""
+    if not c.devices.balance:
+        if c.devices.balance_most != DeviceSettings().balance_most:
+            yield (
+                f"devices.balance-most is {c.devices.balance_most:g} with devices.balance = false, "
+                "which divides nothing; expected 4, or devices.balance = true"
+            )
+        return
+    if not c.devices.on:
+        yield "devices.balance is true and no device is simulated; set devices.fleet"
+    if not c.client.steps:
+        yield (
+            "devices.balance is true with client.steps = 0; expected the local steps of a client "
+            "if all were alike, such as 16"
+        )
+    if c.round.pacing == "async":
+        yield (
+            "devices.balance is true with round.pacing = 'async', where nobody waits for the "
+            "others; expected 'sync' or 'deadline'"
         )

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field
@@ -33,6 +34,18 @@ class DeviceSettings(Settings):
         "",
         description="Absolute paths of device profiles (TOML) beside those of fedllm, with commas "
         "between them.",
+    )
+
+    balance: bool = Field(
+        False,
+        description="Divide a round's local steps among its clients so that they finish together: "
+        "as many in all as with client.steps each.",
+    )
+    balance_most: float = Field(
+        4.0,
+        ge=1,
+        le=1000,
+        description="How many times client.steps a fast device takes at most with devices.balance.",
     )
 
     @property
@@ -120,6 +133,16 @@ class Fleet:
         upto = itertools.accumulate(share for _, share in self._shares)
         names = (own for (own, _), end in zip(self._shares, upto, strict=True) if drawn < end)
         return self.profiles[next(names, self._shares[-1][0])]
+
+    @cached_property
+    def order(self) -> list[str]:
+        """The classes that clients can be of, the slowest first."""
+        names = {name for name, _ in self._shares} | set(self.own.values())
+        return sorted(names, key=lambda name: (self.profiles[name]["flops"], name))
+
+    def tier(self, client: str, tiers: int) -> int:
+        """Return a client's tier by how fast its class is: 0 for the slowest classes."""
+        return self.order.index(self.of(client).name) * tiers // len(self.order)
 
     def counts(self, clients: Collection[str]) -> dict[str, int]:
         """Return how many of the clients are of each class."""

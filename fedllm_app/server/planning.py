@@ -4,7 +4,7 @@ Shapes: P trainable parameters.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -20,9 +20,11 @@ from fedllm_app.core.region import Where, take
 from fedllm_app.core.state import RunState
 from fedllm_app.core.support import All, Draw, Positions, expand
 from fedllm_app.core.versions import DOWNLOAD, with_version
+from fedllm_app.server.balance import Balance
 from fedllm_app.server.downloads import WHOLE, Sent, downloads_since
 from fedllm_app.server.methods.base import Inputs, Method, MethodState
 from fedllm_app.server.methods.settings import StrategySettings
+from fedllm_app.server.methods.shares import tier_of
 from fedllm_app.wire.codec import WireSettings, decode
 from fedllm_app.wire.header import GRID
 from fedllm_app.wire.slices import origin_of
@@ -62,6 +64,8 @@ class Planner:
     initial : values the model was built with: what `fill="initial"` means.
     seed : of the run.
     heads : where attention heads lie in the layout, None where there are none.
+    tiers : the tier of a client, of so many.
+    balance : divides local steps by device, None where all take the same.
     """
 
     method: Method
@@ -72,6 +76,8 @@ class Planner:
     initial: np.ndarray
     seed: int
     heads: Heads | None = None
+    tiers: Callable[[str, int], int] = tier_of
+    balance: Balance | None = None
     _untrained_logged: bool = False
 
     def plan(
@@ -96,9 +102,11 @@ class Planner:
         inputs = Inputs(
             self.strategy, self.layout, state.round + 1, params_P, self.initial, cohort, self.seed,
             profiles or {}, self.method.own_settings(self.strategy), state.accepted,
-            clients, heads=self.heads,
+            clients, heads=self.heads, tiers=self.tiers,
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
+        if self.balance is not None:
+            plan = self.balance.balanced(plan, self.layout, self.wire, self.seed, inputs.job)
         groups = {name: self._remembered(group) for name, group in plan.groups.items()}
         plan = replace(plan, groups=groups)
         step = expand(plan.step, self.layout, Draw(self.seed, inputs.job))
@@ -220,10 +228,10 @@ class Planner:
 
 
 def _alike(plan: ClientPlan, other: ClientPlan) -> bool:
-    """Say whether two groups are sent the same: all parameters in the same form, and no more."""
+    """Say whether two groups are sent the same: the same parameters in one form, and no more."""
+    one = isinstance(plan.down, All) and isinstance(other.down, All)
     return (
-        isinstance(plan.down, All)
-        and isinstance(other.down, All)
+        (one or (isinstance(plan.down, Positions) and plan.down is other.down))
         and not plan.beside_down
         and not other.beside_down
         and (plan.down_as, plan.fill) == (other.down_as, other.fill)

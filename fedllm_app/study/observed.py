@@ -59,6 +59,14 @@ class Observed:
     tokens: int
 
     @property
+    def portable(self) -> bool:
+        """Whether it would have been the same on another fleet: nothing followed the device."""
+        s = self.settings
+        follows = s.get("devices.balance") or s.get("strategy.tier-heads")
+        tiers = s.get("strategy.name") in ("hetlora", "floss-tiers")
+        return not follows and not tiers and s.get("round.pacing", "sync") == "sync"
+
+    @property
     def jobs(self) -> int:
         """How many jobs its FLOPs and bytes are the sum of."""
         return self.rounds * self.clients
@@ -105,11 +113,12 @@ def read_observed(path: Path) -> list[Observed]:
     """
     rows = list(_of_folder(path)) if path.is_dir() else _of_file(path)
     found = [observed(row, path) for row in rows]
-    found = [one for one in found if one.population > 1 and one.flops]
+    found = [one for one in found if one.population > 1 and one.flops and one.portable]
     if not found:
         raise DataError(
-            f"{path} has no federated run on simulated devices; expected a results file with rows, "
-            "or a folder whose runs had devices.fleet set"
+            f"{path} has no federated run on simulated devices that another fleet could have "
+            "played alike; expected a results file with rows, or a folder whose runs had "
+            "devices.fleet set, synchronous rounds, and neither tiers nor devices.balance"
         )
     return found
 

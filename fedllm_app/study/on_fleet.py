@@ -64,6 +64,7 @@ class OnFleet:
     scale: float = 1.0
     draws: int = DRAWS
     settings: DeviceSettings = field(init=False)
+    _known: dict[tuple[float, ...], Spent] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check the fleet."""
@@ -73,7 +74,14 @@ class OnFleet:
         object.__setattr__(self, "settings", settings)
 
     def spent(self, run: Observed) -> Spent:
-        """Return what a run spends on this fleet."""
+        """Return what a run spends on this fleet; runs that trained and sent alike spend alike."""
+        key = (run.flops, run.up_bytes, run.down_bytes, run.rounds, run.clients, run.population,
+               run.seed)  # fmt: skip
+        if key not in self._known:
+            self._known[key] = self._spent(run)
+        return self._known[key]
+
+    def _spent(self, run: Observed) -> Spent:
         cohorts_Nn = _cohorts(run.population, run.clients, run.seed, run.rounds)
         drawn = [self._drawn(run, cohorts_Nn, run.seed + draw) for draw in range(self.draws)]
         time, energy = (np.mean([one[i] for one in drawn], axis=0) for i in (0, 1))

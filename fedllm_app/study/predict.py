@@ -34,6 +34,7 @@ from fedllm_app.parts import Parts
 from fedllm_app.server.asked import expected
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
+from fedllm_app.server.methods.shares import tiers_of
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
 from fedllm_app.study.effort import shares, trained_shares, whole_steps
@@ -77,7 +78,7 @@ class Predictor:
     ) -> None:
         self.layout, self.initial, self.heads, self.uneven = layout, initial, heads, Uneven()
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self.batch = batch  # of the steps whose FLOPs the network has
+        self.batch, self.tiers = batch, tiers_of(network.fleet if network else None)
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -252,6 +253,7 @@ class _Rounds:
         inputs = Inputs(
             self.c.strategy, self.layout, t, params, self.rank.start, self.cohort(t),
             self.c.run.seed, accepted=accepted, heads=self.predictor.heads,
+            tiers=self.predictor.tiers,
         )  # fmt: skip
         return method_of(self.c.strategy.name).plan(inputs, state)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from toys import LAYOUT, PARAMS
+from toys import HEADS, LAYOUT, PARAMS
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
@@ -24,7 +24,13 @@ def plan(name, params=PARAMS, cohort=("a", "b"), state=None, **settings):
 
 def step(name, params=PARAMS, cohort=("a", "b"), state=None, **settings):
     inputs = Inputs(
-        StrategySettings(name=name, **settings), LAYOUT, 1, params, np.zeros_like(params), cohort
+        StrategySettings(name=name, **settings),
+        LAYOUT,
+        1,
+        params,
+        np.zeros_like(params),
+        cohort,
+        heads=HEADS,
     )
     return STRATEGIES[name].plan(inputs, state or {})
 

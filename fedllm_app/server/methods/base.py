@@ -19,6 +19,7 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan
 from fedllm_app.core.settings import Settings, kebab, parsed_args
 from fedllm_app.server.methods.settings import Share, StrategySettings
+from fedllm_app.server.methods.shares import tier_of
 
 MethodState = Mapping[str, np.ndarray]
 AUTOMATIC = {"feedback_decay": 1.0, "top_k": "global", "rounding": "random"}
@@ -42,6 +43,7 @@ class Inputs:
     own : the settings of a method that brings keys of its own, None for the others.
     accepted : the last job of each client whose reply was accepted.
     clients : how many clients with examples there are.
+    tiers : the tier of a client, of so many: by its number, or by its device.
     heads : where attention heads lie in the layout, None where there are none.
     replies : replies of the round that were accepted; known to `Method.before_step` alone.
     """
@@ -59,6 +61,7 @@ class Inputs:
     clients: int = 0
     replies: int = 0
     heads: Heads | None = None
+    tiers: Callable[[str, int], int] = tier_of
 
     @property
     def down(self) -> np.ndarray:

@@ -14,7 +14,6 @@ from fedllm_app.server.methods.base import (
     MethodState,
     one_group,
 )
-from fedllm_app.server.methods.shares import tier_of
 from fedllm_app.server.methods.sparse import (
     BLOCKS,
     FEEDBACK,
@@ -59,7 +58,7 @@ def floss_tiers(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodSt
             name: sparse(inputs, density, density)
             for name, density in zip(names, densities, strict=True)
         },
-        group_of={client: names[tier_of(client, len(names))] for client in inputs.cohort},
+        group_of={client: names[inputs.tiers(client, len(names))] for client in inputs.cohort},
         mean=mean_of(inputs),
         served=names[int(np.argmax(densities))],
     ), state

@@ -16,7 +16,6 @@ from fedllm_app.core.plan import ClientPlan, RoundPlan
 from fedllm_app.core.rules import HEAD_SLICES
 from fedllm_app.core.support import Derived
 from fedllm_app.server.methods.base import DOWN_KEYS, Inputs, Method, MethodState
-from fedllm_app.server.methods.shares import tier_of
 from fedllm_app.server.methods.sparse import mean_of
 
 
@@ -30,7 +29,7 @@ def heads(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]:
     everything = ClientPlan(down_as=inputs.settings.down)
     groups, group_of, first = {"all": everything}, {}, 0
     for client in sorted(inputs.cohort):
-        count = max(1, round(shares[tier_of(client, len(shares))] * of.of))
+        count = max(1, round(shares[inputs.tiers(client, len(shares))] * of.of))
         name = "all" if count >= of.of else f"{count}-from-{first % of.of}"
         if name not in groups:
             args = of.args(first, count, inputs.settings.beside_heads == "frozen")

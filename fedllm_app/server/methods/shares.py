@@ -1,13 +1,20 @@
 """Tiers of clients, and densities: of each tier, and one that shrinks from round to round."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 from fedllm_app.core.seeds import derive_seed
+from fedllm_app.devices.fleet import Fleet
 
 
 def tier_of(client: str, tiers: int) -> int:
     """Return a client's tier: its number modulo the tiers, that of a digest if it has a name."""
     return (int(client) if client.isdecimal() else derive_seed("tier", client)) % tiers
+
+
+def tiers_of(fleet: Fleet | None) -> Callable[[str, int], int]:
+    """Return what says a client's tier: by its device, if classes differ, or by number."""
+    return fleet.tier if fleet is not None and len(fleet.order) > 1 else tier_of
 
 
 def shrinking(density: float, rounds: int) -> float:

@@ -15,7 +15,6 @@ from fedllm_app.server.methods.base import (
     MethodState,
     one_group,
 )
-from fedllm_app.server.methods.shares import tier_of
 from fedllm_app.server.methods.sparse import mean_of
 
 NO_A = Derived("tensors", {"without": ["*.lora_A.*", "*lora_embedding_A*"]})
@@ -41,7 +40,7 @@ def hetlora(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState]
         groups[name] = ClientPlan(slices, "zero", slices, slices, down_as=down_as)
     return RoundPlan(
         groups=groups,
-        group_of={client: names[tier_of(client, len(names))] for client in inputs.cohort},
+        group_of={client: names[inputs.tiers(client, len(names))] for client in inputs.cohort},
         mean=mean_of(inputs),
         served=names[int(np.argmax(ranks))],
     ), state
