@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.config.of_method import of_aggregate, of_strategy
-from fedllm_app.config.of_model import of_model
+from fedllm_app.config.of_model import of_lora, of_model
 from fedllm_app.config.of_pacing import of_pacing
 from fedllm_app.config.of_reading import of_measured, of_reading
 from fedllm_app.config.of_rule import of_rule
@@ -77,6 +77,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     else:
         yield from _of_task(c, kind, simulated)
         yield from of_model(c, kind, simulated)
+        yield from of_lora(c, method.keys)
         yield from of_reading(c, kind)
     yield from _of_data(c.data)
     yield from network_problems(c.network)

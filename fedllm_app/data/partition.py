@@ -33,7 +33,8 @@ class PartitionSettings(Settings):
     name: str = Field(
         "iid",
         description='"iid", "dirichlet" (each class, or value of partition.by, is divided among '
-        'the clients; some can get nothing), "natural" (one client for each value of data.user-column), '
+        'the clients; some can get nothing), "natural" (one client for each value of '
+        "data.user-column), "
         '"mixture" (clients with equally many rows, each a mixture of the values of '
         "data.user-column), or MODULE:NAME of your own.",
     )

@@ -86,6 +86,7 @@ def save_adapter(
         "labels": list(labels),
         "converted_from": converted_from(source),
         "registered_by": own.__name__ if config.model_type in own.OWN else "",
+        "quantized": getattr(model.backbone, "is_quantized", False),
         "round": round,
         "metrics": dict(metrics or {}),
     }
@@ -130,7 +131,8 @@ def merge(folder: Path, out: Path, base: str = "", cache: Path | None = None) ->
         found = base_fingerprint(
             (name, tensor) for name, tensor in model.state_dict().items() if not inside(name, heads)
         )
-        if found != about["fingerprint"]:
+        # A base in few bits has a fingerprint of its own; what is merged is the whole one.
+        if found != about["fingerprint"] and not about.get("quantized"):
             raise DataError(
                 f"the base at {source!r} has fingerprint {found}; expected "
                 f"{about['fingerprint']}, the one this adapter was trained on; --base names another"
