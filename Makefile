@@ -6,6 +6,7 @@
 #   make bench                   fedllm beside its limits and peers, 25 minutes; docs/performance.md
 #   make bench-quick             a smaller version, 3 minutes
 #   make reproduce-photon ARGS="--data DIR"    pre-training, hours in the background; docs/reproducing-photon.md
+#   make reproduce-instruction ARGS="--data DIR --model FILE"    about an hour in the background; docs/instruction-tuning.md
 #   make reproduce ARGS="..."    the thesis' figures, hours in the background; docs/reproducing-floss.md
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup run test check bench bench-quick reproduce reproduce-photon clean
+.PHONY: setup run test check bench bench-quick reproduce reproduce-photon reproduce-instruction clean
 
 setup: $(VENV)/installed
 
@@ -48,6 +49,9 @@ reproduce: setup
 
 reproduce-photon: setup
 	$(BIN)/python -m benchmarks.photon $(ARGS)
+
+reproduce-instruction: setup
+	$(BIN)/python -m benchmarks.instruction $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
