@@ -26,7 +26,7 @@ def best_rates(home: Path) -> Rates:
         rows = [measured(entry, {}, home, known) for entry in every if entry.method == method]
         if all(rows):
             best = min((row for row in rows if row), key=lambda row: float(row["loss"]))
-            found[method] = float(best["settings"]["client.lr"])
+            found[method] = float(best["settings"]["server.lr"])
     return found
 
 

@@ -43,11 +43,11 @@ def of_lora(c: "RunConfig", keys: Iterable[str]) -> Iterator[str]:
     keys : of the method (namespace strategy).
     """
     lora, quantize = c.lora, c.model.quantize
-    if lora.dora and FILLS_ZERO & set(keys):
+    if lora.dora and FILLS_ZERO & set(keys) and c.strategy.down == "values":
         yield (
             f"lora.dora is True with strategy.name = {c.strategy.name!r}, which fills what it does "
-            "not send with zeros: a column of length zero is lost. Expected lora.dora = false, or "
-            "a method that sends every adapter whole, such as 'dense'"
+            "not send with zeros: a column of length zero is lost. Expected strategy.down = "
+            "'change', lora.dora = false, or a method that sends every adapter whole, as 'dense'"
         )
     if lora.init == "orthogonal" and lora.rank % 2:
         yield f"lora.init is 'orthogonal' with lora.rank = {lora.rank}; expected an even rank"

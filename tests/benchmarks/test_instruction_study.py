@@ -4,10 +4,10 @@ import pytest
 
 from benchmarks.instruction import results
 from benchmarks.instruction.__main__ import left
-from benchmarks.instruction.cells import CLIENT_LRS, METHODS, Places, entries, trials
+from benchmarks.instruction.cells import SERVER_LRS, METHODS, Places, entries, trials
 from fedllm_app.config import RunConfig
 
-RATES = dict.fromkeys(METHODS, CLIENT_LRS[0])
+RATES = dict.fromkeys(METHODS, SERVER_LRS[0])
 
 
 @pytest.mark.parametrize("entry", [*trials(), *entries()], ids=lambda entry: entry.name)
@@ -15,17 +15,17 @@ def test_every_run_is_legal(entry):
     cell = entry.cell(RATES, Places("/data", "/models/m.gguf"))
     config = RunConfig.parse(dict(cell.settings) | {"run.name": cell.name})
     assert config.data.train == f"/data/{entry.data}"
-    assert config.client.lr in CLIENT_LRS
+    assert config.server.lr in SERVER_LRS
 
 
 def test_all_methods_are_tuned_by_the_same_rates():
     for method in METHODS:
-        assert [e.settings["client.lr"] for e in trials() if e.method == method] == [*CLIENT_LRS]
+        assert [e.settings["server.lr"] for e in trials() if e.method == method] == [*SERVER_LRS]
 
 
 def test_a_run_waits_for_its_trials_and_a_kept_row_is_carried(monkeypatch, tmp_path):
     rows = [
-        {"run": e.name, "stage": e.stage, "loss": 2.0 - e.settings["client.lr"],
+        {"run": e.name, "stage": e.stage, "loss": 2.0 - e.settings["server.lr"],
          "settings": dict(e.cell({}, Places()).settings)}
         for e in trials()
     ]  # fmt: skip
@@ -34,7 +34,7 @@ def test_a_run_waits_for_its_trials_and_a_kept_row_is_carried(monkeypatch, tmp_p
     assert [cell.name for cell in left("rates", places, tmp_path)] == [rows[0]["run"]]
     assert "dense" not in results.best_rates(tmp_path)
     monkeypatch.setattr(results, "kept_rows", lambda name: rows)
-    assert results.best_rates(tmp_path) == dict.fromkeys(METHODS, max(CLIENT_LRS))
+    assert results.best_rates(tmp_path) == dict.fromkeys(METHODS, max(SERVER_LRS))
     assert len(left("medquad", places, tmp_path)) == len(METHODS)
 
 
