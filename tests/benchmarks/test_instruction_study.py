@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.instruction import results
 from benchmarks.instruction.__main__ import left
-from benchmarks.instruction.cells import SERVER_LRS, METHODS, Places, entries, trials
+from benchmarks.instruction.cells import METHODS, SERVER_LRS, Places, entries, trials
 from fedllm_app.config import RunConfig
 
 RATES = dict.fromkeys(METHODS, SERVER_LRS[0])
