@@ -8,6 +8,7 @@
 #   make reproduce-photon ARGS="--data DIR"    pre-training, hours in the background; docs/reproducing-photon.md
 #   make reproduce-devices ARGS="--data DIR"   settings for uneven devices, hours in the background; docs/guide.md
 #   make reproduce-cross-device ARGS="--roles FILE --text DIR"    models on devices; docs/reproducing-cross-device.md
+#   make reproduce-instruction ARGS="--data DIR --model FILE"    about an hour in the background; docs/instruction-tuning.md
 #   make reproduce ARGS="..."    the thesis' figures, hours in the background; docs/reproducing-floss.md
 
 PYTHON ?= python3
@@ -15,7 +16,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup run test check bench bench-quick reproduce reproduce-photon reproduce-cross-device reproduce-devices clean
+.PHONY: setup run test check bench bench-quick reproduce reproduce-photon reproduce-cross-device \
+	reproduce-devices reproduce-instruction clean
 
 setup: $(VENV)/installed
 
@@ -56,6 +58,9 @@ reproduce-devices: setup
 
 reproduce-cross-device: setup
 	$(BIN)/python -m benchmarks.crossdevice $(ARGS)
+
+reproduce-instruction: setup
+	$(BIN)/python -m benchmarks.instruction $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

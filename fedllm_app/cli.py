@@ -24,6 +24,7 @@ from fedllm_app.study.devices_command import devices
 from fedllm_app.study.guide_command import guide
 from fedllm_app.study.sweep_command import sweep
 from fedllm_app.study.walltime_command import walltime
+from fedllm_app.talk.command import commands
 
 app = typer.Typer(
     help="Fine-tune language models over devices that keep their own data.",
@@ -170,13 +171,18 @@ def export(
         str,
         typer.Option(help="The base where it has moved: its folder, hub name or .gguf file."),
     ] = "",
+    gguf: Annotated[
+        bool, typer.Option(help="Write what llama.cpp converts to GGUF, and the command for it.")
+    ] = False,
     home: Home = HOME,
 ) -> None:
     """Write a run's adapter and its base as one model that loads with from_pretrained."""
     from fedllm_app.models.export import merge as merge_adapter
+    from fedllm_app.models.gguf import ready_for_gguf
 
     adapter = run_folder(name, home) / "adapter"
-    typer.echo(merge_adapter(adapter, merge.resolve(), base, home.resolve() / "cache"))
+    out = merge_adapter(adapter, merge.resolve(), base, home.resolve() / "cache")
+    typer.echo(ready_for_gguf(out) if gguf else out)
 
 
 @app.command()
@@ -207,6 +213,8 @@ def keys(
     Console(width=max(100, Console().width)).print(table)
 
 
+for command_name, command_of in commands(lambda name, home: run_folder(name, home)).items():
+    app.command(command_name)(user_errors(command_of))
 app.command("plan")(user_errors(plan))
 app.command("devices")(user_errors(devices))
 app.command("sweep")(user_errors(sweep))

@@ -55,7 +55,7 @@ from fedllm_app.tasks.by_client import Tallies
 log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
 COUNTED_ROWS = 8  # of a batch whose operations are counted
-EVALUATION_TOKENS = 1 << 12  # of packed rows: at 32,000 tokens the logits take 0.5 GB
+EVALUATION_TOKENS = 1 << 12  # of long rows: at 32,000 tokens the logits take 0.5 GB
 
 
 class Parts:
@@ -282,7 +282,7 @@ class Parts:
     def _tally(self, table: Table, rows: Rows) -> Tally:
         """Return the sums of the values that are loaded on some rows."""
         at_once = EVALUATION_BATCH
-        if self.kind.packed:
+        if self.kind.packed or self.kind.chat:
             at_once = max(1, EVALUATION_TOKENS // self.config.task.max_tokens)
         self.model.model.eval()
         with torch.inference_mode():

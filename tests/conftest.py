@@ -88,7 +88,8 @@ def _chats(rows: int) -> list[dict[str, Any]]:
     pairs = (("sun", "moon"), ("sea", "ice"), ("sand", "rock"))
     return [
         {
-            "instruction": ("the", "a")[i % 2] + " " + pairs[i % 3][0], "input": "of" * (i % 4 == 0),
+            "instruction": f"{('the', 'a')[i % 2]} {pairs[i % 3][0]}",
+            "input": "of" * (i % 4 == 0),
             "response": pairs[i % 3][1], "domain": LABELS[i % 3], "user": f"user-{i % 6}",
         }
         for i in range(rows)

@@ -220,8 +220,8 @@ AT_ODDS = {
         {"task.name": "next-token"},
     ),
     "dirichlet without labels": (
-        {"task.name": "next-token", "partition.name": "dirichlet"},
-        "partition.name is 'dirichlet', which needs labels",
+        {"task.name": "next-token", "partition.name": "dirichlet", "partition.by": "label"},
+        "partition.by is 'label', which needs labels",
         {"task.name": "sequence-classification"},
     ),
     "a head that does not exist": (
@@ -545,7 +545,7 @@ def test_tier_ranks_are_whole_numbers(text):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("task.name", "translation", "expected one of image-classification, next-token"),
+        ("task.name", "translation", "expected one of image-classification, instruction"),
         ("task.name", "json:dumps", "which is a function; expected one of image-classification"),
         (
             "partition.name",

@@ -33,11 +33,18 @@ def shrunk(recipe, tiny):
     clients = min(own.round.clients, 3)
     if own.reading == "stream":  # a dozen short rows for each client
         keys |= {"client.stream-end": "wrap", "task.max-tokens": 4}
+    if own.task.kind.chat:
+        keys |= {"task.max-tokens": 32}
     return keys | {
         "run.rounds": 2,
         "data.strip": "none",
         "data.labels": "",
         "data.image-side": 0,
+        "data.instruction-column": "instruction",
+        "data.response-column": "response",
+        "model.quantize": "",
+        "task.generate": min(own.task.generate, 1),
+        "task.generate-tokens": 4,
         "data.eval-examples": 6,
         "partition.clients": 6,
         "lora.rank": min(own.lora.rank, 2),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.config.of_method import of_aggregate, of_strategy
-from fedllm_app.config.of_model import of_model
+from fedllm_app.config.of_model import of_lora, of_model
 from fedllm_app.config.of_pacing import of_pacing
 from fedllm_app.config.of_reading import of_measured, of_reading
 from fedllm_app.config.of_rule import of_rule
@@ -77,6 +77,7 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
     else:
         yield from _of_task(c, kind, simulated)
         yield from of_model(c, kind, simulated)
+        yield from of_lora(c, method.keys)
         yield from of_reading(c, kind)
     yield from _of_data(c.data)
     yield from network_problems(c.network)
@@ -127,9 +128,8 @@ def _of_task(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
     metrics, name = kind.metric_names, c.task.name
     if c.round.target_metric and c.round.target_metric not in metrics:
         yield f"round.target-metric is {c.round.target_metric!r}; expected one of {metrics}"
-    if not kind.needs_labels and c.partition.name in BY_LABEL:
-        law = c.partition.name
-        yield f"partition.name is {law!r}, which needs labels; task.name {name!r} has none"
+    if c.partition.name in BY_LABEL and simulated:
+        yield from _of_dirichlet(c, kind)
     if not kind.has_head and c.model.train == "head":
         yield f"model.train is 'head'; task.name {name!r} has no head of its own"
     if not kind.has_head and c.strategy.head == "whole":
@@ -156,6 +156,19 @@ def _of_task(c: "RunConfig", kind: TaskKind, simulated: bool) -> Iterator[str]:
         yield (
             "data.labels is '' with data.train = 'node'; expected a count or names, since no "
             "device sees the labels of all"
+        )
+
+
+def _of_dirichlet(c: "RunConfig", kind: TaskKind) -> Iterator[str]:
+    """Yield what is wrong with the column that a Dirichlet partition divides."""
+    law, by, name = c.partition.name, c.partition.by, c.task.name
+    if by == "label" and not kind.needs_labels:
+        yield f"partition.by is {by!r}, which needs labels; task.name {name!r} has none"
+    elif (by == "domain" or not kind.needs_labels) and not kind.domains:
+        automatic = "partition.by is 'domain'" if by else f"partition.name is {law!r}"
+        yield (
+            f"{automatic}, which needs {'domains' if by else 'labels or domains'}; "
+            f"task.name {name!r} has none"
         )
 
 

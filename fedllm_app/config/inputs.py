@@ -18,7 +18,7 @@ from fedllm_app.core.units import format_bytes
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own
-from fedllm_app.data.partition import BY_USER, TO_CLIENTS
+from fedllm_app.data.partition import BY_LABEL, BY_USER, TO_CLIENTS
 from fedllm_app.data.places import source_of_test, source_of_train
 from fedllm_app.data.prepared import identity_of
 from fedllm_app.data.source import NODE, TEXTS, Source
@@ -156,6 +156,13 @@ def _of_partition(c: "RunConfig", found: dict[str, Any]) -> Iterator[str]:
             f"partition.name is {law!r} and data.user-column {c.data.user_column!r}; the "
             f"training examples have the columns {columns}"
         )
+    named = c.data.domain_column
+    if law in BY_LABEL and (c.partition.by or "domain") == "domain" and named not in columns:
+        if c.partition.by or not c.task.kind.needs_labels:
+            yield (
+                f"partition.name is {law!r} and data.domain-column {named!r}; the training "
+                f"examples have the columns {columns}"
+            )
     if law in TO_CLIENTS and c.task.kind.needs_labels and c.partition.clients > found["rows"]:
         yield (
             f"partition.clients is {c.partition.clients}, but there are {found['rows']} training "

@@ -65,6 +65,11 @@ def _of_data(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield "partition.clients"
     if c.partition.name not in (*BY_LABEL, "mixture") and not own:
         yield "partition.alpha"
+    if c.partition.name not in BY_LABEL and not own:
+        yield "partition.by"
+    domains = (c.partition.name in BY_LABEL, c.round.evaluate_clients)
+    if not (kind.domains and any(domains)) and not own:
+        yield "data.domain-column"
     if c.partition.name not in BY_USER and not own:
         yield "data.user-column"
     if not kind.packed or kind.whole_rows:

@@ -1,12 +1,8 @@
 """A conversation as tokens, by the chat template of a tokenizer, and which of them are learned.
 
 What is learned is what a model has to write by itself: each response of the assistant, with the
-mark that ends it. Nothing is counted in tokens of parts: a template may add a message, drop white
-space or write an end mark behind the last turn alone, and each would shift such a count. Instead
-every message is replaced by a mark that no text holds, so that the rendered text shows where each
-one stands; the text with the real messages must be the same around them. Where a template reads
-what it writes (some cut an answer at a tag), marks do not do, and a response is looked for behind
-what the template writes to ask for it. Tokens are then told by the characters that they come from.
+mark that ends it. Tokens are told by the characters that they come from, and data/written.py tells
+which characters are a response.
 
 Shapes: T tokens of a conversation.
 """
@@ -15,28 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_app.core.errors import first_line
 from fedllm_app.data.conversations import ASSISTANT, Message, NoConversationError
-
-Span = tuple[int, int]  # begin and end; of characters or of tokens
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as text.
-
-    Attributes
-    ----------
-    text : the whole.
-    contents : characters of each message's content; None of one that the template leaves out.
-    begins : of each response, where the model begins to write.
-    ends : of each response, behind all that the template writes to end it.
-    """
-
-    text: str
-    contents: tuple[Span | None, ...]
-    begins: tuple[int, ...]
-    ends: tuple[int, ...]
+from fedllm_app.data.written import Rendered, Span, render, rendered
 
 
 @dataclass(frozen=True)
@@ -55,39 +31,6 @@ class Encoded:
     asked: Span
 
 
-def rendered(tokenizer: Any, messages: Sequence[Message]) -> Rendered:
-    """Return a conversation as the tokenizer's template writes it.
-
-    Raises
-    ------
-    NoConversationError
-        If the template refuses it, or changes what a response says.
-    """
-    text = _render(tokenizer, messages)
-    contents = _by_marks(tokenizer, messages, text)
-    begins, ends = [], []
-    for i, message in enumerate(messages):
-        if message["role"] != ASSISTANT:
-            continue
-        prompt = _tried(tokenizer, messages[:i], True)
-        asked = text.startswith(prompt) if prompt is not None else False
-        span = contents[i] if contents else None
-        if span is None:
-            said = message["content"].strip()
-            at = text.find(said, len(prompt or "")) if asked else -1
-            if at < 0:
-                raise NoConversationError(
-                    f"the chat template changes message {i}, so that what is learned cannot be told"
-                )
-            span = at, at + len(said)
-            contents = contents or [None] * len(messages)
-            contents[i] = span
-        before = contents[i - 1] if contents and i else None
-        begins.append(_begin(prompt or "", text, before, span))
-        ends.append(_end(tokenizer, messages, i, text, span))
-    return Rendered(text, tuple(contents or [None] * len(messages)), tuple(begins), tuple(ends))
-
-
 def encoded(tokenizer: Any, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
     """Return conversations as tokens.
 
@@ -96,7 +39,15 @@ def encoded(tokenizer: Any, conversations: Sequence[Sequence[Message]]) -> list[
     NoConversationError
         As `rendered`; check one at a time to know which it is.
     """
-    texts = [rendered(tokenizer, messages) for messages in conversations]
+    return tokens(
+        tokenizer, conversations, [rendered(tokenizer, messages) for messages in conversations]
+    )
+
+
+def tokens(
+    tokenizer: Any, conversations: Sequence[Sequence[Message]], texts: Sequence[Rendered]
+) -> list[Encoded]:
+    """Return conversations that are rendered already as tokens."""
     if not texts:
         return []
     found = tokenizer(
@@ -124,7 +75,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     NoConversationError
         If the template refuses the conversation.
     """
-    text = _render(tokenizer, messages, True)
+    text = render(tokenizer, messages, True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -186,84 +137,3 @@ def _inside(starts: Sequence[int], stops: Sequence[int], begin: int, end: int) -
     first = next((t for t, start in enumerate(starts) if start >= begin), len(starts))
     after = next((t for t in range(first, len(stops)) if stops[t] > end), len(stops))
     return first, max(first, after)
-
-
-def _begin(prompt: str, text: str, before: Span | None, span: Span) -> int:
-    """Return the character behind what the template writes to ask for a response.
-
-    Where a template begins another text for a shorter conversation, it is told by what comes behind
-    the message before.
-    """
-    if text.startswith(prompt) and len(prompt) <= span[0]:
-        return len(prompt)
-    if before is not None and before[1] <= span[0]:
-        said, between = text[slice(*before)], text[before[1] : span[0]]
-        tail = prompt[prompt.rfind(said) + len(said) :]
-        if said in prompt and between.startswith(tail):
-            return before[1] + len(tail)
-    return span[0]
-
-
-def _end(tokenizer: Any, messages: Sequence[Message], i: int, text: str, span: Span) -> int:
-    """Return the character behind what the template writes after a response to end it.
-
-    It is what the whole conversation and the one that ends here have in common.
-    """
-    if i == len(messages) - 1:
-        return len(text)
-    until = _tried(tokenizer, messages[: i + 1], False)
-    if until is None:
-        return span[1]
-    tail = until[until.rfind(text[span[0] : span[1]]) + span[1] - span[0] :]
-    same = 0
-    while same < len(tail) and text[span[1] + same : span[1] + same + 1] == tail[same]:
-        same += 1
-    return span[1] + same
-
-
-def _by_marks(tokenizer: Any, messages: Sequence[Message], text: str) -> list[Span | None] | None:
-    """Return where each message stands in the text, None if marks do not tell it."""
-    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-    put = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
-    marked = _tried(tokenizer, put, False)
-    if marked is None or any(marked.count(mark) > 1 for mark in marks):
-        return None
-    order = sorted((marked.find(mark), i) for i, mark in enumerate(marks) if mark in marked)
-    found: list[Span | None] = [None] * len(messages)
-    at = order[0][0] if order else len(marked)
-    if text[:at] != marked[:at]:
-        return None
-    for number, (place, i) in enumerate(order):
-        after = place + len(marks[i])
-        last = number == len(order) - 1
-        between = marked[after:] if last else marked[after : order[number + 1][0]]
-        said = messages[i]["content"]
-        for form in (said, said.strip(), said.rstrip(), said.lstrip()):
-            if text.startswith(form + between, at):
-                break
-        else:
-            return None
-        found[i] = at, at + len(form)
-        at += len(form) + len(between)
-    return found if at == len(text) else None
-
-
-def _render(tokenizer: Any, messages: Sequence[Message], prompt: bool = False) -> str:
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=prompt
-            )
-        )
-    except Exception as error:  # a template is somebody's code
-        raise NoConversationError(f"the chat template refuses it: {first_line(error)}") from error
-
-
-def _tried(tokenizer: Any, messages: Sequence[Message], prompt: bool) -> str | None:
-    """Return a rendered text, None where the template refuses these messages."""
-    if not messages:
-        return ""
-    try:
-        return _render(tokenizer, messages, prompt)
-    except NoConversationError:
-        return None

@@ -24,7 +24,7 @@ from fedllm_app.data.places import source_of_test, source_of_train
 from fedllm_app.data.prepared import Asked, Notes, prepared
 from fedllm_app.data.source import NODE, DataSettings, Source
 from fedllm_app.data.table import Rows, Table
-from fedllm_app.data.users import SEEN, TRAIN, UNSEEN, Measured, by_user, set_apart
+from fedllm_app.data.users import SEEN, TRAIN, UNSEEN, Measured, by_domain, by_user, set_apart
 
 T = TypeVar("T")
 
@@ -106,21 +106,24 @@ def federated_data(
     has_test = (folder / "test.arrow").exists()
     held_out, kept = hold_out(train, data, not has_test)
     if data.evaluate_on == "test" and has_test:
-        measured = _opened(folder / "test.arrow", task)
-        evaluation = _measured(measured, np.arange(len(measured)), data, task)
+        whole = _opened(folder / "test.arrow", task)
+        chosen = evaluation_order(whole, np.arange(len(whole)), data)
     else:
-        evaluation = _measured(train, held_out, data, task)
+        whole, chosen = train, evaluation_order(train, held_out, data)
+    evaluation = _columns(whole, task).select(chosen)
     dealt = _dealt(folder, train, kept, data, partition_settings, seed)
     apart = (dealt / TRAIN).exists()
     columns, trained = _columns(train, task), Partition.open(dealt / TRAIN if apart else dealt)
 
     def of_clients(clients: Mapping[str, int]) -> dict[str, Measured]:
         """Open what is measured client by client."""
+        domains = by_domain(whole, _columns(whole, task), chosen)
         if apart:
             kinds = (SEEN, UNSEEN)
-            return {kind: Measured(columns, Partition.open(dealt / kind)) for kind in kinds}
+            found = {kind: Measured(columns, Partition.open(dealt / kind)) for kind in kinds}
+            return found | domains
         test = _opened(folder / "test.arrow", task) if has_test else None
-        return {} if test is None else by_user(test, _columns(test, task), clients)
+        return (by_user(test, _columns(test, task), clients) if test else {}) | domains
 
     return FederatedData(columns, evaluation, made.labels, trained, made.notes, of_clients)
 

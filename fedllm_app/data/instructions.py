@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.progress import with_progress
-from fedllm_app.data.chat import Encoded, encoded
+from fedllm_app.data.chat import Encoded, encoded, tokens
 from fedllm_app.data.conversations import (
+    Message,
     NoConversationError,
     columns_of,
     conversation,
@@ -28,6 +29,7 @@ from fedllm_app.data.conversations import (
 from fedllm_app.data.settings import DataSettings
 from fedllm_app.data.shorten import ASKED, NOTHING, RESPONSE, TURNS, shortened
 from fedllm_app.data.source import Source
+from fedllm_app.data.written import rendered
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -162,17 +164,22 @@ def _rows(
         list(dict.fromkeys([*wanted, *(name for name in names if name in raw.column_names)]))
     )
     begins = list(range(0, len(table), AT_ONCE))
+
+    def encode(fewer: Sequence[Message]) -> Encoded:
+        return encoded(tokenizer, [fewer])[0]
+
     for start in with_progress(begins, "preparing conversations, once"):
         batch = table[start : start + AT_ONCE]
+        numbers, talks, texts = [], [], []
         for number in range(len(batch[wanted[0]])):
             try:
-                row = {name: batch[name][number] for name in wanted}
-                messages = conversation(row, shape, settings)
+                messages = conversation(
+                    {name: batch[name][number] for name in wanted}, shape, settings
+                )
                 if not has_response(messages):
                     counts[EMPTY] += 1
                     continue
-                # Alone, so that a template that refuses it is told of this row.
-                one = encoded(tokenizer, [messages])[0]
+                texts.append(rendered(tokenizer, messages))
             except NoConversationError as error:
                 if settings.bad_rows == "refuse":
                     raise DataError(
@@ -182,16 +189,18 @@ def _rows(
                 counts[BAD] += 1
                 first.append(f"row {start + number}: {error}")
                 continue
-            kept, done = shortened(messages, one, T, lambda fewer: encoded(tokenizer, [fewer])[0])
+            numbers.append(number)
+            talks.append(messages)
+        # All at once: a tokenizer wakes its threads for every call.
+        for number, messages, one in zip(
+            numbers, talks, tokens(tokenizer, talks, texts), strict=True
+        ):
+            kept, done = shortened(messages, one, T, encode)
             counts.update(done)
             if kept is None:
                 continue
-            user, domain = (
-                None
-                if name not in batch or batch[name][number] is None
-                else str(batch[name][number])
-                for name in names
-            )
+            values = [batch[name][number] if name in batch else None for name in names]
+            user, domain = (None if value is None else str(value) for value in values)
             made = Row((user, domain), start + number)
             made.add(kept)
             yield made

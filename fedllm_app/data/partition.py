@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +32,20 @@ class PartitionSettings(Settings):
 
     name: str = Field(
         "iid",
-        description='"iid", "dirichlet" (each class is divided among the clients; some '
-        'clients can get nothing), "natural" (one client for each value of data.user-column), '
+        description='"iid", "dirichlet" (each class, or value of partition.by, is divided among '
+        'the clients; some can get nothing), "natural" (one client for each value of '
+        "data.user-column), "
         '"mixture" (clients with equally many rows, each a mixture of the values of '
         "data.user-column), or MODULE:NAME of your own.",
     )
     clients: int = Field(
         20, ge=1, description="Number of clients. Natural partitions ignore it: the data decides."
+    )
+    by: Literal["", "label", "domain"] = Field(
+        "",
+        description="Column whose values a Dirichlet partition divides: 'label' "
+        "(data.label-column) or 'domain' (data.domain-column). Automatic: the label, and the "
+        "domain for a task without labels.",
     )
     alpha: float = Field(
         0.1,
@@ -198,7 +206,8 @@ def _dirichlet(
     from flwr_datasets.partitioner import DirichletPartitioner
 
     names = _names(settings, rows)
-    labels_N = _column(table, "label", "data.label-column", rows, settings.name)
+    by = settings.by or ("label" if "label" in table.column_names else "domain")
+    labels_N = _column(table, by, f"data.{by}-column", rows, settings.name)
     partitioner = DirichletPartitioner(
         num_partitions=settings.clients,
         partition_by="label",
@@ -249,5 +258,5 @@ LAWS: dict[str, Law] = {
 }  # fmt: skip
 # These deal out to partition.clients; others tell how many clients there are.
 TO_CLIENTS = ("iid", "dirichlet", "mixture")
-BY_LABEL = ("dirichlet",)  # need labels
+BY_LABEL = ("dirichlet",)  # need labels, or domains
 BY_USER = ("natural", "mixture")  # need a column of users

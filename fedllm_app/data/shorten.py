@@ -11,8 +11,9 @@ Shapes: T tokens.
 
 from collections.abc import Callable, Sequence
 
-from fedllm_app.data.chat import Encoded, Span
+from fedllm_app.data.chat import Encoded
 from fedllm_app.data.conversations import Message, without_oldest
+from fedllm_app.data.written import Span
 
 TURNS, ASKED, RESPONSE, NOTHING = "turns", "asked", "response", "nothing"
 Encode = Callable[[Sequence[Message]], Encoded]

@@ -60,7 +60,7 @@ def prepare_text(
     labels: Sequence[str] | None,
     file: Path,
 ) -> None:
-    """Write `raw` as Arrow with columns input_ids, label, user, source_row.
+    """Write `raw` as Arrow with columns input_ids, label, user, domain, source_row.
 
     Parameters
     ----------
@@ -89,6 +89,8 @@ def prepare_text(
         features["label"] = raw.features[settings.label_column]
     if settings.user_column in raw.column_names:
         features["user"] = datasets.Value("string")
+    if settings.domain_column in raw.column_names:
+        features["domain"] = datasets.Value("string")
     features["source_row"] = datasets.Value("int64")
     convert = _converter(source, settings, tokenizer, max_tokens, labels, set(features))
     prepared = raw.map(
@@ -194,9 +196,10 @@ def _converter(
             if labels is not None:
                 found = [number(v, row) for v, row in zip(found, rows, strict=True)]
             made["label"] = [found[i] for i in origin]
-        if "user" in columns:
-            users = batch[settings.user_column]
-            made["user"] = [None if users[i] is None else str(users[i]) for i in origin]
+        for column, own in (("user", settings.user_column), ("domain", settings.domain_column)):
+            if column in columns:
+                values = batch[own]
+                made[column] = [None if values[i] is None else str(values[i]) for i in origin]
         return made
 
     return convert

@@ -19,6 +19,7 @@ from fedllm_app.data.source import DataSettings
 from fedllm_app.data.table import Rows, Table
 
 SEEN, UNSEEN = "seen", "unseen"  # clients that may train, and those that never do
+DOMAIN = "domain"  # not clients: what is evaluated, by its domain
 TRAIN = "train"
 
 
@@ -101,6 +102,28 @@ def by_user(table: Table, columns: Table, clients: Mapping[str, int]) -> dict[st
         SEEN: Measured(columns, _part(dealt, known_C, known_C[client_N])),
         UNSEEN: Measured(columns, _part(dealt, ~known_C, ~known_C[client_N])),
     }
+
+
+def by_domain(table: Table, columns: Table, rows: Rows) -> dict[str, Measured]:
+    """Return the rows that are evaluated by their domain; {} where they have no such column.
+
+    Parameters
+    ----------
+    table : prepared rows, all columns.
+    columns : the same with the columns of a batch.
+    rows : int64 rows that are evaluated; those without a domain are left out.
+    """
+    if "domain" not in table.column_names or not len(rows):
+        return {}
+    values = table.column("domain").to_pylist()
+    found: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        if values[row] is not None:
+            found.setdefault(values[row], []).append(row)
+    names = sorted(found)
+    starts = np.concatenate([[0], np.cumsum([len(found[name]) for name in names])])
+    order = np.array([row for name in names for row in found[name]], np.int64)
+    return {DOMAIN: Measured(columns, Partition(names, order, starts.astype(np.int64)))}
 
 
 def _held_out(

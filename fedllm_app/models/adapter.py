@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.core.seeds import seed_torch
-from fedllm_app.models.settings import LoraSettings, ModelSettings
+from fedllm_app.models.settings import INITS, LoraSettings, ModelSettings
 from fedllm_app.models.targets import (
     adapted,
     head_modules,
@@ -78,6 +78,9 @@ def _wrap_lora(
         target_modules=targets,
         modules_to_save=list(whole) or None,  # PEFT adds names of its own to this list
         fan_in_fan_out=on_conv1d,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        init_lora_weights=INITS[lora.init],
         task_type=_peft_task(backbone, text),
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -117,7 +120,15 @@ def check_rank(layers: Mapping[str, nn.Module], rank: int) -> None:
         If lora.rank is above the narrower side of every layer: an adapter then holds more than
         the layer it changes.
     """
-    widths = {name: min(module.weight.shape) for name, module in layers.items()}  # type: ignore[arg-type]
+    # Of a layer whose weights are held in 4 bits, only these tell its shape.
+    sides = {
+        name: (getattr(module, "in_features", 0), getattr(module, "out_features", 0))
+        for name, module in layers.items()
+    }
+    widths = {
+        name: min(sides[name] if all(sides[name]) else module.weight.shape)  # type: ignore[arg-type]
+        for name, module in layers.items()
+    }
     if widths and rank > (most := max(widths.values())):
         raise ConfigError(
             f"lora.rank is {rank}; expected at most {most}, the narrower side of the widest layer "

@@ -26,6 +26,7 @@ from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.dropout import silence_dropout
 from fedllm_app.models.files import check_files
 from fedllm_app.models.gguf import gguf_folder
+from fedllm_app.models.quantized import quantized
 from fedllm_app.models.settings import ModelSettings
 from fedllm_app.models.suits import (
     SOURCES,
@@ -120,7 +121,10 @@ def _made(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             trust_remote_code=False,
+            **(quantized(settings) if settings.quantize else {}),
         )
+    except ConfigError:
+        raise
     except Exception as error:  # of whatever library reads this kind of file
         raise ConfigError(
             f"model.source is {source!r}, which does not load for task.name {task!r}: "

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedllm_app.core.errors import ConfigError, DataError, first_line
 from fedllm_app.core.files import fsync_tree
+from fedllm_app.data.chat import stop_ids
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.models import own
 from fedllm_app.models.backbone import DTYPES, config_overrides, local_source, without_bars
@@ -27,6 +28,7 @@ from fedllm_app.models.readme import readme_text
 from fedllm_app.models.suits import auto_model
 from fedllm_app.models.targets import inside
 from fedllm_app.models.trainable import TrainableModel, base_fingerprint
+from fedllm_app.tasks import task_of
 
 ABOUT = "fedllm.json"
 
@@ -84,9 +86,12 @@ def save_adapter(
         "labels": list(labels),
         "converted_from": converted_from(source),
         "registered_by": own.__name__ if config.model_type in own.OWN else "",
+        "quantized": getattr(model.backbone, "is_quantized", False),
         "round": round,
         "metrics": dict(metrics or {}),
     }
+    if tokenizer is not None and task_of(task).chat:
+        about["stop_ids"] = stop_ids(tokenizer)
     (work / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     text = readme_text(folder, about, model.train, tokenizer is not None, image)
     (work / "README.md").write_text(text)
@@ -126,17 +131,54 @@ def merge(folder: Path, out: Path, base: str = "", cache: Path | None = None) ->
         found = base_fingerprint(
             (name, tensor) for name, tensor in model.state_dict().items() if not inside(name, heads)
         )
-        if found != about["fingerprint"]:
+        # A base in few bits has a fingerprint of its own; what is merged is the whole one.
+        if found != about["fingerprint"] and not about.get("quantized"):
             raise DataError(
                 f"the base at {source!r} has fingerprint {found}; expected "
                 f"{about['fingerprint']}, the one this adapter was trained on; --base names another"
             )
         merged = PeftModel.from_pretrained(model.float(), folder).merge_and_unload()
+        if about.get("stop_ids"):  # where the chat template ends an answer
+            merged.generation_config.eos_token_id = list(about["stop_ids"])
         out.mkdir(parents=True, exist_ok=True)
         _save_transformers(merged, out, None)
         if (folder / "tokenizer_config.json").is_file():
             AutoTokenizer.from_pretrained(folder).save_pretrained(out)
     return out
+
+
+def result_folder(run: Path) -> Path:
+    """Return where a run's result is, adapter/ or model/; ConfigError if it has none yet."""
+    for name in ("adapter", "model"):
+        if (run / name / ABOUT).is_file():
+            return run / name
+    raise ConfigError(f"{run} has neither adapter/ nor model/: the run has not ended yet")
+
+
+def load_result(folder: Path, base: str = "", cache: Path | None = None) -> tuple[Any, Any, Any]:
+    """Return the model of a result in eval mode, its tokenizer (or None), and its fedllm.json.
+
+    Parameters
+    ----------
+    folder : of `result_folder`.
+    base, cache : as in `merge`.
+
+    Raises
+    ------
+    ConfigError
+        If the base is not where it was, or does not load.
+    """
+    about = json.loads((folder / ABOUT).read_text())
+    with without_bars():
+        if folder.name == "model":
+            check_files(folder)
+            model = auto_model(about["task"]).from_pretrained(folder, dtype=torch.float32)
+        else:
+            source = _base_of(folder, about, base, cache or Path.home() / ".fedllm" / "cache")
+            model = PeftModel.from_pretrained(load_base(about, source).float(), folder)
+        there = (folder / "tokenizer_config.json").is_file()
+        tokenizer = AutoTokenizer.from_pretrained(folder) if there else None
+    return model.eval(), tokenizer, about
 
 
 def load_base(about: Mapping[str, Any], source: str = "") -> PreTrainedModel:

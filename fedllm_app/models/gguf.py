@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.data.cache import build_once
+from fedllm_app.models.own import OWN
 
 NOTE = "converted-from.json"
 FORMAT = 2  # part of the cache key: raise it when the same file would be converted differently
@@ -53,6 +54,45 @@ def converted_from(source: str) -> dict[str, str]:
     """Return path and sha256 of the GGUF file that a folder was converted from, {} if from none."""
     note = Path(source) / NOTE
     return dict(json.loads(note.read_text("utf-8"))) if note.is_file() else {}
+
+
+def ready_for_gguf(folder: Path) -> str:
+    """Make a merged model ready for llama.cpp's converter; return the command that converts it.
+
+    Its weights become bfloat16, half as large, and the chat template is written into
+    tokenizer_config.json, too, where older converters look for it.
+
+    Parameters
+    ----------
+    folder : of a merged model with its tokenizer.
+
+    Raises
+    ------
+    ConfigError
+        If the tokenizer is not one that is read from tokenizer.json or tokenizer.model, or the
+        architecture is ours alone.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise ConfigError(
+            f"{folder} has neither tokenizer.json nor tokenizer.model, which GGUF needs; expected "
+            "a run with a tokenizer"
+        )
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if config["model_type"] in OWN:
+        raise ConfigError(
+            f"{folder} is a {config['model_type']!r}, an architecture of this project that GGUF "
+            "does not have"
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        place = folder / "tokenizer_config.json"
+        settings = json.loads(place.read_text("utf-8"))
+        settings["chat_template"] = template.read_text("utf-8")
+        place.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    name = f"{folder.name}.gguf"
+    return f"{folder}\npython convert_hf_to_gguf.py {folder} --outfile {name} --outtype bf16"
 
 
 def _convert(file: Path, folder: Path) -> None:

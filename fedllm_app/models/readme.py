@@ -49,6 +49,12 @@ def readme_text(
     lines += ["## Load it", "", "```python"]
     lines += load_lines(folder, about, train, tokenizer)
     lines += ["```", ""]
+    if about.get("stop_ids"):
+        lines += [
+            "## Talk to it", "", "```python", *chat_lines(about), "```", "",
+            "Or in a terminal, with an answer that appears as it is generated:", "",
+            "```bash", f"fedllm chat {folder.parent}", "```", "",
+        ]  # fmt: skip
     if train == "lora" and about["dtype"] == "bfloat16":
         lines += [
             "Trained on a bfloat16 base. These lines round the base the same way, then compute in "
@@ -72,6 +78,22 @@ def readme_text(
         lines += [f"| {i} | {label} |" for i, label in enumerate(escaped)]
         lines += [""]
     return "\n".join(lines)
+
+
+def chat_lines(about: Mapping[str, Any]) -> list[str]:
+    """Return python lines that answer a question; they follow `load_lines`."""
+    return [
+        'messages = [{"role": "user", "content": "What can you do?"}]',
+        "inputs = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+        ")",
+        "said = model.generate(",
+        f"    **inputs, max_new_tokens=128, do_sample=False, eos_token_id={about['stop_ids']}",
+        ")",
+        'answer = tokenizer.decode(said[0, inputs["input_ids"].shape[1] :], '
+        "skip_special_tokens=True)",
+        "print(answer)",
+    ]
 
 
 def load_lines(folder: Path, about: Mapping[str, Any], train: str, tokenizer: bool) -> list[str]:

@@ -2,12 +2,15 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedllm_app.core.settings import Settings
 
 # Names that stand for a model of ours: a function from cache and task to its folder.
 BACKBONES = {"embedded": "fedllm_app.demo.backbone:demo_backbone"}
+INITS = {"default": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}  # as PEFT has them
+# These change the frozen base, which every device holds already and no message carries.
+CHANGE_BASE = ("pissa", "olora", "eva", "corda", "loftq", "mica")
 SCRATCH = "scratch:"  # model.source of a model from scratch begins so; models/scratch.py has them
 TRAIN = "train"  # model.tokenizer of one that is trained on the run's own text
 
@@ -28,6 +31,11 @@ class ModelSettings(Settings):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Data type of the frozen base. Trainable tensors are always float32."
+    )
+    quantize: Literal["", "8bit", "4bit"] = Field(
+        "",
+        description="Hold the frozen base in 8 or 4 bits by bitsandbytes, on a CUDA device alone "
+        "(QLoRA, Dettmers et al. 2023). '' holds it in model.dtype.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
@@ -89,6 +97,34 @@ class LoraSettings(Settings):
         description="Layers that get an adapter: 'auto' (chosen for the architecture), 'qkv', "
         "'all-linear', or names separated by commas.",
     )
+    rslora: bool = Field(
+        False,
+        description="Scale adapters by alpha / sqrt(rank), so that a high rank learns as fast as a "
+        "low one (rsLoRA, Kalajdzievski 2023).",
+    )
+    dora: bool = Field(
+        False,
+        description="Train the length of each column of a layer beside the adapter of its "
+        "direction (DoRA, Liu et al. 2024): a little more to send, and slower steps.",
+    )
+    init: str = Field(
+        "default",
+        description="How adapters begin: 'default' (A as a linear layer, B zero), 'gaussian' "
+        "(A normal, B zero) or 'orthogonal' (neither is zero, their product is). None changes the "
+        "model at first.",
+    )
     head: bool = Field(
         True, description="Train and send the classification head together with the adapters."
     )
+
+    @field_validator("init")
+    @classmethod
+    def _is_carried(cls, name: str) -> str:
+        if name.lower().startswith(CHANGE_BASE):
+            raise ValueError(
+                f"one of {', '.join(INITS)}: {name!r} changes the frozen base, which every device "
+                "holds already and no message carries"
+            )
+        if name not in INITS:
+            raise ValueError(f"one of {', '.join(INITS)}")
+        return name

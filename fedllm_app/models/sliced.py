@@ -7,7 +7,7 @@ Shapes: x (..., inputs), W (outputs, inputs), y (..., outputs); Conv1D has W (in
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class _Sliced(torch.autograd.Function):
         return down, None, own, None, None, None
 
 
-def slice_layer(layer: nn.Module, axis: int, ranges: Ranges) -> None:
+def slice_layer(layer: nn.Linear | Conv1D, axis: int, ranges: Ranges) -> None:
     """Have a layer compute the gradient of these ranges along an axis of its weight alone.
 
     The weight has its gradient tensor already, and a caller looks at those ranges only.
@@ -71,10 +71,10 @@ def slice_layer(layer: nn.Module, axis: int, ranges: Ranges) -> None:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if not torch.is_grad_enabled():
             return functional.linear(x, weight.t() if turned else weight, bias)
-        y: Tensor = _Sliced.apply(x, weight, bias, outputs, rows, turned)
+        y: Tensor = _Sliced.apply(x, weight, bias, outputs, rows, turned)  # type: ignore[no-untyped-call]
         return y
 
-    layer.forward = forward  # type: ignore[method-assign,assignment]
+    layer.__dict__["forward"] = forward
 
 
 def whole_layer(layer: nn.Module) -> None:
@@ -82,7 +82,7 @@ def whole_layer(layer: nn.Module) -> None:
     layer.__dict__.pop("forward", None)
 
 
-def can_be_sliced(layer: nn.Module) -> bool:
+def can_be_sliced(layer: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
     """Say whether a layer is linear, and no subclass that does something else."""
     return type(layer) in (nn.Linear, Conv1D)
 
@@ -112,10 +112,12 @@ def slice_layers(
         tensors.values(), layout.offsets, layout.shapes, strict=True
     ):
         piece, own = parts.get(start), owners.get(id(parameter), [])
-        if piece is None or len(shape) != 2 or len(own) != 1 or not can_be_sliced(own[0]):
+        if piece is None or len(shape) != 2 or len(own) != 1:
             continue
-        axis = 0 if piece.outer == 1 else 1
-        if own[0].weight is parameter and piece.size < parameter.numel():
-            slice_layer(own[0], axis, piece.ranges)
-            changed.append(own[0])
+        layer, axis = own[0], 0 if piece.outer == 1 else 1
+        if not can_be_sliced(layer):
+            continue
+        if layer.weight is parameter and piece.size < parameter.numel():
+            slice_layer(layer, axis, piece.ranges)
+            changed.append(layer)
     return changed

@@ -15,6 +15,7 @@ from fedllm_app.run.metrics import Record
 KINDS = {
     "seen": Series("clients that may train", palette.BLUE, "o", "-"),
     "unseen": Series("clients that never train", palette.VERMILION, "s", "-"),
+    "domain": Series("domains", palette.GREEN, "^", "-"),
 }
 SPREAD = {"mean": "Mean", "weighted": "Weighted mean", "p10": "10th percentile"}
 SPREAD |= {"p90": "90th percentile"}

@@ -157,6 +157,7 @@ class TaskKind:
     whole_rows : packed rows hold whole examples, which always stay apart, and are read in epochs.
     chat : rows are conversations: they depend on the chat template of the tokenizer, and the model
         can answer held-out ones at the end of a run (task.generate).
+    domains : prepared rows have the column "domain" where the source has data.domain-column.
     check : raises DataError if the columns of a source are of no known shape; beside `reads`.
     fitted : returns the kind as the settings of a run (namespace task) ask for it.
     """
@@ -177,6 +178,7 @@ class TaskKind:
     packed: bool = False
     whole_rows: bool = False
     chat: bool = False
+    domains: bool = False
     check: "Callable[[Sequence[str], DataSettings, Source], object] | None" = None
     fitted: "Callable[[Any], TaskKind] | None" = None
 

@@ -98,6 +98,7 @@ SEQUENCE_CLASSIFICATION = TaskKind(
     columns=("input_ids", "label"),
     metrics=METRICS,
     prepare=prepare_text,
+    domains=True,
     make=lambda pad_id, image: SequenceClassification(pad_id),
     needs_labels=True,
     has_head=True,

@@ -127,6 +127,7 @@ INSTRUCTION = TaskKind(
     make=lambda pad_id, image: Instruction(pad_id),
     whole_rows=True,
     chat=True,
+    domains=True,
     check=shape_of,
     fitted=_fitted,
 )

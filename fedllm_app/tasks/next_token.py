@@ -81,6 +81,7 @@ NEXT_TOKEN = TaskKind(
         Metric("perplexity", falls=True),
     ),
     prepare=prepare_text,
+    domains=True,
     make=lambda pad_id, image: NextToken(pad_id),
     reads=("text_column",),
     embedded=NAME,

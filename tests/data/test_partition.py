@@ -125,7 +125,7 @@ def test_what_is_missing_is_named():
     with pytest.raises(DataError, match=r"natural.*data\.user-column"):
         partition(labelled(30), PartitionSettings(name="natural"), 0)
     unlabelled = datasets.Dataset.from_dict({"user": ["a", None]})
-    with pytest.raises(DataError, match=r"dirichlet.*data\.label-column"):
+    with pytest.raises(DataError, match=r"dirichlet.*data\.domain-column"):
         partition(unlabelled, PartitionSettings(name="dirichlet", clients=2), 0)
     with pytest.raises(DataError, match="row 1"):
         partition(unlabelled, PartitionSettings(name="natural"), 0)

@@ -1,14 +1,8 @@
 """What a model answers to held-out conversations, and how answers are scored."""
 
-import json
-
 import pytest
 
-from fedllm_app.config import RunConfig
 from fedllm_app.data.table import Table
-from fedllm_app.play import run_local
-from fedllm_app.report.answers import answers_tables
-from fedllm_app.talk.answers import answers
 from fedllm_app.talk.sample import sample
 from fedllm_app.talk.scores import rouge_l, scores
 
@@ -56,37 +50,3 @@ def test_of_a_packed_row_the_first_conversation_is_asked(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny.root / "llama")
     (one,) = sample(packed(), tokenizer, 3)
     assert (one.prompt, one.reference) == ([5], tokenizer.decode([6]))
-
-
-def test_a_run_answers_before_and_after_training_and_shows_it(tiny):
-    keys = tiny.keys("instruction") | {
-        "run.name": "answering", "run.rounds": 4, "partition.clients": 2, "round.clients": 2,
-        "client.lr": 0.03, "client.optimizer": "adamw", "client.batch": 2, "client.epochs": 2,
-        "model.train": "full", "strategy.name": "fedavg", "task.max-tokens": 32,
-        "task.generate": 5, "task.generate-tokens": 6, "round.evaluate-every": 4,
-    }  # fmt: skip
-    folder = run_local(RunConfig.parse(keys))
-    found = json.loads((folder / "answers.json").read_text("utf-8"))
-    texts = found["texts"]
-    assert (found["round"], len(texts)) == (4, 5)
-    assert {text["reference"] for text in texts} <= {"moon", "ice", "rock"}
-    assert found["after"]["exact-match"] > found["before"]["exact-match"]
-    # The score is that of the texts beside it.
-    same = sum(text["after"] == text["reference"] for text in texts) / 5
-    assert found["after"]["exact-match"] == pytest.approx(same)
-    page = (folder / "report.html").read_text("utf-8")
-    assert "What is answered" in page and texts[0]["after"] in page
-    assert [table.title for table in answers_tables(folder)] == ["Answers", "What is answered"]
-    # The saved model says the same, whether alone or in a batch with longer prompts.
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    prompts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": c}], add_generation_prompt=True, return_dict=False
-        )
-        for c in ("the sun", "a sea of the sea", "sand")
-    ]
-    alone = [answers(model, tokenizer, [prompt], 6)[0] for prompt in prompts]
-    assert answers(model, tokenizer, prompts, 6) == alone

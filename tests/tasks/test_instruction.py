@@ -83,7 +83,8 @@ def test_no_gradient_crosses_from_one_conversation_to_another(tiny):
 def test_a_federation_learns_to_answer(tiny):
     keys = tiny.keys("instruction") | {
         "run.name": "chat-packed", "run.rounds": 5, "task.packing": True,
-        "task.max-tokens": 32, "partition.clients": 2, "round.clients": 2, "client.lr": 0.02, "client.optimizer": "adamw", "client.batch": 2,
+        "task.max-tokens": 32, "partition.clients": 2, "round.clients": 2,
+        "client.lr": 0.02, "client.optimizer": "adamw", "client.batch": 2,
         "client.epochs": 2, "model.train": "full", "strategy.name": "fedavg",
         "round.evaluate-every": 5,
     }  # fmt: skip

@@ -1,0 +1,116 @@
+"""The runs behind docs/instruction-tuning.md, as data.
+
+SmolLM2-135M-Instruct on two sets: `medquad`, 12 sites of unequal size by domain, and `assistant`,
+20 clients with a mixture of domains each. All methods are tuned alike: the same rates of the
+server, on a share of medquad's training rows, half as many rounds.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedllm_app.study.sweep import Cell
+
+Settings = dict[str, Any]
+Rates = Mapping[str, float]
+
+ROUNDS = 10
+RANK = 8
+SERVER_LRS = (0.005, 0.02)
+STAGES = ("rates", "medquad", "assistant")
+
+BASE: Settings = {
+    "task.name": "instruction", "task.max-tokens": 96, "data.test-split": "validation",
+    "data.eval-examples": 48, "model.source": "org/model", "lora.targets": "all-linear",
+    "lora.rank": RANK, "lora.alpha": 2.0 * RANK, "lora.dropout": 0.0,
+    "partition.name": "dirichlet", "partition.by": "domain", "partition.alpha": 0.5,
+    "client.optimizer": "adamw", "client.batch": 4, "client.steps": 4, "server.optimizer": "adam",
+    "client.lr": 0.001, "round.clients": 3, "task.generate-tokens": 48,
+}  # fmt: skip
+SETS: dict[str, Settings] = {
+    "medquad": {"partition.clients": 12},
+    "assistant": {"partition.clients": 20},
+}
+FLOSS: Settings = {
+    "strategy.name": "floss", "strategy.d-down": 1 / 4, "strategy.d-up": 1 / 16,
+    "wire.up-values": "q4", "wire.down-values": "int8",
+}  # fmt: skip
+METHODS: dict[str, Settings] = {
+    "dense": {"strategy.name": "dense"},
+    "floss": FLOSS | {"strategy.down": "change"},
+    # As it is published: the largest values, so that B waits until it has grown beyond A.
+    "floss-values": FLOSS,
+    # A quarter of the rank: the plain way to send a quarter. alpha / rank stays.
+    "rank": {"strategy.name": "dense", "lora.rank": RANK // 4, "lora.alpha": RANK / 2},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data and model are on this machine.
+
+    Attributes
+    ----------
+    data : folder with a folder for each set.
+    model : folder, hub name or .gguf file.
+    """
+
+    data: str = ""
+    model: str = "org/model"
+
+    def of(self, name: str) -> Settings:
+        """Return the settings that name them."""
+        train = f"{self.data}/{name}" if self.data else "org/data"
+        return {"data.train": train, "model.source": self.model}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run's place in the table.
+
+    Attributes
+    ----------
+    stage : when it is played; see STAGES.
+    data : its set.
+    method : of METHODS.
+    name : of the run.
+    settings : places and the tuned rate left out.
+    """
+
+    stage: str
+    data: str
+    method: str
+    name: str
+    settings: Settings = field(default_factory=dict)
+
+    def cell(self, rates: Rates, places: Places) -> Cell | None:
+        """Return the run, None while its rate is not known."""
+        tuned: Settings = {}
+        if self.stage != "rates":
+            if self.method not in rates:
+                return None
+            tuned = {"server.lr": rates[self.method]}
+        return Cell(self.name, self.settings | tuned | places.of(self.data))
+
+
+def trials() -> Iterator[Entry]:
+    """Yield the trials of every method: half as many rounds, on the validation share."""
+    for method, own in METHODS.items():
+        for lr in SERVER_LRS:
+            settings = BASE | SETS["medquad"] | own
+            settings |= {
+                "server.lr": lr, "run.rounds": ROUNDS // 2, "data.evaluate-on": "validation",
+                "data.holdout": 0.02, "round.evaluate-every": ROUNDS // 2,
+            }  # fmt: skip
+            yield Entry("rates", "medquad", method, f"trial-{method}-{lr:g}", settings)
+
+
+def entries() -> Iterator[Entry]:
+    """Yield every run but the trials."""
+    for data, clients in SETS.items():
+        for method, own in METHODS.items():
+            settings = BASE | clients | own
+            settings |= {
+                "run.rounds": ROUNDS, "round.evaluate-every": 2, "task.generate": 12,
+            }  # fmt: skip
+            yield Entry(data, data, method, f"{data}-{method}", settings)
