@@ -1,4 +1,4 @@
-"""A round of each model of 20M parameters: two users of Shakespeare, by the recipe of its family."""
+"""A round of each model of 20M parameters: two users of Shakespeare, by its family's recipe."""
 
 from pathlib import Path
 
