@@ -66,15 +66,19 @@ def slice_layer(layer: nn.Module, axis: int, ranges: Ranges) -> None:
     rows = tuple(ranges)
 
     def forward(x: Tensor) -> Tensor:
-        weight, bias = layer.weight, layer.bias
+        weight: Tensor = layer.get_parameter("weight")
+        own: Any = layer.bias
+        bias: Tensor | None = own
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if not torch.is_grad_enabled():
             return functional.linear(x, weight.t() if turned else weight, bias)
-        y: Tensor = _Sliced.apply(x, weight, bias, outputs, rows, turned)
+        y: Tensor = _Sliced.apply(  # type: ignore[no-untyped-call]
+            x, weight, bias, outputs, rows, turned
+        )
         return y
 
-    layer.forward = forward  # type: ignore[method-assign,assignment]
+    layer.forward = forward
 
 
 def whole_layer(layer: nn.Module) -> None:
