@@ -5,10 +5,8 @@ name a place of one machine, a text or a model that was trained before, are plac
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from benchmarks.study_kit import entry as study_kit
-from benchmarks.study_kit.entry import Settings
+from benchmarks.study_kit.entry import Entry, Settings
 
 ROUNDS, CLIENTS, STEPS, BATCH, ROW = 40, 10, 4, 8, 32
 SEEDS = (0, 1, 2)
@@ -70,15 +68,6 @@ HEADLINE = (
     "transformer-small-floss-4", "conformer-small-floss-4",
 )  # fmt: skip
 ON_ARTICLES = tuple(point for point in HEADLINE if point != "lstm-small-transfer")
-
-
-@dataclass(frozen=True)
-class Entry(study_kit.Entry):
-    """One run's place in the tables; its placeholders are what a machine has places for."""
-
-    def placed(self, settings: Settings, places: Settings) -> Settings:
-        """Return the settings with the places of this machine, by placeholder."""
-        return {key: places.get(str(value), value) for key, value in settings.items()}
 
 
 def pretrained(shape: str) -> str:

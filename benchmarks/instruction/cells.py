@@ -1,18 +1,14 @@
 """The runs behind docs/instruction-tuning.md, as data.
 
 SmolLM2-135M-Instruct on two sets: `medquad`, 12 sites of unequal size by domain, and `assistant`,
-20 clients with a mixture of domains each. All methods are tuned alike: the same rates of the
+20 clients with a mixture of domains each. Values such as org/medquad stand for
+places of one machine. All methods are tuned alike: the same rates of the
 server, on a share of medquad's training rows, half as many rounds.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
-from fedllm_app.study.sweep import Cell
-
-Settings = dict[str, Any]
-Rates = Mapping[str, float]
+from benchmarks.study_kit.entry import Entry, Settings
 
 ROUNDS = 10
 RANK = 8
@@ -28,8 +24,8 @@ BASE: Settings = {
     "client.lr": 0.001, "round.clients": 3, "task.generate-tokens": 48,
 }  # fmt: skip
 SETS: dict[str, Settings] = {
-    "medquad": {"partition.clients": 12},
-    "assistant": {"partition.clients": 20},
+    "medquad": {"data.train": "org/medquad", "partition.clients": 12},
+    "assistant": {"data.train": "org/assistant", "partition.clients": 20},
 }
 FLOSS: Settings = {
     "strategy.name": "floss", "strategy.d-down": 1 / 4, "strategy.d-up": 1 / 16,
@@ -45,64 +41,17 @@ METHODS: dict[str, Settings] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where data and model are on this machine.
-
-    Attributes
-    ----------
-    data : folder with a folder for each set.
-    model : folder, hub name or .gguf file.
-    """
-
-    data: str = ""
-    model: str = "org/model"
-
-    def of(self, name: str) -> Settings:
-        """Return the settings that name them."""
-        train = f"{self.data}/{name}" if self.data else "org/data"
-        return {"data.train": train, "model.source": self.model}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run's place in the table.
-
-    Attributes
-    ----------
-    stage : when it is played; see STAGES.
-    data : its set.
-    method : of METHODS.
-    name : of the run.
-    settings : places and the tuned rate left out.
-    """
-
-    stage: str
-    data: str
-    method: str
-    name: str
-    settings: Settings = field(default_factory=dict)
-
-    def cell(self, rates: Rates, places: Places) -> Cell | None:
-        """Return the run, None while its rate is not known."""
-        tuned: Settings = {}
-        if self.stage != "rates":
-            if self.method not in rates:
-                return None
-            tuned = {"server.lr": rates[self.method]}
-        return Cell(self.name, self.settings | tuned | places.of(self.data))
-
-
 def trials() -> Iterator[Entry]:
     """Yield the trials of every method: half as many rounds, on the validation share."""
     for method, own in METHODS.items():
         for lr in SERVER_LRS:
             settings = BASE | SETS["medquad"] | own
             settings |= {
-                "server.lr": lr, "run.rounds": ROUNDS // 2, "data.evaluate-on": "validation",
+                "run.rounds": ROUNDS // 2, "data.evaluate-on": "validation",
                 "data.holdout": 0.02, "round.evaluate-every": ROUNDS // 2,
             }  # fmt: skip
-            yield Entry("rates", "medquad", method, f"trial-{method}-{lr:g}", settings)
+            name = f"trial-{method}-{lr:g}"
+            yield Entry(method, "rates", name, settings, tries={"server.lr": lr})
 
 
 def entries() -> Iterator[Entry]:
@@ -113,4 +62,4 @@ def entries() -> Iterator[Entry]:
             settings |= {
                 "run.rounds": ROUNDS, "round.evaluate-every": 2, "task.generate": 12,
             }  # fmt: skip
-            yield Entry(data, data, method, f"{data}-{method}", settings)
+            yield Entry(data, data, f"{data}-{method}", settings, method)

@@ -1,115 +1,84 @@
-"""From finished runs to rows, and the table of docs/instruction-tuning.md."""
+"""The study: its runs, what a row holds, and the table of docs/instruction-tuning.md."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.instruction.cells import Entry, Places, Rates, entries, trials
-from benchmarks.record import ROOT, kept_rows, write_result
-from fedllm_app.core.errors import FedllmError
+from benchmarks.instruction.cells import STAGES, entries, trials
+from benchmarks.markers import fill, printed
+from benchmarks.record import ROOT
+from benchmarks.study_kit.entry import Row
+from benchmarks.study_kit.study import Study
 from fedllm_app.report.answers import read_answers
 from fedllm_app.run.metrics import read_lines
-from fedllm_app.study.sweep import finished
 
-NAME = "instruction"
 DOCUMENT = ROOT / "docs" / "instruction-tuning.md"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-NOWHERE = Places()
-TEXTS = 3
-Row = dict[str, Any]
+TEXTS, LONGEST = 3, 300
 
 
-def best_rates(home: Path) -> Rates:
-    """Return the rate of the best trial of each method; who has trials to come is left out."""
-    found: dict[str, float] = {}
-    every, known = list(trials()), kept()
-    for method in dict.fromkeys(entry.method for entry in every):
-        rows = [measured(entry, {}, home, known) for entry in every if entry.method == method]
-        if all(rows):
-            best = min((row for row in rows if row), key=lambda row: float(row["loss"]))
-            found[method] = float(best["settings"]["server.lr"])
-    return found
-
-
-def measured(entry: Entry, rates: Rates, home: Path, known: dict[str, Row]) -> Row | None:
-    """Return what a finished run measured; where its folder is not here, the row that is known."""
-    cell, folder = entry.cell(rates, NOWHERE), home / "runs" / entry.name
-    if cell is None:
-        return None
-    if not folder.exists():
-        row = known.get(entry.name)
-        return row if row and row["settings"] == dict(cell.settings) else None
-    try:
-        if not finished(cell, home):
-            return None
-    except FedllmError as error:
-        print(f"left out: {error}")
-        return None
-    records = read_lines(folder / "metrics.jsonl")
-    evaluated = [record for record in records if record.get("evaluation")]
-    played = [record for record in records if "up-bytes" in record]
-    answers = read_answers(folder)
+def more(folder: Path) -> Row:
+    """Return what a row holds beside loss and bytes: the start, answers, seconds, some texts."""
+    records, answers = read_lines(folder / "metrics.jsonl"), read_answers(folder)
+    evaluated = [record["evaluation"] for record in records if record.get("evaluation")]
+    seconds = (line.get("seconds") or 0.0 for line in read_lines(folder / "timing.jsonl"))
     return {
-        "run": entry.name, "data": entry.data, "method": entry.method, "stage": entry.stage,
-        "settings": dict(cell.settings),
-        "loss-before": evaluated[0]["evaluation"]["loss"],
-        "loss": evaluated[-1]["evaluation"]["loss"],
-        "token-accuracy": evaluated[-1]["evaluation"]["token-accuracy"],
-        "curve": [
-            {"round": r["round"], "loss": r["evaluation"]["loss"],
-             "bytes": r.get("up-bytes", 0) + r.get("down-bytes", 0)}
-            for r in evaluated
-        ],
-        "up-bytes": played[-1]["up-bytes"], "down-bytes": played[-1]["down-bytes"],
-        "seconds": sum(r.get("seconds") or 0.0 for r in read_lines(folder / "timing.jsonl")),
+        "loss-before": evaluated[0]["loss"],
+        "token-accuracy": evaluated[-1]["token-accuracy"],
+        "megabytes": {
+            str(r["round"]): (r.get("up-bytes", 0) + r.get("down-bytes", 0)) / 1e6
+            for r in records if r.get("evaluation")
+        },
+        "seconds": sum(seconds),
         **{f"answers-{when}": answers[when] for when in ("before", "after") if answers},
         "texts": answers.get("texts", [])[:TEXTS],
     }  # fmt: skip
 
 
-def kept() -> dict[str, Row]:
-    """Return the rows of the results file by run, {} if there is none."""
-    return {row["run"]: row for row in kept_rows(NAME)}
+def write(rows: Sequence[Row]) -> None:
+    """Write the table and the texts into the document."""
+    played = [row for row in rows if not row["run"].startswith("trial-")]
+    if played:
+        fill(DOCUMENT, {"instruction-results": table(played), "instruction-texts": texts(played)})
 
 
-def collect(home: Path) -> list[Row]:
-    """Return all rows there are, and write them and the table of the document."""
-    rates, known = best_rates(home), kept()
-    rows = [row for e in (*trials(), *entries()) if (row := measured(e, rates, home, known))]
-    if rows:
-        write_result(NAME, {"rates": dict(rates)}, rows)
-        text = DOCUMENT.read_text("utf-8")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", "utf-8")
-    return rows
-
-
-def table(rows: list[Row]) -> str:
-    """Return what the document shows of the rows."""
-    shown = [row for row in rows if row["stage"] != "rates"]
-    if not shown:
-        return "The study has not been played to its end yet."
-    lines = [
-        "| data | method | response loss before | after | ROUGE-L before | after | MB up "
-        "| MB down |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in shown:
+def table(rows: Sequence[Row]) -> str:
+    """Return loss, ROUGE-L and bytes of every run."""
+    head = [
+        "data", "method", "response loss before", "after", "ROUGE-L before", "after", "MB up",
+        "MB down",
+    ]  # fmt: skip
+    body = []
+    for row in rows:
+        data, _, method = row["run"].partition("-")
         scores = [row.get(f"answers-{when}", {}).get("rouge-l") for when in ("before", "after")]
-        cells = [
-            row["data"], row["method"], f"{row['loss-before']:.3f}", f"{row['loss']:.3f}",
+        body.append([
+            data, method, f"{row['loss-before']:.3f}", f"{row['loss']:.3f}",
             *("" if score is None else f"{score:.3f}" for score in scores),
             f"{row['up-bytes'] / 1e6:.2f}", f"{row['down-bytes'] / 1e6:.2f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    for row in (one for one in shown if one["method"] == "floss" and one["texts"]):
-        head = "| asked | reference | before | after |"
-        lines += ["", f"Three texts of {row['data']}, FLoSS:", "", head, "|---|---|---|---|"]
-        for text in row["texts"]:
-            cells = [_cell(text[key]) for key in ("asked", "reference", "before", "after")]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ])  # fmt: skip
+    return printed([head, *body])
+
+
+def texts(rows: Sequence[Row]) -> str:
+    """Return some texts of FLoSS on each set, beside their references."""
+    keys = ("asked", "reference", "before", "after")
+    parts = [
+        f"{row['run']}:\n\n"
+        + printed([[*keys], *([_cell(text[key]) for key in keys] for text in row["texts"])])
+        for row in rows if row["run"].endswith("-floss") and row["texts"]
+    ]  # fmt: skip
+    return "\n\n".join(parts)
 
 
 def _cell(text: str) -> str:
     one_line = " ".join(text.replace("|", "\\|").split())
-    return one_line if len(one_line) <= 300 else f"{one_line[:299]}…"
+    return one_line if len(one_line) <= LONGEST else f"{one_line[: LONGEST - 1]}…"
+
+
+STUDY = Study(
+    name="instruction",
+    stages=STAGES,
+    trials=tuple(trials()),
+    entries=tuple(entries()),
+    write=write,
+    more=more,
+)

@@ -15,5 +15,5 @@ from benchmarks.study_kit.command import main
 if __name__ == "__main__":
     words = (__doc__ or "").splitlines()[0]
     data = {"data": "a folder that holds one for each source"}
-    places = lambda home, found: {"data.train": str(found["data"])}  # noqa: E731
+    places = lambda home, found: {"org/data": str(found["data"])}  # noqa: E731
     sys.exit(main(STUDY, "benchmarks.photon", words, data, places))

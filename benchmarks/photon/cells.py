@@ -23,6 +23,7 @@ OUTER_LRS = (0.1, 0.3, 0.7, 1.0)
 STAGES = ("rates", "outer rates", "headline", "seeds", "bytes", "table", "uneven", "size")
 
 BASE: Settings = {
+    "data.train": "org/data",
     "task.name": "pretraining", "task.max-tokens": ROW, "model.source": "scratch:tiny",
     "model.train": "full", "model.tokenizer": "train", "model.vocabulary": 4096,
     "data.test-split": "validation", "data.user-column": "folder", "data.eval-examples": 500,

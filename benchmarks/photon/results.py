@@ -10,5 +10,4 @@ STUDY = Study(
     trials=tuple(trials()),
     entries=tuple(entries()),
     write=write,
-    nowhere={"data.train": "org/data"},
 )

@@ -50,7 +50,7 @@ def main(
     absent = [option for option in data if option not in found]
     try:
         if arguments.list:
-            show(study, home, study.nowhere if absent else places(home, found))
+            show(study, home, {} if absent else places(home, found))
         elif arguments.step == "table":
             study.collect(home)
         elif absent:

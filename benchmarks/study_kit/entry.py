@@ -40,16 +40,13 @@ class Entry:
         Parameters
         ----------
         rates : settings by who was tuned.
-        places : what this machine has in the place of a setting, or of a placeholder in one.
+        places : what this machine has in the place of a value that names a place.
         """
         if self.tuned_as and self.tuned_as not in rates:
             return None
         settings = self.settings | rates.get(self.tuned_as, {}) | self.tries
-        return Cell(self.name, self.made(self.placed(settings, places)))
-
-    def placed(self, settings: Settings, places: Settings) -> Settings:
-        """Return the settings with the places of this machine: `places` are settings here."""
-        return settings | places
+        placed = {key: places.get(str(value), value) for key, value in settings.items()}
+        return Cell(self.name, self.made(placed))
 
     def made(self, settings: Settings) -> Settings:
         """Return the settings that are played: those of the entry as they are."""

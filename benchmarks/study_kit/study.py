@@ -1,7 +1,7 @@
 """From finished runs to rows: what is measured, what is kept from before, what is left to play."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.record import kept_rows, write_result
@@ -23,8 +23,8 @@ class Study:
     stages : in the order in which they are played.
     trials : entries whose figure is what their rates are for.
     entries : all the others.
-    nowhere : places for runs that are only compared with others.
     write : puts the rows into the document.
+    more : what else a row holds, from the folder of its run.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Study:
     trials: tuple[Entry, ...]
     entries: tuple[Entry, ...]
     write: Callable[[Sequence[Row]], None]
-    nowhere: Settings = field(default_factory=dict)
+    more: Callable[[Path], Row] = lambda folder: {}
 
     @property
     def every(self) -> tuple[Entry, ...]:
@@ -63,7 +63,7 @@ class Study:
         self, entry: Entry, rates: Rates, home: Path, known: Mapping[str, Row]
     ) -> Row | None:
         """Return what a finished run measured; where its folder is not here, the row known."""
-        cell = entry.cell(rates, self.nowhere)
+        cell = entry.cell(rates, {})
         folder = home / "runs" / entry.name
         if cell is None:
             return None
@@ -85,6 +85,7 @@ class Study:
             "perplexity": evaluated[-1]["evaluation"]["perplexity"],
             "curve": {str(r["round"]): r["evaluation"]["loss"] for r in evaluated},
             **{key: last.get(key, 0) for key in SPENT},
+            **self.more(folder),
         }  # fmt: skip
 
     def left(self, stage: str, places: Settings, home: Path) -> list[Cell]:

@@ -6,14 +6,12 @@ from benchmarks.photon.results import STUDY
 from benchmarks.study_kit.claims import Claim, judge
 from benchmarks.study_kit.points import by_point
 
-NOWHERE = STUDY.nowhere
-
 TWINS = ("centralized-steps", "centralized-tokens")
 RATES = {
     name: {"client.lr": 0.004, "server.lr": 0.7}
     for name in ("photon", "photon-small", "diloco", "sparse", *TWINS)
 }
-RUNS = {e.name: e.cell(RATES, NOWHERE).config("/home") for e in (*trials(), *entries())}
+RUNS = {e.name: e.cell(RATES, {}).config("/home") for e in (*trials(), *entries())}
 
 
 def rows(c):
@@ -50,7 +48,7 @@ def test_a_schedule_ends_with_its_run():
 def test_without_trials_no_rate_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.study_kit.study.kept_rows", lambda _: [])
     assert STUDY.best_rates(tmp_path) == {}
-    assert entries()[0].cell({}, NOWHERE) is None
+    assert entries()[0].cell({}, {}) is None
 
 
 def test_seeds_of_a_point_stand_together():
@@ -102,8 +100,8 @@ def test_the_goal_is_missed_where_too_many_bytes_are_sent():
 
 def test_a_run_whose_row_is_kept_is_not_played_again(tmp_path, monkeypatch):
     trial = next(trials())
-    row = {"run": trial.name, "settings": dict(trial.cell({}, NOWHERE).settings), "loss": 1.0}
+    row = {"run": trial.name, "settings": dict(trial.cell({}, {}).settings), "loss": 1.0}
     for kept, played in (([], True), ([row], False), ([row | {"settings": {}}], True)):
         monkeypatch.setattr("benchmarks.study_kit.study.kept_rows", lambda _, kept=kept: kept)
-        names = [cell.name for cell in STUDY.left("rates", {"data.train": "/here"}, tmp_path)]
+        names = [cell.name for cell in STUDY.left("rates", {"org/data": "/here"}, tmp_path)]
         assert (trial.name in names) == played
