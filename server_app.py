@@ -46,11 +46,12 @@ def main(grid: Grid, context: Context) -> None:
     if not devices:
         wake_workers(grid)
     with without_gc():
+        from fedllm_app.ending import finish_run
         from fedllm_app.flower.strategy import FedSparse
         from fedllm_app.opening import opening_of
         from fedllm_app.parts import Parts
         from fedllm_app.place import Place
-        from fedllm_app.play import build_loop, finish_run, opened_run
+        from fedllm_app.play import build_loop, opened_run
         from fedllm_app.report.page import print_summary
 
     with opened_run(config) as (resolved, folder):

@@ -1,4 +1,4 @@
-"""A run from its folder to its result: opened under a lock, played by the loop, written down."""
+"""A run from its folder to its last round: opened under a lock, and played by the loop."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.counts import eligible
-from fedllm_app.core.errors import CheckpointError, RunFailedError, check_room
+from fedllm_app.core.errors import CheckpointError, check_room
 from fedllm_app.core.files import replacing
 from fedllm_app.core.job import Profile, Reply, Request
 from fedllm_app.core.schedule import factor
@@ -24,13 +24,10 @@ from fedllm_app.core.state import RunState
 from fedllm_app.data.digests import data_digests
 from fedllm_app.devices.fleet import Fleet
 from fedllm_app.devices.network import Network, network_of
-from fedllm_app.models.export import save_adapter
+from fedllm_app.ending import finish_run
 from fedllm_app.models.vocabulary import tokenizer_digest
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
-from fedllm_app.report.answers import write_answers
-from fedllm_app.report.classes import write_classes
-from fedllm_app.report.page import write_report
 from fedllm_app.run.begun import check_same
 from fedllm_app.run.checkpoint import latest_checkpoint, locked, newest_whole, set_aside
 from fedllm_app.run.note import told
@@ -47,7 +44,6 @@ from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
 from fedllm_app.server.reading import Epochs, Reading, Streams
 from fedllm_app.server.transport import Transport
-from fedllm_app.talk.sample import answered, sample
 from fedllm_app.tasks.by_client import client_rows, spread
 
 log = logging.getLogger("fedllm")
@@ -213,57 +209,6 @@ def _where(c: RunConfig) -> str:
     """Return where a run's model and data come from, in words."""
     test = f", data.test {c.data.test}" if c.data.test else ""
     return f"model.source {c.model.source}, data.train {c.data.train}{test}"
-
-
-def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
-    """Write the model that was evaluated, and the report.
-
-    Raises
-    ------
-    RunFailedError
-        At the end, if the run ended without a result. A model whose loss is no number is not saved.
-    """
-    limits, state = loop.limits, loop.state
-    if not limits.not_finite(state):
-        parts.model.load(loop.served())
-        save_adapter(
-            parts.model,
-            folder,
-            task=parts.config.task.name,
-            source=parts.named,
-            labels=parts.labels,
-            tokenizer=parts.tokenizer,
-            image=parts.image,
-            round=state.round,
-            metrics=dict(state.evaluation),
-        )
-        write_classes(folder, state.round, parts.classes)
-        answer_sample(parts, folder, loop)
-    try:
-        write_report(folder)
-    except Exception as error:  # the run is whole without its page, whatever is wrong with that
-        log.warning("no report.html: %s", error)
-    if why := limits.failed(state):
-        raise RunFailedError(why)
-
-
-def answer_sample(parts: Parts, folder: Path, loop: Loop) -> None:
-    """Answer held-out conversations before and after training, where task.generate asks for it."""
-    task = parts.config.task
-    if not (task.generate and parts.kind.chat and len(parts.data.evaluation)):
-        return
-    asked = sample(parts.data.evaluation, parts.tokenizer, task.generate)
-    values = {"before": parts.initial, "after": loop.served()}
-    log.info("answering %d held-out conversations, before and after training", len(asked))
-    parts.model.model.eval()
-    found = answered(
-        asked, parts.model.backbone, parts.tokenizer, task.generate_tokens,
-        lambda when: parts.model.load(values[when]),
-    )  # fmt: skip
-    for when in values:
-        told = ", ".join(f"{name} {value:.4f}" for name, value in found[when].items())
-        log.info("answers %s training: %s", when, told)
-    write_answers(folder, loop.state.round, found)
 
 
 class LocalTransport:

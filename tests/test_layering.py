@@ -24,7 +24,7 @@ HOUSE = [
     ["config"],
     ["place"],
     ["parts"],
-    ["opening"],
+    ["opening", "ending"],
     ["flower", "play"],
     ["deploy"],
     ["study"],

@@ -161,7 +161,7 @@ def test_a_page_that_cannot_be_drawn_fails_no_run(tiny, monkeypatch, said):
     def broken(folder):
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("fedllm_app.play.write_report", broken)
+    monkeypatch.setattr("fedllm_app.ending.write_report", broken)
     folder = run_local(RunConfig.parse(tiny.keys() | TWO_ROUNDS | {"run.name": "pageless"}))
     assert (folder / "adapter").is_dir()
     assert "no report.html: list index" in said.text
