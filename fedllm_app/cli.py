@@ -18,9 +18,9 @@ from rich.table import Table
 
 from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.models.settings import BACKBONES
+from fedllm_app.study import devices_command
 from fedllm_app.study.centralized import centralized
 from fedllm_app.study.command import plan
-from fedllm_app.study.devices_command import devices
 from fedllm_app.study.guide_command import guide
 from fedllm_app.study.sweep_command import sweep
 from fedllm_app.study.walltime_command import walltime
@@ -216,7 +216,11 @@ def keys(
 for command_name, command_of in commands(lambda name, home: run_folder(name, home)).items():
     app.command(command_name)(user_errors(command_of))
 app.command("plan")(user_errors(plan))
-app.command("devices")(user_errors(devices))
+of_devices = typer.Typer(help="Classes of devices: list, check, measure.")
+of_devices.callback(invoke_without_command=True)(user_errors(devices_command.devices))
+of_devices.command("check")(user_errors(devices_command.check))
+of_devices.command("measure")(user_errors(devices_command.measure))
+app.add_typer(of_devices, name="devices")
 app.command("sweep")(user_errors(sweep))
 app.command("guide")(user_errors(guide))
 app.command("centralized")(user_errors(centralized))

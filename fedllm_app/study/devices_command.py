@@ -1,24 +1,72 @@
-"""`fedllm devices`: list and check the profiles of classes of devices."""
+"""`fedllm devices`: list and check the profiles of classes of devices, and measure this machine."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+Sources = Annotated[bool, typer.Option("--sources", help="Print where each figure is from.")]
 
-def devices(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Profiles of your own (TOML), to be checked.")
-    ] = None,
-    sources: Annotated[bool, typer.Option(help="Print where each figure is from.")] = False,
+
+def devices(context: typer.Context, sources: Sources = False) -> None:
+    """List the classes of devices that devices.fleet can name."""
+    if context.invoked_subcommand is None:
+        show([], sources)
+
+
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Profiles of your own (TOML).")],
+    sources: Sources = False,
 ) -> None:
-    """List the classes of devices that devices.fleet can name, and check profiles of your own."""
+    """Check profiles of your own, and list them beside the others."""
+    show(files, sources)
+
+
+def measure(
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="A recipe, and key=value over it: what is trained.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file that is written.")] = Path("device.toml"),
+    name: Annotated[str, typer.Option(help="Of the class.")] = "",
+    like: Annotated[
+        str, typer.Option(help="The class that what is not measured is taken from.")
+    ] = "laptop",
+    watts: Annotated[float, typer.Option(help="What the machine draws while it trains.")] = 0.0,
+    seconds: Annotated[float, typer.Option(help="For how long steps are timed.")] = 20.0,
+) -> None:
+    """Time this machine on the training steps of a run, and write it down as a class of devices."""
+    import logging
+    import sys
+
+    import tomli_w
+
+    from fedllm_app.core.errors import ConfigError
+    from fedllm_app.deploy.launch import asked_config
+    from fedllm_app.devices.profile import read_profile, read_profiles
+    from fedllm_app.study.measure_device import as_toml, measured_profile
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    known = read_profiles()
+    if like not in known:
+        raise ConfigError(f"--like is {like!r}; expected one of {', '.join(known)}")
+    if watts < 0 or seconds <= 0:
+        raise ConfigError("--watts and --seconds: expected 0 W or more, and more than 0 s")
+    found = measured_profile(asked_config(settings), name or out.stem, known[like], seconds, watts)
+    out.write_text(tomli_w.dumps(as_toml(found)), "utf-8")
+    read_profile(out)
+    for figure, own in found.figures.items():
+        typer.echo(f"{figure}: {own.value:.4g} {own.unit}, {own.kind}: {own.source}")
+    typer.echo(f"written to {out}; name it in devices.files")
+
+
+def show(files: list[Path], sources: bool) -> None:
+    """Print a table of all classes, those of more files among them."""
     from rich.console import Console
     from rich.table import Table
 
     from fedllm_app.devices.profile import UNITS, read_profiles
 
-    profiles = read_profiles(files or ())
+    profiles = read_profiles(files)
     table = Table("class", "about", *(f"{name}, {unit}" for name, (unit, _) in UNITS.items()))
     for profile in profiles.values():
         cells = (f"{profile[name]:.3g}" + _mark(profile.figures[name].kind) for name in UNITS)
