@@ -67,14 +67,17 @@ def measured_profile(
         figure: Figure(own.value, own.unit, "assumed", f"as of {like.name}, not measured here")
         for figure, own in like.figures.items()
     }
+    source = config.model.source
+    if Path(source).is_absolute():  # where it lies here tells nobody else anything
+        source = Path(source).name
     what = (
         f"{FLOPs:.3g} FLOP in {step_s:.3g} s, the median of {len(took)} steps of "
-        f"{config.model.source} with {rows} rows; nine of ten took at most {slow_s:.3g} s"
+        f"{source} with {rows} rows; nine of ten took at most {slow_s:.3g} s"
     )
     found["flops"] = Figure(FLOPs / step_s, "FLOP/s", "measured", what)
     found["memory"] = _gpu_memory() if gpu else _memory()
     found["compute-power"] = _power(power, watts, like)
-    return Profile(name, f"measured here: {config.model.source}", found)
+    return Profile(name, f"measured here: {source}", found)
 
 
 def _step_seconds(device: Device, client: str, batch: Batch, count: int) -> list[float]:

@@ -33,6 +33,7 @@ def test_what_is_measured_is_a_class_that_a_fleet_can_have(config, tiny, tmp_pat
     assert 1e5 < read["flops"] < 1e13 and read["memory"] > 1e8
     assert read["compute-power"] == 7.0 and read["up"] == like["up"]
     FLOPs, step_s = (float(read.figures["flops"].source.split()[at]) for at in (0, 3))
+    assert config.model.source not in file.read_text()
     assert read["flops"] == pytest.approx(FLOPs / step_s, rel=0.02)
 
 
