@@ -99,8 +99,8 @@ def read_profile(path: Path) -> Profile:
         for field, value in (("name", name), ("about", about))
         if not isinstance(value, str)
     ]
-    if isinstance(name, str) and (not name or set(name) & set(",= ")):
-        problems.append(f"name is {name!r}; expected a word without commas, spaces and =")
+    if isinstance(name, str):
+        problems += name_problems(name)
     problems += [
         f"{field} is unknown; expected any of name, about, {', '.join(UNITS)}"
         for field in words.keys() - UNITS.keys()
@@ -115,6 +115,13 @@ def read_profile(path: Path) -> Profile:
     if problems:
         raise ConfigError("\n".join(f"device profile {path}: {problem}" for problem in problems))
     return Profile(name, about, figures)
+
+
+def name_problems(name: str) -> list[str]:
+    """Return what is wrong with the name of a class."""
+    if name and not set(name) & set(",= "):
+        return []
+    return [f"name is {name!r}; expected a word without commas, spaces and ="]
 
 
 def _figure(field: str, words: Any) -> Figure | list[str]:

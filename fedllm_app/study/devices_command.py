@@ -36,27 +36,35 @@ def measure(
 ) -> None:
     """Time this machine on the training steps of a run, and write it down as a class of devices."""
     import logging
+    import math
     import sys
 
     import tomli_w
 
     from fedllm_app.core.errors import ConfigError
     from fedllm_app.deploy.launch import asked_config
-    from fedllm_app.devices.profile import read_profile, read_profiles
+    from fedllm_app.devices.profile import name_problems, read_profile, read_profiles
     from fedllm_app.study.measure_device import as_toml, measured_profile
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    known = read_profiles()
+    known, name = read_profiles(), name or out.stem
+    problems = [f"--name: {problem}" for problem in name_problems(name)]
     if like not in known:
-        raise ConfigError(f"--like is {like!r}; expected one of {', '.join(known)}")
-    if watts < 0 or seconds <= 0:
-        raise ConfigError("--watts and --seconds: expected 0 W or more, and more than 0 s")
-    found = measured_profile(asked_config(settings), name or out.stem, known[like], seconds, watts)
+        problems.append(f"--like is {like!r}; expected one of {', '.join(known)}")
+    if not 0 <= watts < math.inf:
+        problems.append(f"--watts is {watts:g}; expected 0 (not known) or more, e.g. 15")
+    if not 0 < seconds < math.inf:
+        problems.append(f"--seconds is {seconds:g}; expected more than 0, e.g. 20")
+    if out.is_dir() or not out.parent.is_dir():
+        problems.append(f"--out is {str(out)!r}; expected a file in a folder that is there")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    found = measured_profile(asked_config(settings), name, known[like], seconds, watts)
     out.write_text(tomli_w.dumps(as_toml(found)), "utf-8")
     read_profile(out)
     for figure, own in found.figures.items():
         typer.echo(f"{figure}: {own.value:.4g} {own.unit}, {own.kind}: {own.source}")
-    typer.echo(f"written to {out}; name it in devices.files")
+    typer.echo(f"written to {out}; use it with devices.files={str(out.resolve())!r}")
 
 
 def show(files: list[Path], sources: bool) -> None:
