@@ -9,7 +9,7 @@ Shapes: T tokens of a row, at most task.max-tokens.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from fedllm_app.data.chat import Encoded, encoded, tokens
 from fedllm_app.data.conversations import (
     Message,
     NoConversationError,
+    Shape,
     columns_of,
     conversation,
     has_response,
@@ -66,12 +67,12 @@ class Row:
     starts: list[int] = field(default_factory=list)
     responses: list[int] = field(default_factory=list)
 
-    def add(self, one: Encoded) -> None:
+    def add(self, ids: Sequence[int], responses: Iterable[int]) -> None:
         """Put a conversation behind those that are there."""
         at = len(self.ids)
         self.starts.append(at)
-        self.responses += [at + place for span in one.responses for place in span]
-        self.ids += one.ids
+        self.responses += [at + place for place in responses]
+        self.ids += ids
 
 
 def prepare_instructions(
@@ -110,10 +111,10 @@ def prepare_instructions(
         "refuse", or nothing is left to learn.
     """
     check_template(tokenizer)
-    shape_of(raw.column_names, settings, source)
+    shape = shape_of(raw.column_names, settings, source)
     counts: Counter[str] = Counter()
     first: list[str] = []
-    rows: Iterator[Row] = _rows(raw, source, settings, tokenizer, max_tokens, counts, first)
+    rows: Iterator[Row] = _rows(raw, source, shape, settings, tokenizer, max_tokens, counts, first)
     if packing:
         rows = _packed(rows, max_tokens)
     columns = [settings.user_column in raw.column_names, settings.domain_column in raw.column_names]
@@ -150,6 +151,7 @@ def check_template(tokenizer: Any) -> None:
 def _rows(
     raw: "Dataset",
     source: Source,
+    shape: Shape,
     settings: DataSettings,
     tokenizer: Any,
     T: int,
@@ -157,8 +159,7 @@ def _rows(
     first: list[str],
 ) -> Iterator[Row]:
     """Yield conversations as rows; count what is shortened and left out."""
-    shape = shape_of(raw.column_names, settings, source)
-    wanted = [*columns_of(shape, raw.column_names, settings)]
+    wanted = columns_of(shape, raw.column_names, settings)
     names = (settings.user_column, settings.domain_column)
     table = raw.select_columns(
         list(dict.fromkeys([*wanted, *(name for name in names if name in raw.column_names)]))
@@ -186,8 +187,9 @@ def _rows(
                         f"row {start + number} of {source}: {error}. Mend or remove it, or set "
                         'data.bad-rows = "drop"'
                     ) from None
+                if not counts[BAD]:
+                    first.append(f"row {start + number}: {error}")
                 counts[BAD] += 1
-                first.append(f"row {start + number}: {error}")
                 continue
             numbers.append(number)
             talks.append(messages)
@@ -202,7 +204,7 @@ def _rows(
             values = [batch[name][number] if name in batch else None for name in names]
             user, domain = (None if value is None else str(value) for value in values)
             made = Row((user, domain), start + number)
-            made.add(kept)
+            made.add(kept.ids, (place for span in kept.responses for place in span))
             yield made
 
 
@@ -213,11 +215,7 @@ def _packed(rows: Iterator[Row], T: int) -> Iterator[Row]:
         own = open_rows.setdefault(row.owner, [])
         fits = [other for other in own if len(other.ids) + len(row.ids) <= T]
         if fits:  # where least room is left afterwards
-            best = max(fits, key=lambda other: len(other.ids))
-            at = len(best.ids)
-            best.starts.append(at)
-            best.responses += [at + place for place in row.responses]
-            best.ids += row.ids
+            max(fits, key=lambda other: len(other.ids)).add(row.ids, row.responses)
             continue
         own.append(row)
         if len(own) > OPEN:

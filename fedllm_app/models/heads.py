@@ -104,7 +104,7 @@ def _put(found: _Found, layout: ParamLayout, name: str, module: nn.Module, kind:
          parts: tuple[int, int, int]) -> None:  # fmt: skip
     """Add the patterns of a projection's tensors that are trained."""
     conv = isinstance(getattr(module, "base_layer", module), Conv1D)
-    trained = [n for n in layout.names if f".{n}".find(f".{name}.") >= 0]
+    trained = [n for n in layout.names if f".{name}." in f".{n}"]
     for tensor in trained:
         pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", tensor)
         last = f".{tensor}".rpartition(f".{name}.")[2]

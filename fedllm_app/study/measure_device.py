@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -146,8 +146,5 @@ def _power(power: Drawn, watts: float, like: Profile) -> Figure:
 
 def as_toml(profile: Profile) -> dict[str, Any]:
     """Return a profile as its file has it."""
-    figures = {
-        name: {"value": f.value, "unit": f.unit, "kind": f.kind, "source": f.source}
-        for name, f in profile.figures.items()
-    }
+    figures = {name: asdict(figure) for name, figure in profile.figures.items()}
     return {"name": profile.name, "about": profile.about} | figures

@@ -36,7 +36,33 @@ def answers(
     return found
 
 
-def generation(model: Any, tokenizer: Any, most: int) -> Any:
+def generated(
+    model: Any, tokenizer: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, most: int,
+    streamer: Any = None,
+) -> list[str]:  # fmt: skip
+    """Return what a model answers to prompts of T tokens, pads in front, without marks.
+
+    Parameters
+    ----------
+    streamer : of transformers, gets the tokens of a single prompt as they are generated.
+    """
+    with torch.inference_mode():
+        made = model.generate(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            generation_config=_generation(model, tokenizer, most),
+            streamer=streamer,
+        )
+    texts = tokenizer.batch_decode(made[:, ids_BT.shape[1] :], skip_special_tokens=True)
+    return [str(text).strip() for text in texts]
+
+
+def device_of(model: Any) -> torch.device:
+    """Return where a model's first weight lies, which is where its inputs go."""
+    return torch.device(next(model.parameters()).device)
+
+
+def _generation(model: Any, tokenizer: Any, most: int) -> Any:
     """Return the settings of transformers for greedy answers that end as the template ends them."""
     from transformers import GenerationConfig
 
@@ -53,17 +79,10 @@ def generation(model: Any, tokenizer: Any, most: int) -> Any:
 
 def _batch(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], most: int) -> list[str]:
     T = max(len(ids) for ids in prompts)
-    device = next(model.parameters()).device
+    device = device_of(model)
     ids_BT = torch.full((len(prompts), T), tokenizer.pad_token_id or 0, device=device)
     mask_BT = torch.zeros_like(ids_BT)
     for row, ids in enumerate(prompts):  # the end of a prompt has to stand where the answer begins
         ids_BT[row, T - len(ids) :] = torch.tensor(ids, device=device)
         mask_BT[row, T - len(ids) :] = 1
-    with torch.inference_mode():
-        made = model.generate(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            generation_config=generation(model, tokenizer, most),
-        )
-    texts = tokenizer.batch_decode(made[:, T:], skip_special_tokens=True)
-    return [str(text).strip() for text in texts]
+    return generated(model, tokenizer, ids_BT, mask_BT, most)

@@ -1,13 +1,12 @@
 """A talk with a tuned model in a plain terminal: what it says appears as it is generated."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
 from fedllm_app.data.chat import prompt_ids
 from fedllm_app.data.conversations import Message, without_oldest
-from fedllm_app.talk.answers import generation
+from fedllm_app.talk.answers import device_of, generated
 from fedllm_app.talk.loaded import Speaker
 
 AGAIN, LEAVE = "/new", "/quit"
@@ -61,17 +60,8 @@ def _say(with_: Speaker, messages: list[Message], write: Callable[[str], None], 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             write(text)
 
-    ids = torch.tensor([prompt_ids(with_.tokenizer, messages)], device=_device(with_.model))
-    with torch.inference_mode():
-        made = with_.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=generation(with_.model, with_.tokenizer, most),
-            streamer=Streamer(with_.tokenizer, skip_prompt=True, skip_special_tokens=True),
-        )
-    text = with_.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
-    return str(text).strip()
-
-
-def _device(model: Any) -> Any:
-    return next(model.parameters()).device
+    model, tokenizer = with_.model, with_.tokenizer
+    ids_1T = torch.tensor([prompt_ids(tokenizer, messages)], device=device_of(model))
+    streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    (text,) = generated(model, tokenizer, ids_1T, torch.ones_like(ids_1T), most, streamer)
+    return text

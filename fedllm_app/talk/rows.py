@@ -14,6 +14,7 @@ from fedllm_app.data.conversations import (
     USER,
     Message,
     NoConversationError,
+    Shape,
     columns_of,
     conversation,
 )
@@ -70,6 +71,7 @@ def _asked(
     """Return the messages that are to be answered, and the reference, None if there is none."""
     filled = dict(row)
     answer = settings.response_column
+    shape: Shape
     if "messages" in row:
         shape, given = "messages", True
     elif "prompt" in row:
@@ -87,8 +89,8 @@ def _asked(
         if shape == "messages" and row["messages"] and row["messages"][-1]["role"] == USER:
             last = [*row["messages"], {"role": ASSISTANT, "content": "?"}]
             filled["messages"], given = last, False
-        columns = columns_of(shape, list(filled), settings)  # type: ignore[arg-type]
-        found = conversation({c: filled[c] for c in columns}, shape, settings)  # type: ignore[arg-type]
+        columns = columns_of(shape, list(filled), settings)
+        found = conversation({c: filled[c] for c in columns}, shape, settings)
         if not found:
             raise NoConversationError("nobody asks anything")
     except (NoConversationError, KeyError, TypeError) as error:

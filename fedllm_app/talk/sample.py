@@ -82,4 +82,4 @@ def answered(
         }
         for i, one in enumerate(asked)
     ]
-    return {**{when: scores(said[when], references) for when in said}, "texts": texts}
+    return {**{w: scores(said[w], references, each[w]) for w in said}, "texts": texts}

@@ -7,7 +7,6 @@ data/chat.py tells which tokens they are, and data/shorten.py what a long conver
 Shapes: B batch, T tokens of the longest row, V vocabulary.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ import numpy as np
 
 from fedllm_app.data.conversations import shape_of
 from fedllm_app.data.instructions import prepare_instructions
-from fedllm_app.tasks.base import IGNORED, Metric, Tally, TaskKind, padded, units_of
+from fedllm_app.tasks.base import IGNORED, Metric, Tally, TaskKind, padded
 from fedllm_app.tasks.next_token import NextToken
 from fedllm_app.tasks.pretraining import positions_of
 
@@ -40,6 +39,7 @@ class Instruction(NextToken):
 
     everything: bool = False
     packed: bool = False
+    accuracy = "token-accuracy"
 
     def collate(self, rows: Any) -> "dict[str, Tensor]":
         """Return input_ids, attention_mask or position_ids, labels (B, T), int64, unshifted.
@@ -80,16 +80,6 @@ class Instruction(NextToken):
     def tally(self, logits: "Tensor", batch: "Mapping[str, Tensor]") -> Tally:
         """Return loss_sum, correct, units; a unit is a token of a response."""
         return super().tally(logits, {**batch, "labels": batch.get("measured", batch["labels"])})
-
-    def metrics(self, tally: Tally) -> dict[str, float]:
-        """Return loss, perplexity, token-accuracy of the responses."""
-        units = units_of(tally)
-        loss = tally["loss_sum"] / units
-        return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),  # beyond, a double overflows
-            "token-accuracy": tally["correct"] / units,
-        }
 
     def _padding(self, ids: "Tensor", starts: np.ndarray) -> "Tensor":
         """Return where a packed row is padding: its last part, if that is pads alone."""

@@ -23,6 +23,7 @@ class NextToken:
 
     pad_id: int = 0
     unit = "tokens"
+    accuracy = "next-token-accuracy"  # what the share of correct tokens is called
 
     def collate(self, rows: Rows) -> "dict[str, Tensor]":
         """Return input_ids, attention_mask, labels of shape (B, T), int64, labels unshifted."""
@@ -54,14 +55,14 @@ class NextToken:
         }
 
     def metrics(self, tally: Tally) -> dict[str, float]:
-        """Return loss, perplexity, next-token-accuracy."""
+        """Return loss, perplexity, and the share of correct tokens as `accuracy`."""
         units = units_of(tally)
         loss = tally["loss_sum"] / units
         return {
             "loss": loss,
             # Beyond 700 a double overflows; a diverged run still has a number to plot.
             "perplexity": math.exp(min(loss, 700.0)),
-            "next-token-accuracy": tally["correct"] / units,
+            self.accuracy: tally["correct"] / units,
         }
 
     def _targets(self, batch: "Mapping[str, Tensor]") -> "Tensor":
