@@ -22,7 +22,7 @@ from fedllm_app.config.of_method import unused_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import Scalar, Settings, flatten, kebab
 from fedllm_app.data.partition import PartitionSettings
-from fedllm_app.data.source import DataSettings
+from fedllm_app.data.settings import DataSettings
 from fedllm_app.devices.compute import ComputeSettings
 from fedllm_app.devices.fleet import DeviceSettings
 from fedllm_app.devices.network import NetworkSettings, automatic_words

@@ -16,7 +16,8 @@ from fedllm_app.data.formats import SUFFIXES, is_encoding
 from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import is_own, is_there
 from fedllm_app.data.partition import BY_LABEL, law_of
-from fedllm_app.data.source import TEXTS, DataSettings, dataset_function
+from fedllm_app.data.settings import TEXTS, DataSettings
+from fedllm_app.data.source import dataset_function
 from fedllm_app.data.templates import template_problem
 from fedllm_app.devices.network import network_problems
 from fedllm_app.models.settings import BACKBONES, TRAIN

@@ -21,7 +21,8 @@ from fedllm_app.data.own import is_own
 from fedllm_app.data.partition import BY_LABEL, BY_USER, TO_CLIENTS
 from fedllm_app.data.places import source_of_test, source_of_train
 from fedllm_app.data.prepared import identity_of
-from fedllm_app.data.source import NODE, TEXTS, Source
+from fedllm_app.data.settings import NODE, TEXTS
+from fedllm_app.data.source import Source
 from fedllm_app.models.scratch import shape_of
 from fedllm_app.models.settings import BACKBONES, TRAIN
 

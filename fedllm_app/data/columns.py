@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow
 
-    from fedllm_app.data.source import DataSettings
+    from fedllm_app.data.settings import DataSettings
 
 WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"  # no leading zero: 007 is no number
 WHOLE_FLOAT = r"^-?(0|[1-9][0-9]{0,14})(\.0+)?$"  # what a column of numbers with a gap is saved as

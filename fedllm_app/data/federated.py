@@ -22,7 +22,8 @@ from fedllm_app.data.own import own_identity
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
 from fedllm_app.data.places import source_of_test, source_of_train
 from fedllm_app.data.prepared import Asked, Notes, prepared
-from fedllm_app.data.source import NODE, DataSettings, Source
+from fedllm_app.data.settings import NODE, DataSettings
+from fedllm_app.data.source import Source
 from fedllm_app.data.table import Rows, Table
 from fedllm_app.data.users import SEEN, TRAIN, UNSEEN, Measured, by_domain, by_user, set_apart
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.seeds import generator
-from fedllm_app.data.source import DataSettings
+from fedllm_app.data.settings import DataSettings
 from fedllm_app.data.table import Rows, Table
 
 

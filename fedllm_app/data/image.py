@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.labels import label_numberer
-from fedllm_app.data.source import DataSettings, Source, require_column
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source, require_column
 
 if TYPE_CHECKING:
     from datasets import Dataset

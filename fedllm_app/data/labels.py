@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.loading import Raw
-from fedllm_app.data.source import DataSettings, Source, require_column
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source, require_column
 
 if TYPE_CHECKING:
     import pyarrow

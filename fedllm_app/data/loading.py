@@ -14,7 +14,7 @@ from fedllm_app.data.reading import read_files
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from fedllm_app.data.source import DataSettings
+    from fedllm_app.data.settings import DataSettings
 
 FOLDER = "folder"  # the column that says which folder a row is from, where there are several
 SAVED = "state.json"  # what save_to_disk writes last into the folder of one data set

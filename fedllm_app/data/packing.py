@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.progress import with_progress
 from fedllm_app.data.documents import documents, end_token
-from fedllm_app.data.source import DataSettings, Source, require_column
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source, require_column
 from fedllm_app.data.text import stripped, tokens_of
 
 if TYPE_CHECKING:

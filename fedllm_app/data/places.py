@@ -5,7 +5,8 @@ from pathlib import Path
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.formats import stem_of, suffix_of
 from fedllm_app.data.own import is_own
-from fedllm_app.data.source import NODE, TEST, TEXTS, DataSettings, Source
+from fedllm_app.data.settings import NODE, TEST, TEXTS, DataSettings
+from fedllm_app.data.source import Source
 
 
 def source_of_train(settings: DataSettings) -> Source:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.labels import LabelSet
 from fedllm_app.data.own import own_identity
-from fedllm_app.data.source import DataSettings, Source
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source
 from fedllm_app.data.text import tokenizer_identity
 from fedllm_app.data.usable import Usable, usable
 

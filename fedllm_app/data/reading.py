@@ -32,7 +32,7 @@ from fedllm_app.data.formats import (
 if TYPE_CHECKING:
     import pyarrow
 
-    from fedllm_app.data.source import DataSettings
+    from fedllm_app.data.settings import DataSettings
 
 ROWS, CHARACTERS = 20_000, 1 << 26  # of a block
 Line = tuple[int, dict[str, Any]]  # where a row ends in its file, counted from 1, and its values

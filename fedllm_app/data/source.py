@@ -13,11 +13,7 @@ from fedllm_app.core.extend import load
 from fedllm_app.data.formats import LEGAL, SUFFIXES, suffix_of
 from fedllm_app.data.loading import SAVED, Raw, cause_of, from_hub, read, read_folders
 from fedllm_app.data.own import built_in, is_own, own_identity
-from fedllm_app.data.settings import EMBEDDED as EMBEDDED
-from fedllm_app.data.settings import NODE as NODE
-from fedllm_app.data.settings import TEST as TEST
-from fedllm_app.data.settings import TEXTS as TEXTS
-from fedllm_app.data.settings import DataSettings as DataSettings
+from fedllm_app.data.settings import NODE, TEXTS, DataSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset

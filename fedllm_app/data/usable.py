@@ -22,7 +22,8 @@ from fedllm_app.data.labels import (
     unknown_label,
 )
 from fedllm_app.data.loading import Raw
-from fedllm_app.data.source import DataSettings, Source, require_column
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source, require_column
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.seeds import generator
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
-from fedllm_app.data.source import DataSettings
+from fedllm_app.data.settings import DataSettings
 from fedllm_app.data.table import Rows, Table
 
 SEEN, UNSEEN = "seen", "unseen"  # clients that may train, and those that never do

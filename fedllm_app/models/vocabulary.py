@@ -17,7 +17,8 @@ from fedllm_app.core.progress import with_progress
 from fedllm_app.data.cache import build_once, digest
 from fedllm_app.data.places import source_of_train
 from fedllm_app.data.prepared import READ, Asked
-from fedllm_app.data.source import DataSettings, Source
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source
 from fedllm_app.data.text import stripped, tokenizer_identity
 from fedllm_app.data.usable import usable
 

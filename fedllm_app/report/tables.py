@@ -18,7 +18,7 @@ from fedllm_app.core.units import (
     words,
 )
 from fedllm_app.data.partition import TO_CLIENTS
-from fedllm_app.data.source import NODE
+from fedllm_app.data.settings import NODE
 from fedllm_app.report.drawing import Series
 from fedllm_app.report.progress import progress, rounds_of
 from fedllm_app.report.run import PARTS, Run

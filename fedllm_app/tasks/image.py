@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedllm_app.data.image import ImageSpec
-    from fedllm_app.data.source import DataSettings, Source
+    from fedllm_app.data.settings import DataSettings
+    from fedllm_app.data.source import Source
 
 
 @dataclass(frozen=True)

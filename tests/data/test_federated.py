@@ -12,7 +12,7 @@ from fedllm_app.core.errors import DataError
 from fedllm_app.data import federated
 from fedllm_app.data.federated import batches, federated_data, node_data
 from fedllm_app.data.partition import PartitionSettings
-from fedllm_app.data.source import DataSettings
+from fedllm_app.data.settings import DataSettings
 from fedllm_app.data.table import Table
 from fedllm_app.tasks import TASKS, TaskSettings
 

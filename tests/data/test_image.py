@@ -9,7 +9,8 @@ import torch
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.image import ImageSpec, pixels, prepare_images
-from fedllm_app.data.source import DataSettings, Source
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source
 from fedllm_app.tasks import TaskSettings
 
 Image = pytest.importorskip("PIL.Image")

@@ -8,7 +8,8 @@ import pytest
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.labels import fixed_labels, label_numberer
 from fedllm_app.data.loading import Raw
-from fedllm_app.data.source import DataSettings, Source
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source
 from fedllm_app.data.usable import usable
 from fedllm_app.tasks import TASKS
 

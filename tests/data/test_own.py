@@ -11,7 +11,7 @@ from fedllm_app.data.federated import federated_data
 from fedllm_app.data.own import is_own, own_identity
 from fedllm_app.data.partition import PartitionSettings, partition
 from fedllm_app.data.places import source_of_test, source_of_train
-from fedllm_app.data.source import DataSettings
+from fedllm_app.data.settings import DataSettings
 from fedllm_app.data.table import Table
 from fedllm_app.tasks import TaskSettings
 

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.federated import stream
 from fedllm_app.data.packing import _pieces, prepare_packed
-from fedllm_app.data.source import DataSettings, Source
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source
 from fedllm_app.data.table import Table
 
 T = 5

@@ -10,7 +10,8 @@ import pytest
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data import columns, reading
-from fedllm_app.data.source import DataSettings, Source
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source
 
 
 def load(tmp_path, name, content, **keys):

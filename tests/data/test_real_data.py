@@ -6,7 +6,7 @@ import pytest
 from fedllm_app.data.federated import batches, federated_data
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.partition import PartitionSettings
-from fedllm_app.data.source import DataSettings
+from fedllm_app.data.settings import DataSettings
 from fedllm_app.tasks import TaskSettings
 
 pytestmark = pytest.mark.real

@@ -7,7 +7,8 @@ import pytest
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.places import source_of_test, source_of_train
-from fedllm_app.data.source import DataSettings, Source, require_column
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source, require_column
 
 ROWS = {"text": ["one, two", 'three "quoted"\nline'], "label": [0, 1]}
 

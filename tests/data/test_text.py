@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.data.source import DataSettings, Source
+from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.source import Source
 from fedllm_app.data.text import prepare_text, strip_headers, tokenizer_identity, truncated
 
 SOURCE = Source("data.train", "/x.parquet")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.data.partition import Partition
-from fedllm_app.data.source import DataSettings
+from fedllm_app.data.settings import DataSettings
 from fedllm_app.data.users import SEEN, TRAIN, UNSEEN, set_apart
 
 
