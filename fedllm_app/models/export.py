@@ -31,6 +31,7 @@ from fedllm_app.models.trainable import TrainableModel, base_fingerprint
 from fedllm_app.tasks import task_of
 
 ABOUT = "fedllm.json"
+RESULTS = ("adapter", "model")  # where a result is, one of both
 
 
 def save_adapter(
@@ -149,7 +150,7 @@ def merge(folder: Path, out: Path, base: str = "", cache: Path | None = None) ->
 
 def result_folder(run: Path) -> Path:
     """Return where a run's result is, adapter/ or model/; ConfigError if it has none yet."""
-    for name in ("adapter", "model"):
+    for name in RESULTS:
         if (run / name / ABOUT).is_file():
             return run / name
     raise ConfigError(f"{run} has neither adapter/ nor model/: the run has not ended yet")

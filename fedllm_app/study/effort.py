@@ -1,7 +1,6 @@
 """How much of a step each client of a planned round computes, in steps that train all."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,32 +26,27 @@ def trained_shares(plan: RoundPlan, layout: ParamLayout, seed: int, t: int) -> d
     }
 
 
-class Known(Protocol):
-    """What a predictor knows.
+def whole_steps(
+    network: Network,
+    batch: int,
+    c: RunConfig,
+    counts: Mapping[str, int],
+    shares: Mapping[str, float],
+) -> dict[str, float]:
+    """Return the batches of each client, in those that train all of a batch as it is known.
 
-    Attributes
+    Parameters
     ----------
     network : the clock.
-    counts : examples by client.
     batch : of the step whose FLOPs the clock has.
+    counts : examples of the clients that take part.
+    shares : of the values that a client trains, where that is not all.
     """
-
-    network: Network | None
-    counts: Mapping[str, int]
-    batch: int
-
-
-def whole_steps(
-    known: Known, c: RunConfig, shares: Mapping[str, float], clients: Iterable[str]
-) -> dict[str, float]:
-    """Return the batches of each client, in those that train all of a batch as it is known."""
-    larger = c.client.batch / known.batch if known.network and known.network.fleet else 1.0
-    found = {}
-    for client in clients:
-        steps = batches_on(c.client, known.counts[client])
-        whole = known.network.whole_steps(steps, shares.get(client, 1.0)) if known.network else 0.0
-        found[client] = whole * larger
-    return found
+    larger = c.client.batch / batch if network.fleet else 1.0
+    return {
+        client: larger * network.whole_steps(batches_on(c.client, n), shares.get(client, 1.0))
+        for client, n in counts.items()
+    }
 
 
 def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> np.ndarray:

@@ -16,6 +16,8 @@ from typing import Any
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.settings import Scalar
 from fedllm_app.run.metrics import iterate_lines, read_lines
+from fedllm_app.server.methods import STRATEGIES
+from fedllm_app.server.methods.settings import StrategySettings
 
 Row = dict[str, Any]
 # What follows from other keys, or makes no other run.
@@ -61,10 +63,15 @@ class Observed:
     @property
     def portable(self) -> bool:
         """Whether it would have been the same on another fleet: nothing followed the device."""
-        s = self.settings
-        follows = s.get("devices.balance") or s.get("strategy.tier-heads")
-        tiers = s.get("strategy.name") in ("hetlora", "floss-tiers")
-        return not follows and not tiers and s.get("round.pacing", "sync") == "sync"
+        asked = {
+            key.removeprefix("strategy."): value
+            for key, value in self.settings.items() if key.startswith("strategy.")
+        }  # fmt: skip
+        strategy = StrategySettings.model_validate(asked)
+        method = STRATEGIES.get(strategy.name)  # a result imports no module that it names
+        follows = method is not None and method.tiered(strategy)
+        waits = self.settings.get("round.pacing", "sync") == "sync"
+        return waits and not follows and not self.settings.get("devices.balance")
 
     @property
     def jobs(self) -> int:

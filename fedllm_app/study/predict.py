@@ -129,7 +129,9 @@ class Predictor:
             costs.base_bytes[i] = len(new) * self.base_client_bytes
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
-                steps = whole_steps(self, c, planned.shares.get(t, {}), sizes)
+                counts = {client: self.counts[client] for client in sizes}
+                trained = planned.shares.get(t, {})
+                steps = whole_steps(self.network, self.batch, c, counts, trained)
                 costs.put_seconds(t, sizes, base, self.network, steps)
         return costs
 

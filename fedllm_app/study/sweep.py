@@ -27,7 +27,7 @@ from fedllm_app.config.checks import PATH_KEYS
 from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
-from fedllm_app.models.export import ABOUT
+from fedllm_app.models.export import ABOUT, RESULTS
 from fedllm_app.play import CHANGEABLE, run_local
 from fedllm_app.run.checkpoint import newest_whole
 from fedllm_app.run.metrics import iterate_lines, read_lines
@@ -90,7 +90,7 @@ def finished(cell: Cell, home: Path) -> bool:
     if restored is None:
         return False
     progress = restored.state
-    results = (folder / result / ABOUT for result in ("adapter", "model"))
+    results = (folder / result / ABOUT for result in RESULTS)
     written = (json.loads(file.read_text()) for file in results if file.exists())
     # A result of an earlier version does not say after which round; one of a shorter run does.
     if not any(about.get("round", progress.round) == progress.round for about in written):

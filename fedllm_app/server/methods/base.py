@@ -100,6 +100,7 @@ class Method:
     before_step : looks at the round's means, by name of the vector, before the server steps; it
         returns the means to go on with and the method's state. A vector that nobody sent is not
         among them; "params" always is.
+    tiered : whether its plan depends on the tiers of clients, by its settings.
     """
 
     plan: PlanFunction
@@ -116,6 +117,7 @@ class Method:
     rule: str = ""
     beside: tuple[str, ...] = ()
     before_step: BeforeStep | None = None
+    tiered: Callable[[StrategySettings], bool] = lambda settings: False
 
     def filled(self, settings: StrategySettings) -> StrategySettings:
         """Return the settings with the automatic values of the keys that the method reads."""

@@ -96,4 +96,5 @@ FLOSS_TIERS = Method(
     "Raje 2024, heterogeneous devices; arXiv 2406.05233",
     "FLoSS at the density of a client's tier.",
     keys=("tier-densities", *SPARSE_KEYS),
+    tiered=lambda settings: True,
 )

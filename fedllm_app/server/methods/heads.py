@@ -62,4 +62,5 @@ HEADS = Method(
     "Each client trains and sends some attention heads, disjoint within a round.",
     keys=("head-share", "tier-heads", "beside-heads", "mean", *DOWN_KEYS),
     mean="senders",
+    tiered=lambda settings: bool(settings.tier_heads),
 )

@@ -60,4 +60,5 @@ HETLORA = Method(
     keys=("tier-ranks", "mean", *DOWN_KEYS),
     mean="senders",
     needs_lora=True,
+    tiered=lambda settings: True,
 )
