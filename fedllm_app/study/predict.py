@@ -100,11 +100,10 @@ class Predictor:
                 "data.train is 'node', so no client is known here; name them in a file of links "
                 "(--links), or plan with a data set in place of the devices' own"
             )
-        model = parts.model
-        batch = parts.config.client.batch
         return cls(
-            model.layout, parts.initial, model.base_bytes, counts, network, parts.heads, batch
-        )
+            parts.model.layout, parts.initial, parts.model.base_bytes, counts, network,
+            parts.heads, parts.config.client.batch,
+        )  # fmt: skip
 
     def costs(self, config: RunConfig) -> Costs:
         """Return what each round of `config` will cost if every client answers."""
@@ -130,8 +129,7 @@ class Predictor:
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
                 counts = {client: self.counts[client] for client in sizes}
-                trained = planned.shares.get(t, {})
-                steps = whole_steps(self.network, self.batch, c, counts, trained)
+                steps = whole_steps(self.network, self.batch, c, counts, planned.shares.get(t, {}))
                 costs.put_seconds(t, sizes, base, self.network, steps)
         return costs
 
