@@ -1,16 +1,14 @@
 """The tables and the plot of docs/reproducing-cross-device.md, from the rows that there are."""
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
 
 from benchmarks.crossdevice.cells import FAMILIES, LARGE, PRETRAINED, RATES, SMALL
 from benchmarks.crossdevice.claims import LITERATURE, LSTM, sooner, verdicts
 from benchmarks.markers import fill, printed
 from benchmarks.record import ROOT
-from benchmarks.reproduce.figures import save
 from benchmarks.study_kit.claims import Points, gap
 from benchmarks.study_kit.entry import Row
-from benchmarks.study_kit.points import by_point, number, perplexity
+from benchmarks.study_kit.points import by_point, number, perplexity, plot_bytes
 
 DOCUMENT = ROOT / "docs" / "reproducing-cross-device.md"
 COLOURS = {"lstm": "C7", "transformer": "C0", "conformer": "C1"}
@@ -83,24 +81,10 @@ def rates(rows: Sequence[Row]) -> str:
 
 def draw(points: Points) -> None:
     """Draw perplexity against megabytes up, on the roles."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     shown = {name: own for name, own in points.items() if own[0]["figure"] in ("paper", "beyond")}
-    if not shown:
-        return
-    figure, axis = plt.subplots(figsize=(8, 5))
-    for name, own in shown.items():
-        up = own[0]["up-bytes"] / 1e6
-        values = [row["perplexity"] for row in own]
-        spread = stdev(values) if len(values) > 1 else 0
+
+    def style(name: str) -> tuple[str, str]:
         family, size, _ = name.split("-", 2)
-        marker = "o" if size == LARGE else "s"
-        colour = COLOURS[family]
-        axis.errorbar(up, fmean(values), spread, fmt=marker, color=colour, capsize=2)
-        axis.annotate(name, (up, fmean(values)), (5, 3), textcoords="offset points", fontsize=6)
-    axis.set(xscale="log", xlabel="MB up, all clients", ylabel="held-out perplexity")
-    axis.grid(alpha=0.3)
-    save(figure, "crossdevice-bytes")
+        return COLOURS[family], "o" if size == LARGE else "s"
+
+    plot_bytes(shown, "crossdevice-bytes", style)

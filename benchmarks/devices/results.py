@@ -15,11 +15,11 @@ from benchmarks.devices.cells import (
     once,
 )
 from benchmarks.record import kept_rows, write_result
-from fedllm_app.core.errors import FedllmError
+from benchmarks.study_kit.study import row_there_is
 from fedllm_app.study.guide import Advice, advise
 from fedllm_app.study.observed import Observed, Row, observed, row_of
 from fedllm_app.study.on_fleet import GOALS, OnFleet
-from fedllm_app.study.sweep import Cell, finished
+from fedllm_app.study.sweep import Cell
 
 NAME, HELD = "reproduce-devices", "reproduce-devices-held-out"
 NOWHERE: Settings = {"data.train": "org/data"}
@@ -27,19 +27,13 @@ NOWHERE: Settings = {"data.train": "org/data"}
 
 def measured(entry: Entry, home: Path, known: Mapping[str, Row]) -> Row | None:
     """Return the row of a finished run; where its folder is not here, the row that is known."""
-    cell, folder = entry.cell(NOWHERE), home / "runs" / entry.name
-    if not folder.exists():
-        row = known.get(entry.name)
-        return row if row and row["settings"] == dict(entry.settings) else None
-    try:
-        if not finished(cell, home):
-            return None
-    except FedllmError as error:
-        print(f"left out: {error}")
-        return None
-    row = {"figure": entry.figure} | row_of(folder, entry.settings)
-    own = {"seconds": row["simulated-s"], "joules": row["energy-j"]}
-    return row | {"fleets": costs(observed(row)) or {"mixed": own}}
+
+    def read(folder: Path) -> Row:
+        row = {"figure": entry.figure} | row_of(folder, entry.settings)
+        own = {"seconds": row["simulated-s"], "joules": row["energy-j"]}
+        return row | {"fleets": costs(observed(row)) or {"mixed": own}}
+
+    return row_there_is(entry.cell(NOWHERE), dict(entry.settings), home, known, read)
 
 
 def costs(run: Observed) -> dict[str, dict[str, float]]:

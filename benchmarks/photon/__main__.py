@@ -8,12 +8,20 @@ finished). `--list` prints every run with its state.
 """
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from benchmarks.photon.results import STUDY
 from benchmarks.study_kit.command import main
+from benchmarks.study_kit.entry import Settings
+
+
+def places(home: Path, found: Mapping[str, Path]) -> Settings:
+    """Return what this machine has in the place of each placeholder."""
+    return {"org/data": str(found["data"])}
+
 
 if __name__ == "__main__":
     words = (__doc__ or "").splitlines()[0]
     data = {"data": "a folder that holds one for each source"}
-    places = lambda home, found: {"org/data": str(found["data"])}  # noqa: E731
     sys.exit(main(STUDY, "benchmarks.photon", words, data, places))

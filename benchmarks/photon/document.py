@@ -1,16 +1,14 @@
 """The tables and the plot of docs/reproducing-photon.md, from the rows that there are."""
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
 
 from benchmarks.markers import fill, printed
 from benchmarks.photon.cells import CLIENT_LRS, OUTER_LRS
 from benchmarks.photon.claims import DENSE, verdicts
 from benchmarks.record import ROOT
-from benchmarks.reproduce.figures import save
 from benchmarks.study_kit.claims import Points
 from benchmarks.study_kit.entry import Row
-from benchmarks.study_kit.points import by_point, number, perplexity
+from benchmarks.study_kit.points import by_point, number, perplexity, plot_bytes
 
 DOCUMENT = ROOT / "docs" / "reproducing-photon.md"
 LOCAL_STEPS = (16, 64, 256)
@@ -103,26 +101,10 @@ def late(points: Points) -> str:
 
 def draw(points: Points) -> None:
     """Draw perplexity against megabytes up."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     shown = {
         name: own
         for name, own in points.items()
         if own[0]["figure"] in BYTES and not name.startswith("centralized")
     }
-    if not shown:
-        return
-    figure, axis = plt.subplots(figsize=(8, 5))
-    for name, own in shown.items():
-        up = own[0]["up-bytes"] / 1e6
-        values = [row["perplexity"] for row in own]
-        color = "C0" if name.startswith("sparse") else "C7"
-        spread = stdev(values) if len(values) > 1 else 0
-        axis.errorbar(up, fmean(values), spread, fmt="o", color=color, capsize=2)
-        axis.annotate(name, (up, fmean(values)), (5, 3), textcoords="offset points", fontsize=7)
-    axis.set(xscale="log", xlabel="MB up, all clients", ylabel="held-out perplexity")
-    axis.grid(alpha=0.3)
-    save(figure, "photon-bytes")
+    colours = {True: "C0", False: "C7"}
+    plot_bytes(shown, "photon-bytes", lambda name: (colours[name.startswith("sparse")], "o"))

@@ -1,8 +1,9 @@
 """Rows by point, and how a point stands in a table."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import fmean, stdev
 
+from benchmarks.reproduce.figures import save
 from benchmarks.study_kit.claims import Points
 from benchmarks.study_kit.entry import Row
 
@@ -21,6 +22,33 @@ def perplexity(points: Points, name: str) -> str:
     values = [row["perplexity"] for row in points.get(name, ())]
     spread = f" ± {stdev(values):.1f} ({len(values)} seeds)" if len(values) > 1 else ""
     return f"{fmean(values):.1f}{spread}" if values else ""
+
+
+def plot_bytes(shown: Points, name: str, style: Callable[[str], tuple[str, str]]) -> None:
+    """Draw the perplexity of points against their megabytes up, if there are any.
+
+    Parameters
+    ----------
+    name : of the figure.
+    style : returns colour and marker by a point's name.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    if not shown:
+        return
+    figure, axis = plt.subplots(figsize=(8, 5))
+    for point, own in shown.items():
+        up, values = own[0]["up-bytes"] / 1e6, [row["perplexity"] for row in own]
+        spread = stdev(values) if len(values) > 1 else 0
+        colour, marker = style(point)
+        axis.errorbar(up, fmean(values), spread, fmt=marker, color=colour, capsize=2)
+        axis.annotate(point, (up, fmean(values)), (5, 3), textcoords="offset points", fontsize=6)
+    axis.set(xscale="log", xlabel="MB up, all clients", ylabel="held-out perplexity")
+    axis.grid(alpha=0.3)
+    save(figure, name)
 
 
 def number(value: float | None) -> str:

@@ -13,6 +13,28 @@ from fedllm_app.study.sweep import Cell, finished
 SPENT = ("tokens", "up-bytes", "down-bytes", "simulated-s")
 
 
+def row_there_is(
+    cell: Cell, settings: Settings, home: Path, known: Mapping[str, Row],
+    read: Callable[[Path], Row],
+) -> Row | None:  # fmt: skip
+    """Return what a finished run measured; where its folder is not here, the row known.
+
+    Parameters
+    ----------
+    settings : that a known row must have, since one of other settings is of another run.
+    read : makes the row from the folder of a run.
+    """
+    folder = home / "runs" / cell.name
+    if not folder.exists():
+        row = known.get(cell.name)
+        return row if row and row["settings"] == settings else None
+    try:
+        return read(folder) if finished(cell, home) else None
+    except FedllmError as error:
+        print(f"left out: {error}")
+        return None
+
+
 @dataclass(frozen=True)
 class Study:
     """A table of runs, and where its rows go.
@@ -64,18 +86,13 @@ class Study:
     ) -> Row | None:
         """Return what a finished run measured; where its folder is not here, the row known."""
         cell = entry.cell(rates, {})
-        folder = home / "runs" / entry.name
         if cell is None:
             return None
-        if not folder.exists():
-            row = known.get(entry.name)
-            return row if row and row["settings"] == dict(cell.settings) else None
-        try:
-            if not finished(cell, home):
-                return None
-        except FedllmError as error:
-            print(f"left out: {error}")
-            return None
+        settings = dict(cell.settings)
+        return row_there_is(cell, settings, home, known, lambda run: self._read(entry, cell, run))
+
+    def _read(self, entry: Entry, cell: Cell, folder: Path) -> Row:
+        """Return the row of a finished run."""
         records = read_lines(folder / "metrics.jsonl")
         evaluated = [r for r in records if r.get("evaluation")]
         last = records[-1] if "up-bytes" in records[-1] else records[-2]
