@@ -69,7 +69,6 @@ def save_adapter(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     base = str(folder / "base") if model.random_base else source
-    config = model.backbone.config
     with without_bars():
         if model.train == "lora":
             _save_lora(model, work, base)
@@ -80,14 +79,9 @@ def save_adapter(
     about: dict[str, Any] = {
         "task": task,
         "base": base,
-        "dtype": _dtype_name(model),
-        "fingerprint": model.fingerprint,
-        "is_decoder": bool(getattr(config, "is_decoder", False)),
-        "pad_token_id": getattr(config, "pad_token_id", None),
+        **_facts(model),
         "labels": list(labels),
         "converted_from": converted_from(source),
-        "registered_by": own.__name__ if config.model_type in own.OWN else "",
-        "quantized": getattr(model.backbone, "is_quantized", False),
         "round": round,
         "metrics": dict(metrics or {}),
     }
@@ -98,6 +92,19 @@ def save_adapter(
     (work / "README.md").write_text(text)
     _replace(folder, work)
     return folder
+
+
+def _facts(model: TrainableModel) -> dict[str, Any]:
+    """Return what fedllm.json says of a model alone."""
+    config = model.backbone.config
+    return {
+        "dtype": _dtype_name(model),
+        "fingerprint": model.fingerprint,
+        "is_decoder": bool(getattr(config, "is_decoder", False)),
+        "pad_token_id": getattr(config, "pad_token_id", None),
+        "registered_by": own.__name__ if config.model_type in own.OWN else "",
+        "quantized": getattr(model.backbone, "is_quantized", False),
+    }
 
 
 def merge(folder: Path, out: Path, base: str = "", cache: Path | None = None) -> Path:
@@ -125,7 +132,7 @@ def merge(folder: Path, out: Path, base: str = "", cache: Path | None = None) ->
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{str(out)!r} is in use; expected a new or empty folder")
     about = json.loads((folder / ABOUT).read_text())
-    source = _base_of(folder, about, base, cache or Path.home() / ".fedllm" / "cache")
+    source = base_of(folder, about, base, cache or Path.home() / ".fedllm" / "cache")
     with without_bars():
         model = load_base(about, source)
         heads = PeftConfig.from_pretrained(folder).modules_to_save or []
@@ -146,40 +153,6 @@ def merge(folder: Path, out: Path, base: str = "", cache: Path | None = None) ->
         if (folder / "tokenizer_config.json").is_file():
             AutoTokenizer.from_pretrained(folder).save_pretrained(out)
     return out
-
-
-def result_folder(run: Path) -> Path:
-    """Return where a run's result is, adapter/ or model/; ConfigError if it has none yet."""
-    for name in RESULTS:
-        if (run / name / ABOUT).is_file():
-            return run / name
-    raise ConfigError(f"{run} has neither adapter/ nor model/: the run has not ended yet")
-
-
-def load_result(folder: Path, base: str = "", cache: Path | None = None) -> tuple[Any, Any, Any]:
-    """Return the model of a result in eval mode, its tokenizer (or None), and its fedllm.json.
-
-    Parameters
-    ----------
-    folder : of `result_folder`.
-    base, cache : as in `merge`.
-
-    Raises
-    ------
-    ConfigError
-        If the base is not where it was, or does not load.
-    """
-    about = json.loads((folder / ABOUT).read_text())
-    with without_bars():
-        if folder.name == "model":
-            check_files(folder)
-            model = auto_model(about["task"]).from_pretrained(folder, dtype=torch.float32)
-        else:
-            source = _base_of(folder, about, base, cache or Path.home() / ".fedllm" / "cache")
-            model = PeftModel.from_pretrained(load_base(about, source).float(), folder)
-        there = (folder / "tokenizer_config.json").is_file()
-        tokenizer = AutoTokenizer.from_pretrained(folder) if there else None
-    return model.eval(), tokenizer, about
 
 
 def load_base(about: Mapping[str, Any], source: str = "") -> PreTrainedModel:
@@ -218,7 +191,7 @@ def load_base(about: Mapping[str, Any], source: str = "") -> PreTrainedModel:
     return model
 
 
-def _base_of(folder: Path, about: Mapping[str, Any], base: str, cache: Path) -> str:
+def base_of(folder: Path, about: Mapping[str, Any], base: str, cache: Path) -> str:
     """Return where an adapter's base is; ConfigError if it was a folder and is gone."""
     if base:
         given = Path(base).resolve()

@@ -50,11 +50,7 @@ def readme_text(
     lines += load_lines(folder, about, train, tokenizer)
     lines += ["```", ""]
     if about.get("stop_ids"):
-        lines += [
-            "## Talk to it", "", "```python", *chat_lines(about), "```", "",
-            "Or in a terminal, with an answer that appears as it is generated:", "",
-            "```bash", f"fedllm chat {folder.parent}", "```", "",
-        ]  # fmt: skip
+        lines += _talk(folder, about)
     if train == "lora" and about["dtype"] == "bfloat16":
         lines += [
             "Trained on a bfloat16 base. These lines round the base the same way, then compute in "
@@ -68,6 +64,21 @@ def readme_text(
             f"minus the mean ({mean}), divided by ({std}).",
             "",
         ]
+    return "\n".join([*lines, *_tables(about)])
+
+
+def _talk(folder: Path, about: Mapping[str, Any]) -> list[str]:
+    """Return how to talk to it."""
+    return [
+        "## Talk to it", "", "```python", *chat_lines(about), "```", "",
+        "Or in a terminal, with an answer that appears as it is generated:", "",
+        "```bash", f"fedllm chat {folder.parent}", "```", "",
+    ]  # fmt: skip
+
+
+def _tables(about: Mapping[str, Any]) -> list[str]:
+    """Return what it scored, and its labels by number."""
+    lines = []
     if about["metrics"]:
         lines += ["## Scores", "", "| metric | value |", "|---|---|"]
         lines += [f"| {name} | {value:.6g} |" for name, value in about["metrics"].items()]
@@ -77,7 +88,7 @@ def readme_text(
         escaped = (str(label).replace("|", "\\|") for label in about["labels"])
         lines += [f"| {i} | {label} |" for i, label in enumerate(escaped)]
         lines += [""]
-    return "\n".join(lines)
+    return lines
 
 
 def chat_lines(about: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.models.export import merge, result_folder
+from fedllm_app.models.export import merge
+from fedllm_app.models.result import result_folder
 
 INSTALL = "pip install 'fedllm[eval]', or pip install 'lm-eval[hf]>=0.4.9'"
 

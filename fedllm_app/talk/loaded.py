@@ -7,7 +7,8 @@ from typing import Any
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import flatten
-from fedllm_app.models.export import ABOUT, load_result, result_folder
+from fedllm_app.models.export import ABOUT
+from fedllm_app.models.result import load_result, result_folder
 
 
 @dataclass(frozen=True)
