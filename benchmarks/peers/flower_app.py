@@ -26,10 +26,12 @@ class Played:
     ----------
     rounds : seconds of each round.
     first_train_s : from the launch to the first message that a client was about to train.
+    lines : all that it wrote.
     """
 
     rounds: list[float]
     first_train_s: float
+    lines: list[dict[str, Any]]
 
 
 def federation_of(nodes: int, folder: Path) -> Path:
@@ -62,4 +64,4 @@ def play(name: str, keys: Mapping[str, Any], *, nodes: int, folder: Path) -> Pla
     if len(trained) != nodes * (len(ends) - 1):
         raise RuntimeError(f"the peer {name}: {len(trained)} clients trained; see its log")
     rounds = [after - before for before, after in itertools.pairwise(ends)]
-    return Played(rounds, min(trained) - launched)
+    return Played(rounds, min(trained) - launched, lines)

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.record import write_result
 
 COUNTS = (1, 2, 4)
-STEPS, B, T = 5, 2, 64
+STEPS, B, T = 3, 2, 64
 # What the checkpoint is stored as, and model.dtype.
 CASES = [("float32", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16")]
 READ = {"Pss": "pss", "Pss_Anon": "anonymous", "Pss_File": "file", "Rss": "rss"}
