@@ -52,6 +52,7 @@ def command(*words, typed=None):
 
 
 @pytest.mark.real
+@pytest.mark.timeout(1200)  # each message loads the model anew
 @pytest.mark.flower
 def test_two_devices_with_conversations_of_their_own_and_the_talk_after(tmp_path):
     if not FILE.exists():
