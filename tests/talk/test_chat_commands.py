@@ -175,6 +175,7 @@ metric_list:
 
 
 @pytest.mark.real
+@pytest.mark.timeout(900)
 def test_the_harness_scores_a_task_of_local_files(run, tmp_path, tiny):
     pytest.importorskip("lm_eval", reason="pip install 'fedllm[eval]'")
     words = ["moon", "ice", "rock"]
