@@ -43,8 +43,10 @@ def federation_of(nodes: int, folder: Path) -> Path:
     return path
 
 
-def play(name: str, keys: Mapping[str, Any], *, nodes: int, folder: Path) -> Played:
-    """Run the app of this name and return its times.
+def play(
+    name: str, keys: Mapping[str, Any], *, nodes: int, folder: Path, timeout_s: float = 600
+) -> Played:
+    """Run the app of this name and return its times; it is stopped after `timeout_s` seconds.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def play(name: str, keys: Mapping[str, Any], *, nodes: int, folder: Path) -> Pla
     words = [f"{key}={json.dumps(value)}" for key, value in {**keys, "times": str(times)}.items()]
     launched = time.time()
     federation = federation_of(nodes, folder)
-    code = run_flower(PEERS / name, overrides=words, federation=federation, timeout_s=600)
+    code = run_flower(PEERS / name, overrides=words, federation=federation, timeout_s=timeout_s)
     if code:
         raise RuntimeError(f"the peer {name} failed with exit code {code}")
     lines = [json.loads(line) for line in times.read_text().splitlines()]

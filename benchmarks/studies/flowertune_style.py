@@ -141,7 +141,9 @@ def theirs(folder: Path, cohorts: list[list[str]]) -> dict[str, Any]:
         "batch": B, "steps": STEPS,
     }  # fmt: skip
     with peaks() as memory:
-        played = flower_app.play("flowertune_style", keys, nodes=CLIENTS, folder=folder)
+        played = flower_app.play(
+            "flowertune_style", keys, nodes=CLIENTS, folder=folder, timeout_s=3600
+        )
     sent = {way: [0] * len(cohorts) for way in ("down", "up")}
     messages = [line for line in played.lines if "of-round" in line]
     for line in messages:
