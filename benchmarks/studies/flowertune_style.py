@@ -11,6 +11,7 @@ with FLoSS. The result goes to benchmarks/results/flowertune-style.json.
 
 import argparse
 import json
+import os
 import tempfile
 import threading
 from collections import defaultdict
@@ -176,6 +177,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.rounds < 2:
         parser.error("--rounds is below 2; round 1 is reported apart")
+    # Ray's workers step back behind all other work, and on a busy machine never come forward.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with tempfile.TemporaryDirectory(prefix="flowertune-style-") as name:
         folder = Path(name)
         write_inputs(asked.data.absolute(), asked.model.absolute(), folder)
