@@ -165,7 +165,7 @@ def _bytes() -> Iterator[Entry]:
     }  # fmt: skip
     for name, own in options.items():
         for seed in SEEDS if name == LARGER else SEEDS[:1]:
-            made = sparse | own | {"run.seed": seed}
+            made = sparse | own | ({"run.seed": seed} if seed else {})
             yield Entry("bytes", "bytes", f"sparse-{name}-s{seed}", made, "sparse")
 
 
