@@ -9,22 +9,22 @@ from functools import cached_property, partial
 from pathlib import Path
 from time import strftime
 
-import numpy as np
-
 from fedllm_app.client.answer import answer
+from fedllm_app.client.measure import measure
 from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import CheckpointError, check_room
 from fedllm_app.core.files import replacing
-from fedllm_app.core.job import Profile, Reply, Request
+from fedllm_app.core.job import Measurement, Profile, Reply, Request
 from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.data.digests import data_digests
 from fedllm_app.devices.fleet import Fleet
 from fedllm_app.devices.network import Network, network_of
 from fedllm_app.ending import finish_run
+from fedllm_app.measuring import evaluator_of
 from fedllm_app.models.vocabulary import tokenizer_digest
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
@@ -44,7 +44,6 @@ from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
 from fedllm_app.server.reading import Epochs, Reading, Streams
 from fedllm_app.server.transport import Transport
-from fedllm_app.tasks.by_client import client_rows, spread
 
 log = logging.getLogger("fedllm")
 
@@ -154,7 +153,9 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit,
         c.devices.on,
     )  # fmt: skip
-    evaluate = partial(_evaluated, parts, recorder) if len(parts.data.evaluation) else None
+    limits = Limits(c.run, asked, network, c.task.kind.falling)
+    evaluator = evaluator_of(parts, recorder, limits, transport)
+    limits.measured = evaluator.asked
     return Loop(
         state=state or RunState(begun_on=begun),
         resumed=state is not None,
@@ -164,10 +165,10 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
             _balance(c, network),
         ),
         pacing=pacing_of(asked, c.run.seed),
-        limits=Limits(c.run, asked, network, c.task.kind.falling),
+        limits=limits,
         optimizer=optimizer,
         transport=transport,
-        evaluate=evaluate,
+        evaluator=evaluator,
         recorder=recorder,
         min_replies=c.round.min_replies,
         counting=Counting(
@@ -180,14 +181,6 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         reading=_reading(c),
         simulated=c.data.train != "node",
     )  # fmt: skip
-
-
-def _evaluated(parts: Parts, recorder: Recorder, values_P: np.ndarray) -> dict[str, float]:
-    """Return the metrics of flat values; have those of single clients recorded where asked for."""
-    if most := parts.config.round.evaluate_clients:
-        tallies = parts.by_client(values_P, most)
-        recorder.by_client.measured(client_rows(parts.task, tallies), spread(parts.task, tallies))
-    return parts.evaluate(values_P)
 
 
 def _balance(c: RunConfig, network: Network | None) -> Balance | None:
@@ -244,6 +237,14 @@ class LocalTransport:
         replies = [reply for request in waiting for reply in answer(self._device, request)]
         check_room(reply.error for reply in replies)
         return replies
+
+    def held(self) -> Mapping[str, int]:
+        """Return the number of examples that a device holds out."""
+        return self._parts.held()
+
+    def measure(self, request: Request, timeout_s: float) -> list[Measurement]:
+        """Measure the model on what clients hold out: none is late because another took long."""
+        return measure(self._device, request)
 
 
 def run_local(

@@ -53,6 +53,20 @@ class Planned:
     encoded: dict[str, tuple[dict[str, np.ndarray], str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Serving:
+    """The model that a device of the served group would receive next.
+
+    Attributes
+    ----------
+    request : what brings it to a device, without jobs.
+    values : what the device makes of it, float32 of shape (P,).
+    """
+
+    request: Request
+    values: np.ndarray
+
+
 @dataclass
 class Planner:
     """Asks the method for its plan and encodes what goes down.
@@ -169,17 +183,21 @@ class Planner:
             vectors[name] = self._encoded(values, own, False, base, value_type)
         return vectors, base
 
-    def served(self, state: RunState, params_P: np.ndarray) -> np.ndarray:
-        """Return what a device of the served group would hold next, float32 of shape (P,)."""
+    def served(self, state: RunState, params_P: np.ndarray) -> Serving:
+        """Return the model that a device of the served group would receive next."""
         planned = self.plan(state, params_P, ())
         group = planned.plan.served
-        plan = planned.plan.groups[group]
+        whole = planned.plan.groups[group]
+        # What it is made of, without what a device would do with it.
+        plan = ClientPlan(down=whole.down, fill=whole.fill, down_as=whole.down_as)
         vectors, base = self.downloads(planned, group, plan)
         derived = None
         if not isinstance(plan.down, Positions):
             derived = expand(plan.down, self.layout, Draw(self.seed, planned.inputs.job, group))
         update = decode(vectors[PARAMS], origin_of(self.layout, base), derived=derived)
-        return device_copy(plan, update.positions, update.values, self.initial)
+        values = device_copy(plan, update.positions, update.values, self.initial)
+        words, layout, t = plan.to_json(), self.layout.hash, planned.inputs.job
+        return Serving(Request(group, words, vectors, (), layout, base, t), values)
 
     def _remembered(self, plan: ClientPlan) -> ClientPlan:
         """Return a plan with what a device keeps of its download, where one may go on from it."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from fedllm_app.core.job import Profile, Reply, Request
+from fedllm_app.core.job import Measurement, Profile, Reply, Request
 
 
 class Transport(Protocol):
@@ -23,3 +23,9 @@ class Transport(Protocol):
 
     def poll(self) -> list[Reply]:
         """Return the replies that have come, after a moment's wait when there are none."""
+
+    def held(self) -> Mapping[str, int]:
+        """Return how many examples each client that is there holds out on its device."""
+
+    def measure(self, request: Request, timeout_s: float) -> Sequence[Measurement]:
+        """Let the clients of a request measure the model; return what came within the time."""
