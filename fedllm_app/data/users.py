@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.core.seeds import derive_seed
+from fedllm_app.core.seeds import derive_seeds
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
 from fedllm_app.data.settings import DataSettings
 from fedllm_app.data.table import Rows, Table
@@ -55,8 +55,7 @@ class Measured:
 
 def drawn(purpose: str, clients: Sequence[str]) -> NDArray[np.float64]:
     """Return a number in [0, 1) for each client, drawn by purpose and name alone."""
-    seeds = np.array([derive_seed(purpose, client) for client in clients], np.int64)
-    shares: NDArray[np.float64] = (seeds >> 10) / float(1 << 53)
+    shares: NDArray[np.float64] = (derive_seeds(purpose, clients) >> 10) / float(1 << 53)
     return shares
 
 
@@ -186,7 +185,7 @@ def _held_out(
     # less that of the first.
     first_C = np.cumsum(texts_C) - texts_C
     number_T = np.arange(len(pairs_T)) - first_C[client_T]
-    key_C = np.array([derive_seed("held-out of clients", client) for client in clients], np.uint64)
+    key_C = derive_seeds("held-out of clients", clients).astype(np.uint64)
     drawn_T = np.lexsort((_mixed(key_C[client_T], number_T), client_T))
     place_T = np.empty(len(pairs_T), np.int64)
     place_T[drawn_T] = number_T
@@ -206,7 +205,8 @@ def _mixed(key_T: NDArray[np.uint64], number_T: NDArray[np.int64]) -> NDArray[np
     z_T = key_T + (number_T.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z_T = (z_T ^ (z_T >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z_T = (z_T ^ (z_T >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z_T ^ (z_T >> np.uint64(31))
+    drawn_T: NDArray[np.uint64] = z_T ^ (z_T >> np.uint64(31))
+    return drawn_T
 
 
 def _part(dealt: Partition, of_C: NDArray[np.bool_], of_N: NDArray[np.bool_]) -> Partition:

@@ -66,11 +66,14 @@ def read_measurement(message: Message | None, client: str) -> Measurement:
         if [one.client for one in words.found] != [client]:
             raise WireError("it answers for others; expected its own client alone")
     except (ValidationError, WireError) as error:
-        why = " ".join(str(error)[:MOST_ERROR].split())
-        return Measurement(client, error=f"not an answer to a question: {why}", reason="malformed")
+        why = f"not an answer to a question: {_in_a_line(str(error))}"
+        return Measurement(client, error=why, reason="malformed")
     (one,) = words.found
-    error = " ".join(one.error[:MOST_ERROR].split())
-    return Measurement(client, one.sums, error, one.reason)
+    return Measurement(client, one.sums, _in_a_line(one.error), one.reason)
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(text[:MOST_ERROR].split())
 
 
 class Asking:

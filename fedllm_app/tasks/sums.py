@@ -41,7 +41,7 @@ def checked_sums(
     if sums.keys() != kinds.keys():
         came = str(sorted(sums))[:200]
         raise WireError(f"the sums {came} came; expected {sorted(kinds)}")
-    units = sums.get("units")
+    units: Any = sums.get("units")
     if not _is_count(units, most_units):
         raise WireError(f"units is {str(units)[:40]}; expected 0 to {most_units:,}")
     return {name: _checked(name, kinds[name], value, units, labels) for name, value in sums.items()}

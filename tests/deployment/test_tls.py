@@ -1,7 +1,7 @@
 """Two devices with files of their own train over TLS, in processes as on real machines.
 
-One federation plays two runs: an adapter in rounds that close at the first reply, and a model from
-scratch on streams of tokens, asynchronously.
+One federation plays two runs: an adapter in rounds that close at the first reply, measured on what
+devices hold out, and a model from scratch on streams of tokens, asynchronously.
 """
 
 import json
@@ -65,6 +65,20 @@ def check_first_replies(run, report):
     assert {line["client"] for line in ledger} <= {"alice", "bob", ""}, report
 
 
+def check_measured(run, report):
+    """Both devices measured the model on what they hold out, before round 1 and after the last."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    measured = {r["round"]: r["by-client"] for r in records if "by-client" in r}
+    assert {t: said["seen"]["clients"] for t, said in measured.items()} == {0: 2, 2: 2}, report
+    assert not any("not-measured" in record for record in records), report
+    rows = [json.loads(line) for line in (run / "clients.jsonl").open()]
+    held = [(row["round"], row["client"], row["examples"]) for row in rows]
+    assert held == [(t, c, n) for t in (0, 2) for c, n in (("alice", 2), ("bob", 1))], report
+    sent = [json.loads(line) for line in (run / "ledger.jsonl").open()]
+    sent = [(r["round"], r["client"]) for r in sent if r.get("vector") == "evaluation"]
+    assert sent == [(t, c) for t in (0, 2) for c in ("alice", "bob")], report
+
+
 @pytest.mark.flower
 def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     save_model(tmp_path / "model")
@@ -79,10 +93,14 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     recipe = tmp_path / "recipe.toml"
     settings = {
         "run": {"home": str(tmp_path / "server-home"), "name": "tls", "rounds": 2},
-        "data": {"train": "node", "labels": "sky,soil", "test": str(tmp_path / "test.jsonl")},
+        "data": {
+            "train": "node", "labels": "sky,soil", "test": str(tmp_path / "test.jsonl"),
+            "client-holdout": 0.25,
+        },
         "model": {"source": str(tmp_path / "model")},
         "round": {
             "pacing": "deadline", "clients": 1, "over-select": 2.0, "evaluate-every": 2,
+            "evaluate-clients": 5,
         },
         "lora": {"rank": 2},
     }  # fmt: skip
@@ -110,4 +128,5 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     adapted = PeftModel.from_pretrained(base, run / "adapter")
     assert any("lora_" in name and value.any() for name, value in adapted.named_parameters())
     check_first_replies(run, report)
+    check_measured(run, report)
     check_streams(run.parent / "stream", report)
