@@ -24,7 +24,7 @@ HOUSE = [
     ["config"],
     ["place"],
     ["parts"],
-    ["opening", "ending"],
+    ["opening", "ending", "measuring"],
     ["flower", "play"],
     ["deploy"],
     ["study"],
