@@ -12,8 +12,8 @@ from dataclasses import replace
 from fedllm_app.core.counts import Counts
 from fedllm_app.core.errors import WireError, check_room
 from fedllm_app.core.job import Job, Measurement, Profile, Reply, Request
+from fedllm_app.flower.asking import Asking
 from fedllm_app.flower.grid import LONGEST_WAIT_S, SHORTEST_WAIT_S, Grid, pulled
-from fedllm_app.flower.measuring import Asking
 from fedllm_app.flower.message import (
     Holdings,
     Message,
