@@ -66,7 +66,7 @@ def check_first_replies(run, report):
 
 
 def check_measured(run, report):
-    """Devices measured the model on what they hold out: who was there at first, and both at last."""
+    """Devices measured the model on what they hold out: who was there first, and both at last."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     measured = {r["round"]: r["by-client"]["seen"]["clients"] for r in records if "by-client" in r}
     assert (list(measured), measured[2]) == ([0, 2], 2), report
