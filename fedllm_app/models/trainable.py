@@ -72,7 +72,7 @@ class TrainableModel:
     @cached_property
     def base_bytes(self) -> int:
         """Bytes of all frozen tensors in their own types: what a device downloads once."""
-        return sum({t.data_ptr(): t.numel() * t.element_size() for _, t in self._frozen()}.values())
+        return sum({memory_of(t): t.numel() * t.element_size() for _, t in self._frozen()}.values())
 
     def load(self, values_P: np.ndarray | Tensor, rank: int = 0) -> None:
         """Set all trainable values; nothing else changes, gradients and modes included.
@@ -180,9 +180,9 @@ class TrainableModel:
 
     def _frozen(self) -> Iterator[tuple[str, Tensor]]:
         """Yield what is frozen, without the untrained head that PEFT keeps: nothing reads it."""
-        trained = {parameter.data_ptr() for parameter in self._tensors.values()}
+        trained = {memory_of(parameter) for parameter in self._tensors.values()}
         for name, tensor in self.model.state_dict().items():
-            if tensor.data_ptr() not in trained and ".original_module." not in name:
+            if memory_of(tensor) not in trained and ".original_module." not in name:
                 yield name, tensor
 
     def _image_arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -203,6 +203,11 @@ class TrainableModel:
                     f"{name} no longer lies in the flat vector: something replaced its data, for "
                     "example a .to() of the wrapped model's"
                 )
+
+
+def memory_of(tensor: Tensor) -> tuple[int, int]:
+    """Return where a tensor lies, which tied ones share; also of one that has shapes alone."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset()
 
 
 def base_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
