@@ -15,6 +15,8 @@ from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings
 from fedllm_app.devices.profile import Profile, read_profiles
 
+MOST_ASKED = 10_000  # clients whose classes are looked up at once
+
 
 class DeviceSettings(Settings):
     """Namespace `devices`: what simulated clients train on."""
@@ -142,7 +144,21 @@ class Fleet:
 
     def tier(self, client: str, tiers: int) -> int:
         """Return a client's tier by how fast its class is: 0 for the slowest classes."""
-        return self.order.index(self.of(client).name) * tiers // len(self.order)
+        return self.tier_of(self.of(client).name, tiers)
+
+    def tier_of(self, name: str, tiers: int) -> int:
+        """Return the tier of a class."""
+        return self.order.index(name) * tiers // len(self.order)
+
+    def present(self, clients: Collection[str]) -> list[str]:
+        """Return the classes that some of these clients are of, the slowest first.
+
+        All that there can be, where no client is known or there are too many to ask.
+        """
+        if not 0 < len(clients) <= MOST_ASKED:
+            return self.order
+        found = {self.of(client).name for client in clients}
+        return [name for name in self.order if name in found]
 
     def counts(self, clients: Collection[str]) -> dict[str, int]:
         """Return how many of the clients are of each class."""

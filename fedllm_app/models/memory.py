@@ -1,6 +1,6 @@
 """What a local step holds in memory, counted without memory: on tensors that have shapes alone.
 
-The model is built from its config under torch's FakeTensorMode, and a real batch goes through it
+The model is built from its config, with torch's FakeTensors, and a real batch goes through it
 forward and backward. Every storage that an operation makes is counted from then until nothing
 refers to it any more, so that what is in memory only for a moment (logits, their logarithms and
 gradients, the gradient of an embedding) is in the peak, and checkpointing, mixed precision,
@@ -114,7 +114,11 @@ def shaped_config(
 
 
 def shaped_model(
-    config: PreTrainedConfig, task: str, model: ModelSettings, lora: LoraSettings, autocast: str = ""
+    config: PreTrainedConfig,
+    task: str,
+    model: ModelSettings,
+    lora: LoraSettings,
+    autocast: str = "",
 ) -> TrainableModel:
     """Return the model of a run without memory: its tensors have shapes alone.
 
@@ -133,9 +137,7 @@ def shaped_model(
             f"model.quantize is {model.quantize!r}, whose memory is not counted; expected ''"
         )
     dtype = torch.float32 if model.train == "full" else DTYPES[model.dtype]
-    # What is real, such as a batch, becomes a shape where it meets one.
-    shapes = FakeTensorMode(allow_non_fake_inputs=True)
-    with without_bars(), torch.random.fork_rng(devices=[]), shapes:
+    with without_bars(), torch.random.fork_rng(devices=[]), torch.device("meta"):
         made = auto_model(task).from_config(config, dtype=dtype)
         if dtype == torch.bfloat16 or autocast:
             attend_in_float32(made)
@@ -145,7 +147,15 @@ def shaped_model(
             checkpoint_layers(made)
         if not model.dropout:
             silence_dropout(made)
-        return wrap(made, model, lora, 0)
+        wrapped = wrap(made, model, lora, 0)
+
+    def shaped(tensor: Tensor) -> Tensor:
+        """Return a tensor that says it is on a CPU, where operations are chosen as in a run."""
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+
+    # What is real, such as a batch, becomes a shape where it meets one.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return wrapped.remade(shaped)
 
 
 def step_memory(

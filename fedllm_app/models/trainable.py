@@ -9,7 +9,7 @@ Shapes: P trainable parameters, B batch, C classes, T tokens, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -119,6 +119,26 @@ class TrainableModel:
             self.model.to(device)
             self._tensors = {n: self.model.get_parameter(path) for n, path in own.items()}
             self._hold(self._rank, copy=True)
+        return self
+
+    def remade(self, make: Callable[[Tensor], Tensor]) -> Self:
+        """Put other tensors in the place of all there are; `flat` and `grad` are made anew.
+
+        Parameters
+        ----------
+        make : returns a tensor of the same shape and type; it is asked once for tied ones.
+        """
+        new: dict[int, Tensor] = {}
+        for module in self.model.modules():
+            both = ((module.named_parameters, True), (module.named_buffers, False))
+            for named, parameter in both:
+                for name, old in [*named(recurse=False, remove_duplicate=False)]:
+                    if id(old) not in new:
+                        made = make(old)
+                        new[id(old)] = nn.Parameter(made, old.requires_grad) if parameter else made
+                    setattr(module, name, new[id(old)])
+        self._tensors = {name: new[id(p)] for name, p in self._tensors.items()}  # type: ignore[misc]
+        self._hold(self._rank)
         return self
 
     def zero_grad(self) -> None:
