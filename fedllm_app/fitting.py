@@ -22,6 +22,7 @@ from fedllm_app.core.support import Draw, expand
 from fedllm_app.core.units import format_bytes
 from fedllm_app.data.federated import batches
 from fedllm_app.devices.fleet import Fleet
+from fedllm_app.devices.profile import Profile
 from fedllm_app.models.memory import StepMemory, shaped_config, shaped_model, step_memory
 from fedllm_app.models.trainable import TrainableModel
 from fedllm_app.parts import Parts
@@ -110,6 +111,17 @@ class Fitting:
         if kind.images:
             return batch
         return {name: t[:, :T] if t.ndim > 1 else t for name, t in batch.items()}
+
+
+def told(fitting: Fitting, profiles: Iterable[Profile]) -> str:
+    """Return what a job that sends and trains everything holds, and into which it does not fit."""
+    try:
+        job = fitting.job(fitting.parts.config.resolved())
+    except ConfigError as error:
+        return f"What a job holds in memory is not known: {error}."
+    said = f"A job holds at most {format_bytes(job.total)} in memory ({shown(job)})"
+    small = [f"{p.name} ({format_bytes(p['memory'])})" for p in profiles if p["memory"] < job.total]
+    return f"{said}; too much for {', '.join(small)}." if small else f"{said}."
 
 
 def refuse_too_small(

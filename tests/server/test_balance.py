@@ -57,7 +57,7 @@ def test_tiers_follow_the_device_where_classes_differ():
 def profile(name, flops):
     """Return a profile whose steps take far longer than its transfers."""
     figures = {key: (1.0 if unit != "Mbps" else 1000.0, unit) for key, (unit, _) in UNITS.items()}
-    figures["flops"] = (flops, "FLOP/s")
+    figures |= {"flops": (flops, "FLOP/s"), "memory": (1e12, "B")}
     return f'name = "{name}"\n' + "".join(
         f'[{key}]\nvalue = {value}\nunit = "{unit}"\nkind = "assumed"\nsource = "a test"\n'
         for key, (value, unit) in figures.items()
