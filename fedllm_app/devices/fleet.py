@@ -25,7 +25,7 @@ class DeviceSettings(Settings):
         "",
         description="Classes of devices with their shares of the clients, such as "
         "phone=0.6,wearable=0.1,pc=0.3. Seconds and joules are simulated by their profiles "
-        "(`fedllm devices`). Empty: no devices are simulated.",
+        "(`fedllm devices`); of real devices the classes count, not the shares. Empty: no devices.",
     )
     file: str = Field(
         "",
@@ -52,7 +52,7 @@ class DeviceSettings(Settings):
 
     @property
     def on(self) -> bool:
-        """Whether devices are simulated."""
+        """Whether there are classes of devices: simulated ones, or those that real ones say."""
         return bool(self.fleet or self.file)
 
 

@@ -66,6 +66,7 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
         node = {"client-id": client, "data-path": tmp_path / f"{client}.jsonl"}
         node |= {"model-path": tmp_path / "model", "home": tmp_path / f"{client}-home"}
         node["tokenizer-path"] = tmp_path / "model"
+        node["device-class"] = {"alice": "phone", "bob": "pc"}[client]
         nodes.append({key: str(value) for key, value in node.items()})
     recipe = tmp_path / "recipe.toml"
     settings = {
@@ -74,6 +75,8 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
         "model": {"source": str(tmp_path / "model")},
         "round": {"clients": 2, "evaluate-every": 2},
         "lora": {"rank": 2},
+        "strategy": {"name": "floss-tiers", "tier-densities": "0.25,1"},
+        "devices": {"fleet": "phone=0.5,pc=0.5"},
     }
     recipe.write_text(tomli_w.dumps(settings))
 
@@ -98,6 +101,8 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2)
     adapted = PeftModel.from_pretrained(base, run / "adapter")
     assert any("lora_" in name and value.any() for name, value in adapted.named_parameters())
-    clients = {json.loads(line)["client"] for line in (run / "ledger.jsonl").open()}
-    assert clients >= {"alice", "bob"}, report
+    lines = [json.loads(line) for line in (run / "ledger.jsonl").open()]
+    groups = {line["client"]: line["group"] for line in lines if line["direction"] == "up"}
+    # The slower of the two classes has the first tier.
+    assert groups == {"alice": "0-density-0.25", "bob": "1-density-1"}, report
     check_streams(run.parent / "stream", report)
