@@ -212,7 +212,8 @@ def _balance(c: RunConfig, network: Network | None) -> Balance | None:
     """Return what divides local steps by device."""
     if network is None or not c.devices.balance:
         return None
-    return Balance(network, c.client.steps, c.devices.balance_most)
+    devices = c.devices
+    return Balance(network, c.client.steps, devices.balance_most, devices.balance_density)
 
 
 def _reading(c: RunConfig) -> Reading:

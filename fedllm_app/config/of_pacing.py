@@ -127,6 +127,11 @@ def _of_balance(c: "RunConfig") -> Iterator[str]:
                 f"devices.balance-most is {c.devices.balance_most:g} with devices.balance = false, "
                 "which divides nothing; expected 4, or devices.balance = true"
             )
+        if c.devices.balance_density != 1:
+            yield (
+                f"devices.balance-density is {c.devices.balance_density:g} with devices.balance = "
+                "false, which lowers nothing; expected 1, or devices.balance = true"
+            )
         return
     if c.data.train == "node":
         yield (

@@ -50,6 +50,14 @@ class DeviceSettings(Settings):
         description="How many times client.steps a fast device takes at most with devices.balance.",
     )
 
+    balance_density: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of its density that an upload over a slow link keeps at least with "
+        "devices.balance, where the device chooses what it sends. 1 leaves densities alone.",
+    )
+
     @property
     def on(self) -> bool:
         """Whether there are classes of devices: simulated ones, or those that real ones say."""
