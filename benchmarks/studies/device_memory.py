@@ -20,12 +20,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import ROOT, write_result
 
+NAME = "device-memory"
 V = 4096
 STEPS = 2  # the optimizer's state is there from the second on
 MALLOC = {
@@ -211,6 +213,27 @@ def row_of(case: Case) -> dict[str, Any]:
     return asdict(case) | {"counted": parts, **found, "ratio": round(ratio, 3)}
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as docs/devices.md has them."""
+    lines = [
+        "| model, what is trained | batch | weights | gradients, optimizer, copies | activations | "
+        "counted | measured | ratio |",
+        "|---" * 8 + "|",
+    ]
+    for row in rows:
+        c, how = row["counted"], [row["shape"], row["train"]]
+        how += ["checkpointing"] * row["checkpointing"] + ["SGD"] * (row["optimizer"] == "sgd")
+        how += [f"base in {row['dtype']}"] * (row["dtype"] != "float32")
+        how += [f"autocast {row['autocast']}"] * bool(row["autocast"])
+        how += [f"{row['micro']} rows at once"] * bool(row["micro"])
+        how += [f"{row['vocabulary']:,} tokens known"] * (row["vocabulary"] != V)
+        beside = c["gradients"] + c["optimizer"] + c["copies"]
+        sizes = (c["weights"], beside, c["activations"], c["total"], row["measured"])
+        cells = [", ".join(how), str(row["batch"]), *(f"{size / 1e6:.0f}" for size in sizes)]
+        lines.append(f"| {' | '.join(cells)} | {row['ratio']:.3f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -228,7 +251,7 @@ def main() -> None:
         row = row_of(case)
         rows.append(row)
         if not asked.dry:
-            write_result("device-memory", {"steps": STEPS, "malloc": MALLOC}, rows)
+            write_result(NAME, {"steps": STEPS, "malloc": MALLOC}, rows)
         MB = {name: round(value / 1e6) for name, value in row["counted"].items()}
         print(
             f"{case.shape} {case.train} B={case.batch} T={case.tokens} ck={case.checkpointing} "
@@ -237,6 +260,7 @@ def main() -> None:
             f"program, ratio {row['ratio']:.3f}",
             flush=True,
         )
+    print(table(rows))
 
 
 if __name__ == "__main__":
