@@ -145,6 +145,9 @@ class Scripted:
     def clients(self) -> Mapping[str, int]:
         return self.counts
 
+    def busy(self) -> Sequence[str]:
+        return ()
+
     def profiles(self) -> Mapping[str, Any]:
         return {}
 

@@ -87,6 +87,16 @@ class FlowerTransport:
                 log.info("waiting: %d nodes with %d clients are there", len(nodes), len(found))
             time.sleep(0.2)
 
+    def busy(self) -> set[str]:
+        """Return the clients of devices that are still at an earlier job.
+
+        In a simulation a worker takes one job after the other, and nobody is.
+        """
+        if self._simulated:
+            return set()
+        self._gather()
+        return {job.client for _, jobs in self._open.values() for job in jobs}
+
     def profiles(self) -> Mapping[str, Profile]:
         """Return what the nodes have said of their clients' devices."""
         return self._profiles
@@ -94,10 +104,7 @@ class FlowerTransport:
     def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
         """Send requests; a device that is still at an earlier job is not given another."""
         self._wait_s = SHORTEST_WAIT_S
-        # Answers to earlier rounds: their nodes are free again, and their bytes have travelled.
-        self._failed += self._replies()
-        alive = set(self._grid.get_node_ids())
-        self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
+        self._gather()
         for node, request in self.assign(requests):
             # An answer that is late for its round frees its device, and its bytes count.
             message = train_message(request, node, LATE * timeout_s)
@@ -106,6 +113,15 @@ class FlowerTransport:
             if not taken:  # the node has just gone, or the message is too large for Flower
                 why = "Flower did not take the message"
                 self._failed += [Reply(j.id, j.client, error=why) for j in request.jobs]
+
+    def _gather(self) -> None:
+        """Take in answers to earlier rounds, and forget the jobs of nodes that have left.
+
+        Those that answered are free again, and their bytes have travelled.
+        """
+        self._failed += self._replies()
+        alive = set(self._grid.get_node_ids())
+        self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
 
     def poll(self) -> list[Reply]:
         """Return what has come; sleep a little, and longer each time, when nothing has."""

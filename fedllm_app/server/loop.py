@@ -29,6 +29,7 @@ from fedllm_app.server.methods.base import Means
 from fedllm_app.server.opened import OpenRound, advanced, record_downloads, unfounded, wasted
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing.base import Pacing
+from fedllm_app.server.pacing.free import first_free
 from fedllm_app.server.planning import Planner
 from fedllm_app.server.reading import ENDED, Epochs, Reading
 from fedllm_app.server.transport import Transport
@@ -110,7 +111,7 @@ class Loop:
         if there and not (clients or self.waiting or self.state.open):
             return ENDED
         self.reopen(clients)
-        cohort = self.pacing.ask(self.state, clients, {client for _, client in self.waiting})
+        cohort = first_free(self.pacing, self.transport, self.state, clients, self.waiting)
         # 2. Choose what each of them receives, trains and returns, and encode what goes down.
         opened = self.open_round(cohort, clients)
         # 3. Send it. Every device trains on its own data and sends back what the plan says.
@@ -124,8 +125,7 @@ class Loop:
 
     def begin(self) -> None:
         """Evaluate the model before round 1 and write the first checkpoint."""
-        clock = Clock()
-        evaluation = self.evaluation()
+        clock, evaluation = Clock(), self.evaluation()
         self.limits.closing_s = clock.seconds()
         self.state = replace(self.state, evaluation=evaluation, evaluated=0)
         self.recorder.begin(next(iter(evaluation), ""), evaluation)

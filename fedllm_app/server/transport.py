@@ -1,6 +1,6 @@
 """What carries jobs to clients and replies back: the loop knows no more of it than this."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from fedllm_app.core.job import Profile, Reply, Request
@@ -10,7 +10,10 @@ class Transport(Protocol):
     """Carries requests to clients and brings their replies back."""
 
     def clients(self) -> Mapping[str, int]:
-        """Return the number of examples of every client that can be asked now."""
+        """Return the number of examples of every client that is there."""
+
+    def busy(self) -> Collection[str]:
+        """Return the clients that cannot be asked now: their device is at an earlier job."""
 
     def profiles(self) -> Mapping[str, Profile]:
         """Return what is known of the devices of some clients."""

@@ -1,7 +1,7 @@
 """Two devices with files of their own train over TLS, in processes as on real machines.
 
-One federation plays two runs: an adapter in rounds, and a model from scratch on streams of tokens,
-asynchronously.
+One federation plays two runs: an adapter in rounds that close at the first reply, and a model from
+scratch on streams of tokens, asynchronously.
 """
 
 import json
@@ -56,6 +56,19 @@ def check_streams(run, report):
     assert (run / "model" / "config.json").exists()
 
 
+def check_first_replies(run, report):
+    """Every round closed at its first reply, and no device was asked while it was at a job."""
+    rounds = [line for line in map(json.loads, (run / "metrics.jsonl").open()) if line["round"]]
+    assert [line["clients"] for line in rounds if "clients" in line] == [1, 1], report
+    assert "still at an earlier job" not in report
+    ledger = [json.loads(line) for line in (run / "ledger.jsonl").open()]
+    assert {line["client"] for line in ledger} <= {"alice", "bob", ""}, report
+    # The slower of the classes that they say has the first tier.
+    tiers = {"alice": "0-density-0.25", "bob": "1-density-1"}
+    groups = {line["client"]: line["group"] for line in ledger if line["direction"] == "down"}
+    assert groups and groups.items() <= tiers.items(), report
+
+
 @pytest.mark.flower
 def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     save_model(tmp_path / "model")
@@ -73,11 +86,13 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
         "run": {"home": str(tmp_path / "server-home"), "name": "tls", "rounds": 2},
         "data": {"train": "node", "labels": "sky,soil", "test": str(tmp_path / "test.jsonl")},
         "model": {"source": str(tmp_path / "model")},
-        "round": {"clients": 2, "evaluate-every": 2},
+        "round": {
+            "pacing": "deadline", "clients": 1, "over-select": 2.0, "evaluate-every": 2,
+        },
         "lora": {"rank": 2},
         "strategy": {"name": "floss-tiers", "tier-densities": "0.25,1"},
         "devices": {"fleet": "phone=0.5,pc=0.5"},
-    }
+    }  # fmt: skip
     recipe.write_text(tomli_w.dumps(settings))
 
     folder = tmp_path / "federation"
@@ -101,8 +116,5 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2)
     adapted = PeftModel.from_pretrained(base, run / "adapter")
     assert any("lora_" in name and value.any() for name, value in adapted.named_parameters())
-    lines = [json.loads(line) for line in (run / "ledger.jsonl").open()]
-    groups = {line["client"]: line["group"] for line in lines if line["direction"] == "up"}
-    # The slower of the two classes has the first tier.
-    assert groups == {"alice": "0-density-0.25", "bob": "1-density-1"}, report
+    check_first_replies(run, report)
     check_streams(run.parent / "stream", report)
