@@ -62,7 +62,7 @@ class StepMemory:
     trained: int
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that operations have made and that something still refers to.
 
     Parameters
@@ -75,7 +75,7 @@ class Live(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._apart = list(known)  # held, so that no other storage comes to lie there
         self._seen = {tensor.untyped_storage()._cdata for tensor in self._apart}

@@ -227,7 +227,7 @@ class TrainableModel:
 
 def memory_of(tensor: Tensor) -> tuple[int, int]:
     """Return where a tensor lies, which tied ones share; also of one that has shapes alone."""
-    return tensor.untyped_storage()._cdata, tensor.storage_offset()
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def base_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
