@@ -21,9 +21,11 @@ from fedllm_app.core.job import Measurement, Profile, Reply, Request
 from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.data.digests import data_digests
+from fedllm_app.data.settings import NODE
 from fedllm_app.devices.fleet import Fleet
 from fedllm_app.devices.network import Network, network_of
 from fedllm_app.ending import finish_run
+from fedllm_app.fitting import Fitting, refuse_too_small
 from fedllm_app.measuring import evaluator_of
 from fedllm_app.models.vocabulary import tokenizer_digest
 from fedllm_app.parts import Parts
@@ -38,7 +40,7 @@ from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import method_of
-from fedllm_app.server.methods.shares import tiers_of
+from fedllm_app.server.methods.shares import tiers_of, tiers_told
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
@@ -131,15 +133,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         If model or data are not those that the run began with, or no checkpoint is whole.
     """
     c = parts.config
-    fleet = Fleet(c.devices, c.run.seed) if c.devices.on else None
-    # First: its files may be refused.
-    network = network_of(
-        c.network, c.run.seed, c.compute, fleet, lambda: parts.step_flops,
-        lambda: parts.cost_of_a_step.gradient_part,
-    )  # fmt: skip
-    if network and c.data.train != "node":
-        network.warn_of_strangers(parts.counts())
-    model = parts.model
+    fleet, network = _devices(parts)  # first: their files may be refused
     optimizer = ServerOptimizer(c.server, parts.initial)
     state, begun, restored = None, begun_on(parts), newest_whole(folder / "checkpoints")
     if restored is not None:
@@ -148,22 +142,22 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         set_aside(restored)
         optimizer.restore(restored.tensors)
         log.info("run %s goes on after round %d, from %s", c.run.name, state.round, restored.path)
-    asked = c.round if c.data.train == "node" else c.round.sized(len(eligible(parts.counts())))
+    state = state or RunState(begun_on=begun)
+    planner = _planner(parts, fleet, network)
+    if fleet is not None:
+        refuse_too_small(Fitting(parts), planner, state, optimizer.params, fleet)
+    asked = c.round if c.data.train == NODE else c.round.sized(len(eligible(parts.counts())))
     recorder = Recorder(
-        folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit,
-        c.devices.on,
+        folder, state if restored else None, c.run.rounds, c.run.checkpoint_every,
+        parts.model.base_bytes, parts.task.unit, bool(network and network.fleet),
     )  # fmt: skip
     limits = Limits(c.run, asked, network, c.task.kind.falling)
     evaluator = evaluator_of(parts, recorder, limits, transport)
     limits.measured = evaluator.asked
     return Loop(
-        state=state or RunState(begun_on=begun),
-        resumed=state is not None,
-        planner=Planner(
-            method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
-            parts.initial, c.run.seed, parts.heads, tiers_of(fleet),
-            _balance(c, network),
-        ),
+        state=state,
+        resumed=restored is not None,
+        planner=planner,
         pacing=pacing_of(asked, c.run.seed),
         limits=limits,
         optimizer=optimizer,
@@ -179,7 +173,31 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         steps_before=parts.steps_before,
         schedule=partial(factor, c.server),
         reading=_reading(c),
-        simulated=c.data.train != "node",
+        simulated=c.data.train != NODE,
+    )  # fmt: skip
+
+
+def _devices(parts: Parts) -> tuple[Fleet | None, Network | None]:
+    """Return the classes of devices, and the clock of a simulation; of real ones there is none."""
+    c = parts.config
+    fleet, real = Fleet(c.devices, c.run.seed) if c.devices.on else None, c.data.train == NODE
+    network = network_of(
+        c.network, c.run.seed, c.compute, None if real else fleet, lambda: parts.step_flops,
+        lambda: parts.cost_of_a_step.gradient_part,
+    )  # fmt: skip
+    if network and not real:
+        network.warn_of_strangers(parts.counts())
+    return fleet, network
+
+
+def _planner(parts: Parts, fleet: Fleet | None, network: Network | None) -> Planner:
+    """Return what plans the rounds."""
+    c, model = parts.config, parts.model
+    told = tiers_told(fleet) if fleet is not None and c.data.train == NODE else None
+    return Planner(
+        method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
+        parts.initial, c.run.seed, parts.heads, tiers_of(None if c.data.train == NODE else fleet),
+        _balance(c, network), told,
     )  # fmt: skip
 
 
@@ -187,7 +205,8 @@ def _balance(c: RunConfig, network: Network | None) -> Balance | None:
     """Return what divides local steps by device."""
     if network is None or not c.devices.balance:
         return None
-    return Balance(network, c.client.steps, c.devices.balance_most)
+    devices = c.devices
+    return Balance(network, c.client.steps, devices.balance_most, devices.balance_density)
 
 
 def _reading(c: RunConfig) -> Reading:

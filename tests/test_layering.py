@@ -24,6 +24,7 @@ HOUSE = [
     ["config"],
     ["place"],
     ["parts"],
+    ["fitting"],
     ["opening", "ending", "measuring"],
     ["flower", "play"],
     ["deploy"],

@@ -24,7 +24,7 @@ from fedllm_app.server.balance import Balance
 from fedllm_app.server.downloads import WHOLE, Sent, downloads_since
 from fedllm_app.server.methods.base import Inputs, Method, MethodState
 from fedllm_app.server.methods.settings import StrategySettings
-from fedllm_app.server.methods.shares import tier_of
+from fedllm_app.server.methods.shares import Tiers, tier_of
 from fedllm_app.wire.codec import WireSettings, decode
 from fedllm_app.wire.header import GRID
 from fedllm_app.wire.slices import origin_of
@@ -79,6 +79,7 @@ class Planner:
     seed : of the run.
     heads : where attention heads lie in the layout, None where there are none.
     tiers : the tier of a client, of so many.
+    spoken : returns the same from what real devices say of themselves, None where they do not.
     balance : divides local steps by device, None where all take the same.
     """
 
@@ -90,8 +91,9 @@ class Planner:
     initial: np.ndarray
     seed: int
     heads: Heads | None = None
-    tiers: Callable[[str, int], int] = tier_of
+    tiers: Tiers = tier_of
     balance: Balance | None = None
+    spoken: Callable[[Mapping[str, Profile]], Tiers] | None = None
     _untrained_logged: bool = False
 
     def plan(
@@ -113,10 +115,11 @@ class Planner:
         ConfigError
             If the server's step is drawn by a group or a client: it belongs to all of them.
         """
+        tiers = self.spoken(profiles or {}) if self.spoken else self.tiers
         inputs = Inputs(
             self.strategy, self.layout, state.round + 1, params_P, self.initial, cohort, self.seed,
             profiles or {}, self.method.own_settings(self.strategy), state.accepted,
-            clients, heads=self.heads, tiers=self.tiers,
+            clients, heads=self.heads, tiers=tiers,
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
         if self.balance is not None:

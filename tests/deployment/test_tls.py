@@ -63,6 +63,10 @@ def check_first_replies(run, report):
     assert "still at an earlier job" not in report
     ledger = [json.loads(line) for line in (run / "ledger.jsonl").open()]
     assert {line["client"] for line in ledger} <= {"alice", "bob", ""}, report
+    # The slower of the classes that they say has the first tier.
+    tiers = {"alice": "0-density-0.25", "bob": "1-density-1"}
+    groups = {line["client"]: line["group"] for line in ledger if line["direction"] == "down"}
+    assert groups and groups.items() <= tiers.items(), report
 
 
 def check_measured(run, report):
@@ -88,6 +92,7 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
         node = {"client-id": client, "data-path": tmp_path / f"{client}.jsonl"}
         node |= {"model-path": tmp_path / "model", "home": tmp_path / f"{client}-home"}
         node["tokenizer-path"] = tmp_path / "model"
+        node["device-class"] = {"alice": "phone", "bob": "pc"}[client]
         nodes.append({key: str(value) for key, value in node.items()})
     recipe = tmp_path / "recipe.toml"
     settings = {
@@ -102,6 +107,8 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
             "evaluate-clients": 5,
         },
         "lora": {"rank": 2},
+        "strategy": {"name": "floss-tiers", "tier-densities": "0.25,1"},
+        "devices": {"fleet": "phone=0.5,pc=0.5"},
     }  # fmt: skip
     recipe.write_text(tomli_w.dumps(settings))
 
