@@ -26,10 +26,12 @@ class Played:
     ----------
     rounds : seconds of each round.
     first_train_s : from the launch to the first message that a client was about to train.
+    lines : all that it wrote.
     """
 
     rounds: list[float]
     first_train_s: float
+    lines: list[dict[str, Any]]
 
 
 def federation_of(nodes: int, folder: Path) -> Path:
@@ -41,8 +43,10 @@ def federation_of(nodes: int, folder: Path) -> Path:
     return path
 
 
-def play(name: str, keys: Mapping[str, Any], *, nodes: int, folder: Path) -> Played:
-    """Run the app of this name and return its times.
+def play(
+    name: str, keys: Mapping[str, Any], *, nodes: int, folder: Path, timeout_s: float = 600
+) -> Played:
+    """Run the app of this name and return its times; it is stopped after `timeout_s` seconds.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def play(name: str, keys: Mapping[str, Any], *, nodes: int, folder: Path) -> Pla
     words = [f"{key}={json.dumps(value)}" for key, value in {**keys, "times": str(times)}.items()]
     launched = time.time()
     federation = federation_of(nodes, folder)
-    code = run_flower(PEERS / name, overrides=words, federation=federation, timeout_s=600)
+    code = run_flower(PEERS / name, overrides=words, federation=federation, timeout_s=timeout_s)
     if code:
         raise RuntimeError(f"the peer {name} failed with exit code {code}")
     lines = [json.loads(line) for line in times.read_text().splitlines()]
@@ -62,4 +66,4 @@ def play(name: str, keys: Mapping[str, Any], *, nodes: int, folder: Path) -> Pla
     if len(trained) != nodes * (len(ends) - 1):
         raise RuntimeError(f"the peer {name}: {len(trained)} clients trained; see its log")
     rounds = [after - before for before, after in itertools.pairwise(ends)]
-    return Played(rounds, min(trained) - launched)
+    return Played(rounds, min(trained) - launched, lines)

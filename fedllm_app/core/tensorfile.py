@@ -22,13 +22,13 @@ CHECKSUM, WORDS = "checksum", "fedllm"
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], words: Mapping[str, Any]) -> None:
     """Write tensors and JSON values; the file takes its name once it is whole and on the disk."""
-    raw = {name: _bytes(tensor) for name, tensor in tensors.items()}
+    raw = {name: bytes_of(tensor) for name, tensor in tensors.items()}
     text, at = json.dumps(words), 0
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     header: dict[str, Any] = {}
     for name, tensor in tensors.items():
         header[name] = {
-            "dtype": _NAMES[str(tensor.dtype).removeprefix("torch.")],
+            "dtype": TYPE_NAMES[str(tensor.dtype).removeprefix("torch.")],
             "shape": list(tensor.shape),
             "data_offsets": [at, at + raw[name].nbytes],
         }
@@ -70,7 +70,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
             tensors = {}
             for name, entry in header.items():
                 tensor = torch.empty(entry["shape"], dtype=getattr(torch, _TYPES[entry["dtype"]]))
-                data = _bytes(tensor)
+                data = bytes_of(tensor)
                 begin, end = entry["data_offsets"]
                 if end - begin != data.nbytes or math.prod(entry["shape"]) != tensor.numel():
                     raise ValueError(f"tensor {name!r} has another length than its shape")
@@ -88,7 +88,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
         raise CheckpointError(f"{path} is damaged or not a file of fedllm: {error}") from None
 
 
-def _bytes(tensor: "Tensor") -> memoryview:
+def bytes_of(tensor: "Tensor") -> memoryview:
     """Return the memory of a CPU tensor as bytes, without a copy where it is contiguous."""
     import torch
 
@@ -98,8 +98,8 @@ def _bytes(tensor: "Tensor") -> memoryview:
     return flat.view(torch.uint8).numpy().data.cast("B")
 
 
-_NAMES = {
+TYPE_NAMES = {
     "float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
     "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
-_TYPES = {code: name for name, code in _NAMES.items()}
+_TYPES = {code: name for name, code in TYPE_NAMES.items()}

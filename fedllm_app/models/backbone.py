@@ -26,6 +26,7 @@ from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.dropout import silence_dropout
 from fedllm_app.models.files import check_files
 from fedllm_app.models.gguf import gguf_folder
+from fedllm_app.models.mapped import mapped_source
 from fedllm_app.models.quantized import quantized
 from fedllm_app.models.settings import ModelSettings
 from fedllm_app.models.suits import (
@@ -92,7 +93,8 @@ def load_backbone(
         config = read_config(source, **config_overrides(task, labels))
         check_config(config, source, task, weights=settings.reads_weights)
         prepare_config(config, task, tokenizer)
-        model, info = _made(settings, source, task, config, dtype)
+        model, info = _made(settings, source, task, config, dtype, cache)
+        model.name_or_path = model.config.name_or_path = source
     if dtype == torch.bfloat16:
         attend_in_float32(model)
     if settings.scratch:
@@ -106,16 +108,24 @@ def load_backbone(
     return model.eval()
 
 
+def _stays(settings: ModelSettings) -> bool:
+    """Return whether frozen weights are used as they lie in a file: on a CPU, in their type."""
+    frozen = settings.train != "full" and not settings.quantize
+    return frozen and device_of(settings) == "cpu"
+
+
 def _made(
-    settings: ModelSettings, source: str, task: str, config: PreTrainedConfig, dtype: torch.dtype
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+    settings: ModelSettings, source: str, task: str, config: PreTrainedConfig,
+    dtype: torch.dtype, cache: Path,
+) -> tuple[PreTrainedModel, dict[str, Any]]:  # fmt: skip
     """Return the model, drawn or read, and what its checkpoint lacks."""
     made = auto_model(task)
     try:
         if not settings.reads_weights:
             return made.from_config(config, dtype=dtype), {}
+        stays = _stays(settings)
         model, info = made.from_pretrained(
-            source,
+            mapped_source(source, task, config, dtype, cache) if stays else source,
             config=config,
             dtype=dtype,
             ignore_mismatched_sizes=True,

@@ -23,7 +23,7 @@ def evaluate(
     ----------
     run : folder of the run.
     tasks : names, with commas between them.
-    out : folder for its results, as JSON.
+    out : folder for its results, results_DATE.json.
     base, cache : as in `merge`.
     include : folder with tasks of your own (.yaml), None for those of the harness.
     limit : examples of each task, 0 for all.
@@ -42,7 +42,8 @@ def evaluate(
         words = [
             sys.executable, "-m", "lm_eval", "--model", "hf",
             "--model_args", f"pretrained={whole},dtype=float32", "--tasks", tasks,
-            "--output_path", str(out), "--batch_size", "8",
+            # Given a folder, it would make one below it that is named by the temporary model.
+            "--output_path", str(out / "results.json"), "--batch_size", "8",
         ]  # fmt: skip
         words += ["--include_path", str(include.resolve())] if include else []
         words += ["--limit", str(limit)] if limit else []

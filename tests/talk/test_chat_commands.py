@@ -156,3 +156,43 @@ def test_the_harness_is_handed_a_merged_model(run, tmp_path, tiny, monkeypatch):
     assert words[:3] == [sys.executable, "-m", "lm_eval"]
     assert words[words.index("--include_path") + 1] == str(tmp_path)
     assert type(model).__name__ == "LlamaForCausalLM"
+
+
+TASK = """\
+task: words
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {rows}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{asked}}}}"
+doc_to_choice: "{{{{words}}}}"
+doc_to_target: "{{{{right}}}}"
+metric_list:
+  - metric: acc
+"""
+
+
+@pytest.mark.real
+@pytest.mark.timeout(900)
+def test_the_harness_scores_a_task_of_local_files(run, tmp_path, tiny):
+    pytest.importorskip("lm_eval", reason="pip install 'fedllm[eval]'")
+    words = ["moon", "ice", "rock"]
+    rows = [{"asked": a, "words": words, "right": i} for i, a in enumerate(ASKED)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "words.yaml").write_text(TASK.format(rows=tmp_path / "rows.jsonl"))
+    done = command("eval", run, "--tasks", "words", "--include-path", tmp_path,
+                   "--out", tmp_path / "out", "--home", tiny.home)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    [file] = (tmp_path / "out").glob("results_*.json")
+    found = json.loads(file.read_text())["results"]["words"]
+    known = speaker(run, "", tmp_path)
+    right = 0
+    for row in rows:
+        ids = known.tokenizer(row["asked"], return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            last = known.model(input_ids=ids).logits[0, -1]
+        best = last[known.tokenizer.convert_tokens_to_ids(words)].argmax().item()
+        right += best == row["right"]
+    assert found["acc,none"] == pytest.approx(right / len(rows))
