@@ -2,9 +2,8 @@
 
 Knows no Flower. A transport carries requests to clients and brings replies back; the method says
 what travels; codec, exact mean and optimizer are called by name. Everything random comes from
-(seed, round), so a run that was killed goes on from its checkpoint to the same bits.
-
-Shapes: P trainable parameters.
+(seed, round), so a run that was killed goes on from its checkpoint to the same bits. P is the number
+of trainable parameters.
 """
 
 import logging
@@ -276,9 +275,8 @@ class Loop:
         if before_step := self.planner.method.before_step:
             inputs = replace(planned.inputs, replies=len(intake.accepted))
             means, method_state = before_step(inputs, method_state, means)
-        self.optimizer.step(
-            means[PARAMS], planned.step, planned.plan.outside, self.schedule(state.steps)
-        )
+        rate = self.schedule(state.steps)
+        self.optimizer.step(means[PARAMS], planned.step, planned.plan.outside, rate)
         state = advanced(state, intake)
         return float(np.linalg.norm(means[PARAMS])), replace(
             state,
