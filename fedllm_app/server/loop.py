@@ -2,8 +2,8 @@
 
 Knows no Flower. A transport carries requests to clients and brings replies back; the method says
 what travels; codec, exact mean and optimizer are called by name. Everything random comes from
-(seed, round), so a run that was killed goes on from its checkpoint to the same bits. P is the number
-of trainable parameters.
+(seed, round), so a run that was killed goes on from its checkpoint to the same bits. P is the
+number of trainable parameters.
 """
 
 import logging
