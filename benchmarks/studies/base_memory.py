@@ -84,8 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
     asked = parser.parse_args()
-    from fedllm_app.models.backbone import local_source
-    from fedllm_app.models.export import DTYPES
+    from fedllm_app.models.backbone import DTYPES, local_source
     from fedllm_app.models.suits import auto_model
 
     rows = []

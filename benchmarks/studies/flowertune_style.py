@@ -58,7 +58,7 @@ def write_inputs(data: Path, model: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    owned = defaultdict(list)
+    owned: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in pq.read_table(data).to_pylist():
         answer = row["response"][:LETTERS].rsplit(" ", 1)[0]
         if len(owned[row["domain"]]) < ROWS and len(row["instruction"]) < LETTERS:
@@ -182,7 +182,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="flowertune-style-") as name:
         folder = Path(name)
         write_inputs(asked.data.absolute(), asked.model.absolute(), folder)
-        found, cohorts = {}, []
+        found: dict[str, dict[str, Any]] = {}
+        cohorts: list[list[str]] = []
         for method in METHODS:
             found[method], cohorts = ours(folder, method, asked.rounds)
             print(method, json.dumps(found[method]), flush=True)

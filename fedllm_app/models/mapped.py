@@ -145,7 +145,7 @@ def _size(entry: dict[str, Any], dtype: torch.dtype) -> int:
     """Return the bytes of a tensor once it is cast."""
     begin, end = entry["data_offsets"]
     floats = entry["dtype"].startswith(("F", "BF"))
-    return math.prod(entry["shape"]) * dtype.itemsize if floats else end - begin
+    return int(math.prod(entry["shape"]) * dtype.itemsize if floats else end - begin)
 
 
 def _cast(file: Path, target: Path, dtype: torch.dtype) -> None:
