@@ -72,7 +72,8 @@ class Limits:
         """
         traffic: Traffic = {a.job.client: (a.down_bytes, a.most_bytes) for a in asked}
         down, up = sum(a.down_bytes for a in asked), sum(a.most_bytes for a in (*asked, *open))
-        down += self.measured() * max((a.down_bytes for a in asked), default=0)
+        if self.round.max_down_bytes:
+            down += self.measured() * max((a.down_bytes for a in asked), default=0)
         up += sum(most for _, _, most in state.pending)
         seconds, steps = max(state.spent.slowest_s, self.closing_s), steps_of(asked)
         simulated_s = self.network.round_seconds(traffic, steps) if self.network else 0.0
