@@ -6,6 +6,7 @@ Loaded in a moment: torch and its like are imported by the first message (flower
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedllm_app.flower.measuring import pack_measurements
 from fedllm_app.flower.message import pack_holdings, pack_replies, reply_to, unpack_request
 from fedllm_app.flower.telling import in_one_sentence
 from fedllm_app.flower.waking import import_node
@@ -38,3 +39,14 @@ def train(message: Message, context: Context) -> Message:
     request = unpack_request(message.content)
     replies = train(request, context.run_config, context.node_config, context.run_id)
     return reply_to(message, pack_replies(replies))
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the model of a message on what this device holds out; answer with sums alone."""
+    from fedllm_app.flower.node import evaluate
+
+    in_one_sentence(bool(context.run_config.get("run.verbose")))
+    request = unpack_request(message.content)
+    found = evaluate(request, context.run_config, context.node_config, context.run_id)
+    return reply_to(message, pack_measurements(found))

@@ -25,7 +25,7 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
     """
     limits, state = loop.limits, loop.state
     if not limits.not_finite(state):
-        parts.model.load(loop.served())
+        parts.model.load(loop.served().values)
         save_adapter(
             parts.model,
             folder,
@@ -53,7 +53,7 @@ def answer_sample(parts: Parts, folder: Path, loop: Loop) -> None:
     if not (task.generate and parts.kind.chat and len(parts.data.evaluation)):
         return
     asked = sample(parts.data.evaluation, parts.tokenizer, task.generate)
-    values = {"before": parts.initial, "after": loop.served()}
+    values = {"before": parts.initial, "after": loop.served().values}
     log.info("answering %d held-out conversations, before and after training", len(asked))
     parts.model.model.eval()
     found = answered(

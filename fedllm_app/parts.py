@@ -22,13 +22,14 @@ from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.counts import Counts
-from fedllm_app.core.errors import DataError, WireError
+from fedllm_app.core.errors import WireError
 from fedllm_app.core.heads import Heads
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data, stream
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
 from fedllm_app.data.own import built_in
 from fedllm_app.data.table import Rows, Table
+from fedllm_app.data.users import own_rows
 from fedllm_app.models.adapter import wrap
 from fedllm_app.models.apart import check_apart
 from fedllm_app.models.attention import attend_in_float32
@@ -50,7 +51,6 @@ from fedllm_app.models.vocabulary import tokenizer_digest, trained_tokenizer
 from fedllm_app.place import Place
 from fedllm_app.tasks.base import Tally, Task, TaskKind
 from fedllm_app.tasks.by_class import by_class
-from fedllm_app.tasks.by_client import Tallies
 
 log = logging.getLogger("fedllm")
 EVALUATION_BATCH = 64
@@ -175,11 +175,20 @@ class Parts:
         """The flat values the model was built with; read first before any are loaded."""
         return self.model.values()
 
+    @cached_property
+    def own_rows(self) -> tuple[Rows, Rows]:
+        """Which of a device's own examples it trains on, and which it holds out."""
+        text_of_row = self.own_data.numbers("source_row")
+        return own_rows(self.place.client, text_of_row, self.config.data)
+
     def counts(self) -> Mapping[str, int]:
         """Return the number of examples of each client that this process can play."""
-        if self.place.client:
-            return {self.place.client: len(self.own_data)}
-        return self._counts
+        return {self.place.client: len(self.own_rows[0])} if self.place.client else self._counts
+
+    def held(self) -> Mapping[str, int]:
+        """Return the number of examples that a device holds out; {} elsewhere, or where it is 0."""
+        number = len(self.own_rows[1]) if self.place.client else 0
+        return {self.place.client: number} if number else {}
 
     @cached_property
     def _counts(self) -> Counts:
@@ -227,6 +236,7 @@ class Parts:
             seed=self.config.run.seed,
             kept=run_folder / "clients",
             stream=self._stream if self.config.reading == STREAM else None,
+            tally=self._held_tally,
         )
 
     def _stream(self, client: str, position: int, batch: int) -> Iterator[Batch]:
@@ -244,42 +254,25 @@ class Parts:
     def _owned(self, client: str) -> tuple[Table, Rows]:
         """Return a table, and its rows that the client owns; WireError if this is another's."""
         if self.place.client:
-            if client != self.place.client:
-                raise WireError(f"the job is of client {client!r}; this is {self.place.client!r}")
-            return self.own_data, np.arange(len(self.own_data))
+            self._check_own(client)
+            return self.own_data, self.own_rows[0]
         return self.data.train, self.data.rows(self.data.number[client])
+
+    def _held_tally(self, client: str) -> Tally:
+        """Return the sums of the values that are loaded on what a device holds out."""
+        self._check_own(client)
+        return self.tally(self.own_data, self.own_rows[1])
+
+    def _check_own(self, client: str) -> None:
+        if client != self.place.client:
+            raise WireError(f"the job is of client {client!r}; this is {self.place.client!r}")
 
     def _collate(self, rows: Any) -> Batch:
         """Return a batch where the model is."""
         device = self.model.flat.device
         return {name: tensor.to(device) for name, tensor in self.task.collate(rows).items()}
 
-    def by_client(self, values_P: np.ndarray, most: int) -> Tallies:
-        """Return the sums of flat values on each client that is measured, by kind of clients.
-
-        Parameters
-        ----------
-        most : clients of each kind.
-
-        Raises
-        ------
-        DataError
-            If nobody has an example to be measured on.
-        """
-        self.model.load(values_P)
-        found = {
-            kind: [(c, self._tally(of.table, rows)) for c, rows in of.chosen(most)]
-            for kind, of in self.data.measured.items()
-        }
-        if not any(found.values()):
-            raise DataError(
-                f"round.evaluate-clients is {most} and no client has an example to be measured on; "
-                "set data.client-holdout or data.unseen-clients, or a data.test whose examples "
-                f"have the column {self.config.data.user_column!r}"
-            )
-        return found
-
-    def _tally(self, table: Table, rows: Rows) -> Tally:
+    def tally(self, table: Table, rows: Rows) -> Tally:
         """Return the sums of the values that are loaded on some rows."""
         at_once = EVALUATION_BATCH
         if self.kind.packed or self.kind.chat:
@@ -292,7 +285,7 @@ class Parts:
     def evaluate(self, values_P: np.ndarray) -> dict[str, float]:
         """Return the metrics of flat values on the evaluation set, headline first."""
         self.model.load(values_P)
-        tally = self._tally(self.data.evaluation, np.arange(len(self.data.evaluation)))
+        tally = self.tally(self.data.evaluation, np.arange(len(self.data.evaluation)))
         self.classes = by_class(tally, self.labels)
         metrics = self.task.metrics(tally)
         first = self.kind.headline

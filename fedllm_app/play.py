@@ -3,28 +3,30 @@
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from time import strftime
 
-import numpy as np
-
 from fedllm_app.client.answer import answer
+from fedllm_app.client.measure import measure
 from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import CheckpointError, check_room
 from fedllm_app.core.files import replacing
-from fedllm_app.core.job import Profile, Reply, Request
+from fedllm_app.core.job import Measurement, Profile, Reply, Request
 from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.data.digests import data_digests
+from fedllm_app.data.settings import NODE
 from fedllm_app.devices.fleet import Fleet
 from fedllm_app.devices.network import Network, network_of
 from fedllm_app.ending import finish_run
+from fedllm_app.fitting import Fitting, refuse_too_small
+from fedllm_app.measuring import evaluator_of
 from fedllm_app.models.vocabulary import tokenizer_digest
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
@@ -38,13 +40,12 @@ from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
 from fedllm_app.server.methods import method_of
-from fedllm_app.server.methods.shares import tiers_of
+from fedllm_app.server.methods.shares import tiers_of, tiers_told
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing import pacing_of
 from fedllm_app.server.planning import Planner
 from fedllm_app.server.reading import Epochs, Reading, Streams
 from fedllm_app.server.transport import Transport
-from fedllm_app.tasks.by_client import client_rows, spread
 
 log = logging.getLogger("fedllm")
 
@@ -132,15 +133,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         If model or data are not those that the run began with, or no checkpoint is whole.
     """
     c = parts.config
-    fleet = Fleet(c.devices, c.run.seed) if c.devices.on else None
-    # First: its files may be refused.
-    network = network_of(
-        c.network, c.run.seed, c.compute, fleet, lambda: parts.step_flops,
-        lambda: parts.cost_of_a_step.gradient_part,
-    )  # fmt: skip
-    if network and c.data.train != "node":
-        network.warn_of_strangers(parts.counts())
-    model = parts.model
+    fleet, network = _devices(parts)  # first: their files may be refused
     optimizer = ServerOptimizer(c.server, parts.initial)
     state, begun, restored = None, begun_on(parts), newest_whole(folder / "checkpoints")
     if restored is not None:
@@ -149,25 +142,27 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         set_aside(restored)
         optimizer.restore(restored.tensors)
         log.info("run %s goes on after round %d, from %s", c.run.name, state.round, restored.path)
-    asked = c.round if c.data.train == "node" else c.round.sized(len(eligible(parts.counts())))
+    state = state or RunState(begun_on=begun)
+    planner = _planner(parts, fleet, network)
+    if fleet is not None:
+        refuse_too_small(Fitting(parts), planner, state, optimizer.params, fleet)
+    asked = c.round if c.data.train == NODE else c.round.sized(len(eligible(parts.counts())))
     recorder = Recorder(
-        folder, state, c.run.rounds, c.run.checkpoint_every, model.base_bytes, parts.task.unit,
-        c.devices.on,
+        folder, state if restored else None, c.run.rounds, c.run.checkpoint_every,
+        parts.model.base_bytes, parts.task.unit, bool(network and network.fleet),
     )  # fmt: skip
-    evaluate = partial(_evaluated, parts, recorder) if len(parts.data.evaluation) else None
+    limits = Limits(c.run, asked, network, c.task.kind.falling)
+    evaluator = evaluator_of(parts, recorder, limits, transport)
+    limits.measured = evaluator.asked
     return Loop(
-        state=state or RunState(begun_on=begun),
-        resumed=state is not None,
-        planner=Planner(
-            method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
-            parts.initial, c.run.seed, parts.heads, tiers_of(fleet),
-            _balance(c, network),
-        ),
+        state=state,
+        resumed=restored is not None,
+        planner=planner,
         pacing=pacing_of(asked, c.run.seed),
-        limits=Limits(c.run, asked, network, c.task.kind.falling),
+        limits=limits,
         optimizer=optimizer,
         transport=transport,
-        evaluate=evaluate,
+        evaluator=evaluator,
         recorder=recorder,
         min_replies=c.round.min_replies,
         counting=Counting(
@@ -178,23 +173,40 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         steps_before=parts.steps_before,
         schedule=partial(factor, c.server),
         reading=_reading(c),
-        simulated=c.data.train != "node",
+        simulated=c.data.train != NODE,
     )  # fmt: skip
 
 
-def _evaluated(parts: Parts, recorder: Recorder, values_P: np.ndarray) -> dict[str, float]:
-    """Return the metrics of flat values; have those of single clients recorded where asked for."""
-    if most := parts.config.round.evaluate_clients:
-        tallies = parts.by_client(values_P, most)
-        recorder.by_client.measured(client_rows(parts.task, tallies), spread(parts.task, tallies))
-    return parts.evaluate(values_P)
+def _devices(parts: Parts) -> tuple[Fleet | None, Network | None]:
+    """Return the classes of devices, and the clock of a simulation; of real ones there is none."""
+    c = parts.config
+    fleet, real = Fleet(c.devices, c.run.seed) if c.devices.on else None, c.data.train == NODE
+    network = network_of(
+        c.network, c.run.seed, c.compute, None if real else fleet, lambda: parts.step_flops,
+        lambda: parts.cost_of_a_step.gradient_part,
+    )  # fmt: skip
+    if network and not real:
+        network.warn_of_strangers(parts.counts())
+    return fleet, network
+
+
+def _planner(parts: Parts, fleet: Fleet | None, network: Network | None) -> Planner:
+    """Return what plans the rounds."""
+    c, model = parts.config, parts.model
+    told = tiers_told(fleet) if fleet is not None and c.data.train == NODE else None
+    return Planner(
+        method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
+        parts.initial, c.run.seed, parts.heads, tiers_of(None if c.data.train == NODE else fleet),
+        _balance(c, network), told,
+    )  # fmt: skip
 
 
 def _balance(c: RunConfig, network: Network | None) -> Balance | None:
     """Return what divides local steps by device."""
     if network is None or not c.devices.balance:
         return None
-    return Balance(network, c.client.steps, c.devices.balance_most)
+    devices = c.devices
+    return Balance(network, c.client.steps, devices.balance_most, devices.balance_density)
 
 
 def _reading(c: RunConfig) -> Reading:
@@ -226,6 +238,10 @@ class LocalTransport:
         """Return the number of examples of every client."""
         return self._parts.counts()
 
+    def busy(self) -> Collection[str]:
+        """Return nobody: a job is done before the next is given."""
+        return ()
+
     def profiles(self) -> Mapping[str, Profile]:
         """Return nothing: all clients are this one machine."""
         return {}
@@ -240,6 +256,14 @@ class LocalTransport:
         replies = [reply for request in waiting for reply in answer(self._device, request)]
         check_room(reply.error for reply in replies)
         return replies
+
+    def held(self) -> Mapping[str, int]:
+        """Return the number of examples that a device holds out."""
+        return self._parts.held()
+
+    def measure(self, request: Request, timeout_s: float) -> list[Measurement]:
+        """Measure the model on what clients hold out: none is late because another took long."""
+        return measure(self._device, request)
 
 
 def run_local(

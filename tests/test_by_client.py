@@ -7,6 +7,7 @@ import pytest
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError, DataError
+from fedllm_app.measuring import by_client
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
 from fedllm_app.play import run_local
@@ -61,7 +62,7 @@ def test_users_of_test_examples_are_seen_where_they_may_train(tiny):
     apart = {"data.client-holdout": 0.0, "data.unseen-clients": 0.0}
     asked = config(tiny, "by-user", **apart, **{"data.test": test})
     parts = Parts(asked, Place.of(asked))
-    tallies = parts.by_client(parts.initial, 10)
+    tallies = by_client(parts, parts.initial, 10)
     assert [client for client, _ in tallies["seen"]] == [f"user-{i}" for i in range(6)]
     assert not tallies["unseen"]
     assert sum(tally["units"] for _, tally in tallies["seen"]) == 12
@@ -73,19 +74,17 @@ def test_every_task_is_measured_by_client(tiny, task):
     asked = config(tiny, f"by-{task}", task, **keys, **{"partition.name": "iid"})
     asked = RunConfig.parse(asked.flat() | {"partition.clients": 3})
     parts = Parts(asked, Place.of(asked))
-    tallies = parts.by_client(parts.initial, 10)
+    tallies = by_client(parts, parts.initial, 10)
     assert any(tally["units"] for measured in tallies.values() for _, tally in measured)
 
 
 def test_what_cannot_be_measured_is_refused_by_its_key(tiny):
     with pytest.raises(ConfigError, match="measured nowhere"):
         config(tiny, "x", **{"round.evaluate-clients": 0, "data.unseen-clients": 0.0})
-    with pytest.raises(ConfigError, match="each device has its examples to itself"):
-        config(tiny, "x", **{"data.train": "node", "data.labels": "3", "data.unseen-clients": 0.0})
     nothing = {"data.client-holdout": 0.0, "data.unseen-clients": 0.0}
     bare = tiny.root / "text" / "no-users.jsonl"
     bare.write_text('{"text": "sun", "label": "sky"}\n')
     asked = config(tiny, "x", **nothing, **{"data.test": str(bare)})
     parts = Parts(asked, Place.of(asked))
     with pytest.raises(DataError, match="no client has an example to be measured on"):
-        parts.by_client(parts.initial, 10)
+        by_client(parts, parts.initial, 10)

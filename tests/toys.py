@@ -33,6 +33,7 @@ from fedllm_app.server.counting import Counting
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.loop import Loop
+from fedllm_app.server.measuring import Here
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.base import Method
 from fedllm_app.server.methods.settings import StrategySettings
@@ -145,6 +146,9 @@ class Scripted:
     def clients(self) -> Mapping[str, int]:
         return self.counts
 
+    def busy(self) -> Sequence[str]:
+        return ()
+
     def profiles(self) -> Mapping[str, Any]:
         return {}
 
@@ -213,7 +217,7 @@ def toy_loop(
         limits=Limits(run, asked, network, frozenset({"loss"})),
         optimizer=optimizer,
         transport=transport,
-        evaluate=evaluate,
+        evaluator=Here(evaluate),
         recorder=Recorder(folder, state, rounds, checkpoint_every, base_client_bytes),
         min_replies=asked.min_replies,
         most_steps=most_steps,

@@ -12,7 +12,13 @@ ROUNDS, CLIENTS, STEPS, BATCH, ROW = 40, 10, 4, 8, 32
 SEEDS = (0, 1, 2)
 FAMILIES = ("lstm", "transformer", "conformer")
 LARGE, SMALL = "small", "tiny"  # shapes of ours that stand for the paper's large and small
-RATES = ((0.1, 0.003), (0.3, 0.003), (1.0, 0.003), (0.3, 0.01), (0.3, 0.001))  # of devices, of the server
+RATES = (
+    (0.1, 0.003),
+    (0.3, 0.003),
+    (1.0, 0.003),
+    (0.3, 0.01),
+    (0.3, 0.001),
+)  # of devices, of the server
 STAGES = ("pretraining", "rates", "headline", "table", "seeds", "beyond", "articles")
 ROLES, ARTICLES, PUBLIC = "text/roles", "text/articles", "text/public"
 TOKENIZER = "text/tokenizer"

@@ -18,6 +18,7 @@ BATCH, ROW = 2, 64
 CLIENTS, LOCAL = 4, 16  # K and H where neither is varied
 BETA2 = 0.99  # at BATCH rows; a larger batch keeps its half-life in tokens
 SEEDS = (0, 1, 2)
+LARGER = "u32-q2"  # the uploads beside the headline's that have three seeds too
 CLIENT_LRS = (0.0005, 0.001, 0.002, 0.004)
 OUTER_LRS = (0.1, 0.3, 0.7, 1.0)
 STAGES = ("rates", "outer rates", "headline", "seeds", "bytes", "table", "uneven", "size")
@@ -132,8 +133,9 @@ def _table() -> Iterator[Entry]:
                 made = federated("photon", K, H, STEPS // CLIENTS * K)
                 yield Entry("sequential", "table", f"photon-k{K}-h{H}-steps-s0", made, "photon")
     yield Entry("local steps", "table", "diloco-k1-h16-s0", federated("diloco", 1), "diloco")
-    reset = federated("photon") | {"client.keep-optimizer": False}
-    yield Entry("local steps", "table", "photon-reset-k4-h16-s0", reset, "photon")
+    for H in (16, 64, 256):
+        reset = federated("photon", H=H) | {"client.keep-optimizer": False}
+        yield Entry("local steps", "table", f"photon-reset-k4-h{H}-s0", reset, "photon")
     for H in (64, 256):
         diloco = federated("diloco", H=H)
         yield Entry("local steps", "table", f"diloco-k4-h{H}-s0", diloco, "diloco")
@@ -162,7 +164,9 @@ def _bytes() -> Iterator[Entry]:
         "cohort": {"strategy.mean": "cohort"},
     }  # fmt: skip
     for name, own in options.items():
-        yield Entry("bytes", "bytes", f"sparse-{name}-s0", sparse | own, "sparse")
+        for seed in SEEDS if name == LARGER else SEEDS[:1]:
+            made = sparse | own | ({"run.seed": seed} if seed else {})
+            yield Entry("bytes", "bytes", f"sparse-{name}-s{seed}", made, "sparse")
 
 
 def _uneven() -> Iterator[Entry]:

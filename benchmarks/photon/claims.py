@@ -36,6 +36,8 @@ CLAIMS = (
           "DiLoCo", "diloco-k1-h16", "photon-k1-h16"),
     Claim("sparse-diloco at 1/64 with q2 ends below dense DiLoCo",
           "SparseLoCo", "sparse-k4-h16", "diloco-k4-h16"),
+    Claim("sparse-diloco at 1/32 with q2 ends below dense DiLoCo",
+          "SparseLoCo", "sparse-u32-q2", "diloco-k4-h16"),
     Claim("The residual helps", "SparseLoCo", "sparse-k4-h16", "sparse-no-residual"),
     Claim("q2 is as good as q4 at 1/64 (within 1 %)",
           "SparseLoCo", "sparse-k4-h16", "sparse-u64-q4", 1.0),

@@ -73,12 +73,7 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
     """
     model = device.model
     layout = model.layout
-    if request.layout != layout.hash:
-        raise WireError(
-            f"layout is {request.layout}; this device has {layout.hash} with {layout.size} "
-            "parameters: model, lora and data.labels must be the run's",
-            "foreign",
-        )
+    check_layout(request, layout)
     plan = ClientPlan.from_json(request.plan)
     settings = device.settings
     keeps = settings.keep_optimizer or rule_kind(settings).keeps or plan.keeps
@@ -111,6 +106,16 @@ def do_job(device: Device, request: Request, job: Job) -> Reply:
         state = Kept(trained.optimizer, trained.rule, left, got.download, values)
         save_kept(device.kept, job, state, start.size)
     return Reply(job.id, job.client, vectors, trained.metrics)
+
+
+def check_layout(request: Request, layout: ParamLayout) -> None:
+    """Raise WireError unless a request is of the parameters that this device has."""
+    if request.layout != layout.hash:
+        raise WireError(
+            f"layout is {request.layout}; this device has {layout.hash} with {layout.size} "
+            "parameters: model, lora and data.labels must be the run's",
+            "foreign",
+        )
 
 
 def received(device: Device, request: Request, plan: ClientPlan, kept: Kept) -> Received:

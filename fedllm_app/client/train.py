@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -71,6 +71,7 @@ class Device:
     kept : folder of state that stays on the device.
     stream : a client's examples from a position on, in batches of a size; None where it goes
         through all of them in every round.
+    tally : the sums of the loaded values on what a client holds out.
     """
 
     model: Trainable
@@ -82,6 +83,7 @@ class Device:
     seed: int
     kept: Path
     stream: Callable[[str, int, int], Iterator[Batch]] | None = None
+    tally: Callable[[str], Mapping[str, Any]] = lambda client: {}
 
 
 @dataclass(frozen=True)

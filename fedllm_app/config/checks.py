@@ -80,11 +80,11 @@ def cross_check(c: "RunConfig") -> Iterator[str]:
         yield from of_model(c, kind, simulated)
         yield from of_lora(c, method.keys)
         yield from of_reading(c, kind)
+        yield from of_measured(c, kind)
     yield from _of_data(c.data)
     yield from network_problems(c.network)
     yield from _of_extensions(c)
     yield from of_pacing(c)
-    yield from of_measured(c)
     yield from _relative_paths(c)
 
 

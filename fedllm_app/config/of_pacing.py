@@ -80,23 +80,25 @@ def _of_async(c: "RunConfig", asked: RoundSettings) -> Iterator[str]:
 
 def _of_clock(c: "RunConfig") -> Iterator[str]:
     """Yield what is wrong with the simulated clock and with times that are held against it."""
-    yield from compute_problems(c.compute, c.devices.on)
+    node = c.data.train == "node"
+    simulated = c.devices.on and not node
+    yield from compute_problems(c.compute, simulated)
     yield from device_problems(c.devices)
-    clock, node = c.network.on or c.compute.on or c.devices.on, c.data.train == "node"
+    clock = c.network.on or c.compute.on or simulated
     if c.round.max_simulated_s and not clock:
         yield (
             f"round.max-simulated-s is {c.round.max_simulated_s:g} and no clock runs; set "
             "network.preset, or network.down-mbps and network.up-mbps, compute.step-s, or "
             "devices.fleet"
         )
-    if c.round.max_energy_j and not c.devices.on:
+    if c.round.max_energy_j and not simulated:
         yield (
             f"round.max-energy-j is {c.round.max_energy_j:g} and no device is simulated; set "
             "devices.fleet"
         )
-    if c.devices.on and node:
+    if c.devices.file and node:
         yield (
-            f"devices.fleet is {c.devices.fleet!r} with data.train = 'node'; expected \"\": a real "
+            f"devices.file is {c.devices.file!r} with data.train = 'node'; expected \"\": a real "
             "device says its class as device-class in its node-config"
         )
     yield from _of_balance(c)
@@ -125,8 +127,18 @@ def _of_balance(c: "RunConfig") -> Iterator[str]:
                 f"devices.balance-most is {c.devices.balance_most:g} with devices.balance = false, "
                 "which divides nothing; expected 4, or devices.balance = true"
             )
+        if c.devices.balance_density != 1:
+            yield (
+                f"devices.balance-density is {c.devices.balance_density:g} with devices.balance = "
+                "false, which lowers nothing; expected 1, or devices.balance = true"
+            )
         return
-    if not c.devices.on:
+    if c.data.train == "node":
+        yield (
+            "devices.balance is true with data.train = 'node'; expected false, since nobody knows "
+            "how long a real device takes"
+        )
+    elif not c.devices.on:
         yield "devices.balance is true and no device is simulated; set devices.fleet"
     if not c.client.steps:
         yield (

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fedllm_app.client.settings import STREAM
+from fedllm_app.data.settings import NODE
 from fedllm_app.tasks.base import TaskKind
 
 if TYPE_CHECKING:
@@ -30,28 +31,27 @@ def of_reading(c: "RunConfig", kind: TaskKind) -> Iterator[str]:
         )
 
 
-def of_measured(c: "RunConfig") -> Iterator[str]:
+def of_measured(c: "RunConfig", kind: TaskKind) -> Iterator[str]:
     """Yield what is wrong with what is measured client by client."""
-    most, apart = (
-        c.round.evaluate_clients,
-        {
-            "data.client-holdout": c.data.client_holdout,
-            "data.unseen-clients": c.data.unseen_clients,
-        },
-    )
+    most, on_devices = c.round.evaluate_clients, c.data.train == NODE
+    apart = {
+        "data.client-holdout": c.data.client_holdout,
+        "data.unseen-clients": c.data.unseen_clients,
+    }
     for key, share in apart.items():
-        if share and c.data.train == "node":
+        if share and on_devices and not kind.sums:
             yield (
-                f"{key} is {share:g} with data.train = 'node'; expected 0, since each device has "
-                "its examples to itself. The users of data.test can be measured"
+                f"{key} is {share:g} with data.train = 'node', and task.name = {c.task.name!r} "
+                "does not say what its sums are (TaskKind.sums), by which the answers of devices "
+                "are checked; expected 0, or a task that does"
             )
         elif share and not most:
             yield (
                 f"{key} is {share:g} with round.evaluate-clients = 0, so that what is held out is "
                 "measured nowhere; expected a number of clients, or a share of 0"
             )
-    if most and not any(apart.values()) and not c.data.test and c.data.train == "node":
+    if most and not any(apart.values()) and not c.data.test and on_devices:
         yield (
             f"round.evaluate-clients is {most} and nobody has examples to be measured on; set "
-            "data.test to examples with a column of users"
+            "data.client-holdout, or data.test to examples with a column of users"
         )

@@ -104,3 +104,21 @@ class Reply:
     metrics: TrainMetrics = field(default_factory=TrainMetrics)
     error: str = ""
     reason: Reason = "error"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the model is worth on what one client holds out: sums with their denominators, no more.
+
+    Attributes
+    ----------
+    client : whose examples they are.
+    sums : of the task's tally by name, int, float or list of int; empty where it failed.
+    error : empty, or what went wrong.
+    reason : what a drop is counted as.
+    """
+
+    client: str
+    sums: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    reason: Reason = "error"

@@ -5,8 +5,10 @@ A killed run, another number of workers, or another order of replies therefore d
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -16,9 +18,25 @@ def derive_seed(*parts: int | str) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        text = f"{type(part).__name__}:{part}".encode()
-        digest.update(len(text).to_bytes(4, "little") + text)
+        digest.update(_told_apart(part))
     return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def derive_seeds(purpose: str, names: Sequence[str]) -> NDArray[np.int64]:
+    """Return `derive_seed(purpose, name)` for each of many names, several times as fast."""
+    begun = hashlib.blake2b(_told_apart(purpose), digest_size=8)
+    found = bytearray()
+    for name in names:
+        digest = begun.copy()
+        digest.update(_told_apart(name))
+        found += digest.digest()
+    seeds: NDArray[np.int64] = (np.frombuffer(found, "<u8") >> np.uint64(1)).astype(np.int64)
+    return seeds
+
+
+def _told_apart(part: int | str) -> bytes:
+    text = f"{type(part).__name__}:{part}".encode()
+    return len(text).to_bytes(4, "little") + text
 
 
 def generator(*parts: int | str) -> np.random.Generator:

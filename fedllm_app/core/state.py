@@ -141,8 +141,8 @@ class RunState:
         )
 
     def with_evaluation(self, evaluation: Mapping[str, float]) -> "RunState":
-        """Return the state with an evaluation of its round; {} changes nothing."""
-        return replace(self, evaluation=evaluation, evaluated=self.round) if evaluation else self
+        """Return the state after an evaluation of its round; {} leaves the latest metrics."""
+        return replace(self, evaluation=evaluation or self.evaluation, evaluated=self.round)
 
     def to_json(self) -> dict[str, Any]:
         """Return what is not a tensor as JSON values."""

@@ -145,7 +145,7 @@ def _dealt(
         data.evaluate_on,
         data.holdout,
         *own_identity(settings.name),
-        *(apart if any(apart) else ()),
+        *(("by name", *apart) if any(apart) else ()),
     )
 
     def deal(temporary: Path) -> None:

@@ -127,3 +127,14 @@ class Table:
     def select_columns(self, names: Sequence[str]) -> "Table":
         """Return the table with these of its columns."""
         return Table(self._data, names, self._rows)
+
+    def longest(self, count: int) -> Rows:
+        """Return so many rows, those with most tokens first; the first ones where none has any.
+
+        Where there are fewer rows, they come again.
+        """
+        order = np.arange(len(self))
+        if "input_ids" in self.column_names:
+            own = self.numbers("input_ids")
+            order = np.argsort(-(own if self._rows is None else own[self._rows]), kind="stable")
+        return np.resize(order, count)

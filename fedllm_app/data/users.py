@@ -1,24 +1,28 @@
 """What is measured client by client: examples that a client does not train on, and unseen clients.
 
-Both are drawn from the data alone, not from the run's seed, as every held-out set here: runs that
-differ in their seed are measured on the same clients and examples, where the partition is the same.
+Every draw hangs on a client's name and its own texts, and not on the run's seed: runs that differ
+in their seed are measured on the same clients and examples, where the partition is the same. Nor
+does a draw hang on who else is there, so that a device, which knows its own texts alone, finds what
+a simulation of the same data finds.
 
 Shapes: N rows, C clients, T pairs of a client and a text of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_app.core.errors import DataError
-from fedllm_app.core.seeds import generator
+from fedllm_app.core.seeds import derive_seeds
 from fedllm_app.data.partition import Partition, PartitionSettings, partition
 from fedllm_app.data.settings import DataSettings
 from fedllm_app.data.table import Rows, Table
 
 SEEN, UNSEEN = "seen", "unseen"  # clients that may train, and those that never do
+UNSEEN_CLIENTS = "unseen clients"
 DOMAIN = "domain"  # not clients: what is evaluated, by its domain
 TRAIN = "train"
 
@@ -36,13 +40,53 @@ class Measured:
     table: Table
     partition: Partition
 
+    @cached_property
+    def _order(self) -> list[int]:
+        """Clients with examples, in the order in which they are chosen."""
+        having = np.flatnonzero(self.partition.counts).tolist()
+        names = self.partition.clients
+        return [having[i] for i in in_order([names[i] for i in having])]
+
     def chosen(self, most: int) -> list[tuple[str, Rows]]:
         """Return clients with examples and their rows: at most so many, always the same."""
-        having = np.flatnonzero(self.partition.counts)
-        if len(having) > most:
-            drawn = generator("measured clients").choice(len(having), most, replace=False)
-            having = having[np.sort(drawn)]
-        return [(self.partition.clients[i], self.partition.rows(i)) for i in having.tolist()]
+        having = sorted(self._order[:most])
+        return [(self.partition.clients[i], self.partition.rows(i)) for i in having]
+
+
+def drawn(purpose: str, clients: Sequence[str]) -> NDArray[np.float64]:
+    """Return a number in [0, 1) for each client, drawn by purpose and name alone."""
+    shares: NDArray[np.float64] = (derive_seeds(purpose, clients) >> 10) / float(1 << 53)
+    return shares
+
+
+def in_order(clients: Sequence[str]) -> list[int]:
+    """Return the numbers of clients in the order in which they are chosen to be measured.
+
+    Where one comes or goes, the others stay in their order.
+    """
+    numbers: list[int] = np.argsort(drawn("measured clients", clients), kind="stable").tolist()
+    return numbers
+
+
+def is_unseen(client: str, data: DataSettings) -> bool:
+    """Say whether a device never trains; each draws for itself, so the share is that of many."""
+    return bool(drawn(UNSEEN_CLIENTS, [client])[0] < data.unseen_clients)
+
+
+def own_rows(client: str, text_of_row: NDArray[np.int64], data: DataSettings) -> tuple[Rows, Rows]:
+    """Return the rows of a device's own that it trains on, and those that it is measured by.
+
+    Parameters
+    ----------
+    client : its name.
+    text_of_row : number of the text that each row came from, int64 of shape (N,), ascending in the
+        order in which a simulation would have these texts.
+    """
+    rows = np.arange(len(text_of_row))
+    if is_unseen(client, data):
+        return rows[:0], rows
+    held_N = _held_out([client], np.zeros_like(rows), text_of_row, data.client_holdout)
+    return rows[~held_N], rows[held_N]
 
 
 def set_apart(
@@ -74,8 +118,9 @@ def set_apart(
                 f"data.unseen-clients is {data.unseen_clients:g}, which leaves nobody of "
                 f"{len(having)} clients to train; expected a smaller share"
             )
-        away_C[generator("unseen clients").permutation(having)[:number]] = True
-    held_N = _held_out(client_N, text_of_row[dealt.order], C, data.client_holdout)
+        names = [dealt.clients[i] for i in having.tolist()]
+        away_C[having[np.argsort(drawn(UNSEEN_CLIENTS, names), kind="stable")[:number]]] = True
+    held_N = _held_out(dealt.clients, client_N, text_of_row[dealt.order], data.client_holdout)
     held_N &= ~away_C[client_N]
     return {
         TRAIN: _part(dealt, ~away_C, ~held_N & ~away_C[client_N]),
@@ -127,25 +172,41 @@ def by_domain(table: Table, columns: Table, rows: Rows) -> dict[str, Measured]:
 
 
 def _held_out(
-    client_N: NDArray[np.int64], text_N: NDArray[np.int64], C: int, share: float
+    clients: Sequence[str], client_N: NDArray[np.int64], text_N: NDArray[np.int64], share: float
 ) -> NDArray[np.bool_]:
     """Say of each row, client by client, whether its client does not train on it."""
     if not share or not len(text_N):
         return np.zeros(len(text_N), bool)
     width = int(text_N.max()) + 1
     pairs_T, pair_N = np.unique(client_N * width + text_N, return_inverse=True)
-    client_T = pairs_T // width
+    client_T, C = pairs_T // width, len(clients)
     texts_C = np.bincount(client_T, minlength=C)
-    # Pairs are in the order of their clients: where one stands among those of its own is its drawn
-    # place less that of the first.
-    drawn_T = np.lexsort((generator("held-out of clients").random(len(pairs_T)), client_T))
-    place_T = np.empty(len(pairs_T), np.int64)
-    place_T[drawn_T] = np.arange(len(pairs_T))
+    # Pairs are in the order of their clients: where one stands among those of its own is its place
+    # less that of the first.
     first_C = np.cumsum(texts_C) - texts_C
+    number_T = np.arange(len(pairs_T)) - first_C[client_T]
+    key_C = derive_seeds("held-out of clients", clients).astype(np.uint64)
+    drawn_T = np.lexsort((_mixed(key_C[client_T], number_T), client_T))
+    place_T = np.empty(len(pairs_T), np.int64)
+    place_T[drawn_T] = number_T
     most_C = np.clip(np.rint(share * texts_C), 1, None)
     most_C = np.minimum(most_C, np.maximum(texts_C - 1, 0))
-    held_T: NDArray[np.bool_] = place_T - first_C[client_T] < most_C[client_T]
+    held_T: NDArray[np.bool_] = place_T < most_C[client_T]
     return held_T[pair_N]
+
+
+def _mixed(key_T: NDArray[np.uint64], number_T: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the draw of each number under its key, uint64.
+
+    It is SplitMix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195), which
+    gives any one of its draws without those before it: a generator for each of 100,000 clients
+    would take seconds.
+    """
+    z_T = key_T + (number_T.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z_T = (z_T ^ (z_T >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z_T = (z_T ^ (z_T >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    drawn_T: NDArray[np.uint64] = z_T ^ (z_T >> np.uint64(31))
+    return drawn_T
 
 
 def _part(dealt: Partition, of_C: NDArray[np.bool_], of_N: NDArray[np.bool_]) -> Partition:

@@ -15,6 +15,8 @@ from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings
 from fedllm_app.devices.profile import Profile, read_profiles
 
+MOST_ASKED = 10_000  # clients whose classes are looked up at once
+
 
 class DeviceSettings(Settings):
     """Namespace `devices`: what simulated clients train on."""
@@ -23,7 +25,7 @@ class DeviceSettings(Settings):
         "",
         description="Classes of devices with their shares of the clients, such as "
         "phone=0.6,wearable=0.1,pc=0.3. Seconds and joules are simulated by their profiles "
-        "(`fedllm devices`). Empty: no devices are simulated.",
+        "(`fedllm devices`); of real devices the classes count, not the shares. Empty: no devices.",
     )
     file: str = Field(
         "",
@@ -48,9 +50,17 @@ class DeviceSettings(Settings):
         description="How many times client.steps a fast device takes at most with devices.balance.",
     )
 
+    balance_density: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of its density that an upload over a slow link keeps at least with "
+        "devices.balance, where the device chooses what it sends. 1 leaves densities alone.",
+    )
+
     @property
     def on(self) -> bool:
-        """Whether devices are simulated."""
+        """Whether there are classes of devices: simulated ones, or those that real ones say."""
         return bool(self.fleet or self.file)
 
 
@@ -142,7 +152,21 @@ class Fleet:
 
     def tier(self, client: str, tiers: int) -> int:
         """Return a client's tier by how fast its class is: 0 for the slowest classes."""
-        return self.order.index(self.of(client).name) * tiers // len(self.order)
+        return self.tier_of(self.of(client).name, tiers)
+
+    def tier_of(self, name: str, tiers: int) -> int:
+        """Return the tier of a class."""
+        return self.order.index(name) * tiers // len(self.order)
+
+    def present(self, clients: Collection[str]) -> list[str]:
+        """Return the classes that some of these clients are of, the slowest first.
+
+        All that there can be, where no client is known or there are too many to ask.
+        """
+        if not 0 < len(clients) <= MOST_ASKED:
+            return self.order
+        found = {self.of(client).name for client in clients}
+        return [name for name in self.order if name in found]
 
     def counts(self, clients: Collection[str]) -> dict[str, int]:
         """Return how many of the clients are of each class."""

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.app import Message as Message  # for those who carry it
-from flwr.common.constant import ErrorCode
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -46,11 +45,13 @@ class Holdings:
     counts : examples of each client, by id.
     federation : nodes of a simulation, each of which plays every client; 0 on a device.
     profiles : what is known of the devices of some clients, by id.
+    held : further examples that a client holds out, to be measured by, by id.
     """
 
     counts: dict[str, int]
     federation: int = 0
     profiles: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -78,7 +79,7 @@ def pack_request(request: Request) -> RecordDict:
         "held": request.held,
         "vectors": _lengths(request.vectors),
     }
-    return _records(words, _packed([request.vectors]))
+    return records_of(words, _packed([request.vectors]))
 
 
 def unpack_request(content: RecordDict) -> Request:
@@ -91,7 +92,7 @@ def unpack_request(content: RecordDict) -> Request:
     """
     packed = _payload(content)
     try:
-        words = json.loads(_words(content))
+        words = json.loads(words_of(content))
         if words["version"] != VERSION:
             raise WireError(f"message version is {words['version']!r}; expected {VERSION}")
         return Request(
@@ -122,7 +123,7 @@ def pack_replies(replies: Sequence[Reply]) -> RecordDict:
         for reply in replies
     ]
     packed = _packed([reply.vectors for reply in replies])
-    return _records({"version": VERSION, "answers": words}, packed)
+    return records_of({"version": VERSION, "answers": words}, packed)
 
 
 def unpack_replies(content: RecordDict) -> list[Reply]:
@@ -135,7 +136,7 @@ def unpack_replies(content: RecordDict) -> list[Reply]:
     """
     packed = _payload(content)
     try:
-        words = REPLY_HEADER.validate_json(_words(content))
+        words = REPLY_HEADER.validate_json(words_of(content))
     except ValidationError as error:
         raise WireError(f"not a reply of version {VERSION}: {error}") from None
     if words.version != VERSION:
@@ -171,24 +172,6 @@ def read_replies(message: Message, jobs: Sequence[Job]) -> list[Reply]:
     return list((asked | {(r.job, r.client): r for r in answers}).values())
 
 
-def engine_failure(message: Message) -> str:
-    """Return what of a simulation died, by an error that no app of ours raised; "" if none did.
-
-    Flower gives every error of Ray's as unknown. A dead worker or raylet is among them, and from
-    then on every message fails at once.
-    """
-    if not message.has_error() or message.error.code != ErrorCode.UNKNOWN:
-        return ""
-    lines = [line.strip() for line in (message.error.reason or "").splitlines()]
-    pid = next((line[4:].strip() for line in lines if line.startswith("pid:")), "unknown")
-    why = next((line for line in lines if line.startswith("The actor is dead because")), "")
-    if not why:
-        return f"Ray failed: {last_line(message.error.reason)}"
-    if "node has" in why:
-        return "Ray's raylet died."
-    return f"a worker of Ray's (process {pid}) died: {why.partition(' Some common')[0]}"
-
-
 def last_line(text: str | None) -> str:
     """Return the last line of a traceback that says something."""
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
@@ -197,7 +180,7 @@ def last_line(text: str | None) -> str:
 
 def pack_holdings(holdings: Holdings) -> RecordDict:
     """Return a node's answer to a query as records."""
-    return _records(asdict(holdings), None)
+    return records_of(asdict(holdings), None)
 
 
 def unpack_holdings(content: RecordDict) -> Holdings:
@@ -209,7 +192,7 @@ def unpack_holdings(content: RecordDict) -> Holdings:
         If it is not one.
     """
     try:
-        return HOLDINGS.validate_json(_words(content))
+        return HOLDINGS.validate_json(words_of(content))
     except ValidationError as error:
         raise WireError(f"not an answer to a query: {error}") from None
 
@@ -270,7 +253,8 @@ def _unpacked(
     return found
 
 
-def _records(words: Any, payload: np.ndarray | None) -> RecordDict:
+def records_of(words: Any, payload: np.ndarray | None) -> RecordDict:
+    """Return words, and bytes where there are any, as records."""
     records = RecordDict({"words": ConfigRecord({"json": json.dumps(words)})})
     if payload is not None:
         data = Array("uint8", (int(payload.size),), "raw", payload.tobytes())
@@ -278,7 +262,14 @@ def _records(words: Any, payload: np.ndarray | None) -> RecordDict:
     return records
 
 
-def _words(content: RecordDict) -> str:
+def words_of(content: RecordDict) -> str:
+    """Return the words of a message, JSON if it is one of ours.
+
+    Raises
+    ------
+    WireError
+        If there are none.
+    """
     try:
         return str(content.config_records["words"]["json"])
     except KeyError:

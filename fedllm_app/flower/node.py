@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_app.client.answer import answer
+from fedllm_app.client.measure import measure
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.extend import allow
-from fedllm_app.core.job import Reply, Request
+from fedllm_app.core.job import Measurement, Reply, Request
 from fedllm_app.core.settings import Scalar
 from fedllm_app.flower.message import Holdings
 from fedllm_app.parts import Parts
@@ -63,13 +64,26 @@ def holdings(run_config: Mapping[str, Scalar], node_config: Mapping[str, Any]) -
     profiles: dict[str, dict[str, float | str]] = {}
     if place.client and own:
         profiles = {place.client: {"class": own}}
-    return Holdings(dict(counts), simulated, profiles)
+    return Holdings(dict(counts), simulated, profiles, dict(_parts(config, place).held()))
 
 
 def train(
     request: Request, run_config: Mapping[str, Scalar], node_config: Mapping[str, Any], run_id: int
 ) -> list[Reply]:
     """Do the jobs of a request."""
+    return answer(_own_device(run_config, node_config, run_id), request)
+
+
+def evaluate(
+    request: Request, run_config: Mapping[str, Scalar], node_config: Mapping[str, Any], run_id: int
+) -> list[Measurement]:
+    """Measure the model of a request on what the clients of its jobs hold out."""
+    return measure(_own_device(run_config, node_config, run_id), request)
+
+
+def _own_device(
+    run_config: Mapping[str, Scalar], node_config: Mapping[str, Any], run_id: int
+) -> Device:
     config, place = _of(run_config, node_config)
     run_folder = place.home / "runs" / (config.run.name or str(run_id))
-    return answer(_device(config, place, run_folder), request)
+    return _device(config, place, run_folder)

@@ -95,7 +95,7 @@ class FedSparse(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask no client: the model that devices receive is evaluated on the server."""
+        """Ask no client: the loop asks devices itself (server/measuring.py)."""
         return []
 
     def aggregate_evaluate(

@@ -8,17 +8,15 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
-
-import httpx
 
 from fedllm_app.core.counts import Counts
-from fedllm_app.core.errors import EngineError, WireError, check_room
-from fedllm_app.core.job import Job, Profile, Reply, Request
+from fedllm_app.core.errors import WireError, check_room
+from fedllm_app.core.job import Job, Measurement, Profile, Reply, Request
+from fedllm_app.flower.asking import Asking
+from fedllm_app.flower.grid import LONGEST_WAIT_S, SHORTEST_WAIT_S, Grid, pulled
 from fedllm_app.flower.message import (
     Holdings,
     Message,
-    engine_failure,
     last_line,
     query_message,
     read_replies,
@@ -27,25 +25,11 @@ from fedllm_app.flower.message import (
 )
 
 log = logging.getLogger("fedllm")
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.01, 0.5
 QUERY_TIMEOUT_S = 120.0
 ASK_AGAIN_S = 60.0
 LATE = 3.0  # round time-outs after which no answer is taken any more
 LONGEST_ID = 200
 MOST_EXAMPLES = 1 << 40
-
-
-class Grid(Protocol):
-    """What is used of Flower's grid."""
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes that are there."""
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages and return their ids, an empty one for each that was not taken."""
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to these that have come."""
 
 
 class FlowerTransport:
@@ -68,6 +52,8 @@ class FlowerTransport:
         self._simulated = Counts()
         self._federation = 0
         self._profiles: dict[str, Profile] = {}
+        self._held: dict[int, dict[str, int]] = {}  # by node
+        self._asking = Asking(grid)
         self._open: dict[str, tuple[int, tuple[Job, ...]]] = {}
         self._failed: list[Reply] = []
         self._wait_s = SHORTEST_WAIT_S
@@ -87,6 +73,32 @@ class FlowerTransport:
                 log.info("waiting: %d nodes with %d clients are there", len(nodes), len(found))
             time.sleep(0.2)
 
+    def busy(self) -> set[str]:
+        """Return the clients of devices that are still at an earlier job.
+
+        In a simulation a worker takes one job after the other, and nobody is.
+        """
+        if self._simulated:
+            return set()
+        self._gather()
+        at_a_job = {job.client for _, jobs in self._open.values() for job in jobs}
+        return at_a_job | set(self._asking.late.values())
+
+    def held(self) -> Mapping[str, int]:
+        """Return how many examples each device that is there holds out."""
+        self._query_nodes()
+        of = {
+            client: self._held.get(node, {}).get(client, 0) for client, node in self._homes.items()
+        }
+        return {client: number for client, number in of.items() if number}
+
+    def measure(self, request: Request, timeout_s: float) -> list[Measurement]:
+        """Ask devices, those that are at a job too, and return the answers that came in time.
+
+        A device answers one message after the other. While its late answer is open, it gets no job.
+        """
+        return self._asking.ask(request, self._homes, timeout_s, LATE * timeout_s)
+
     def profiles(self) -> Mapping[str, Profile]:
         """Return what the nodes have said of their clients' devices."""
         return self._profiles
@@ -94,10 +106,7 @@ class FlowerTransport:
     def submit(self, requests: Sequence[Request], timeout_s: float) -> None:
         """Send requests; a device that is still at an earlier job is not given another."""
         self._wait_s = SHORTEST_WAIT_S
-        # Answers to earlier rounds: their nodes are free again, and their bytes have travelled.
-        self._failed += self._replies()
-        alive = set(self._grid.get_node_ids())
-        self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
+        self._gather()
         for node, request in self.assign(requests):
             # An answer that is late for its round frees its device, and its bytes count.
             message = train_message(request, node, LATE * timeout_s)
@@ -106,6 +115,16 @@ class FlowerTransport:
             if not taken:  # the node has just gone, or the message is too large for Flower
                 why = "Flower did not take the message"
                 self._failed += [Reply(j.id, j.client, error=why) for j in request.jobs]
+
+    def _gather(self) -> None:
+        """Take in answers to earlier rounds, and forget the jobs of nodes that have left.
+
+        Those that answered are free again, and their bytes have travelled.
+        """
+        self._failed += self._replies()
+        alive = set(self._grid.get_node_ids())
+        self._open = {i: (node, jobs) for i, (node, jobs) in self._open.items() if node in alive}
+        self._asking.gather()
 
     def poll(self) -> list[Reply]:
         """Return what has come; sleep a little, and longer each time, when nothing has."""
@@ -127,7 +146,7 @@ class FlowerTransport:
             If a process that the simulation needs has died, or its disk is full.
         """
         replies = []
-        for asked, message in self._pull(list(self._open)):
+        for asked, message in pulled(self._grid, list(self._open), self._devices):
             _, jobs = self._open.pop(asked, (0, ()))
             if message is None:
                 why = "its reply is no message of Flower's"
@@ -142,6 +161,7 @@ class FlowerTransport:
         """Yield (node, request) pairs, each with the jobs that the node is to do."""
         if not self._simulated:
             busy = {node for node, _ in self._open.values()}
+            busy |= {self._homes[c] for c in self._asking.late.values() if c in self._homes}
             for request in requests:
                 for job in request.jobs:
                     node = self._homes[job.client]
@@ -187,7 +207,7 @@ class FlowerTransport:
             question = query_message(node, QUERY_TIMEOUT_S)
             self._asked |= {i: node for i in self._grid.push_messages([question]) if i}
         self._locate_clients(nodes)
-        for asked, answer in self._pull(list(self._asked)):
+        for asked, answer in pulled(self._grid, list(self._asked), self._devices):
             self._take_holdings(self._asked.pop(asked), answer)
             self._locate_clients(nodes)  # of two that come together, too, one is the first
         return [node for node in nodes if self._simulated or node in self._counts]
@@ -215,7 +235,7 @@ class FlowerTransport:
             return
         for client in sorted(self._homes.keys() & holdings.counts.keys()):
             log.warning("node %d: client-id %r is taken, until its node is gone", node, client)
-        self._counts[node] = holdings.counts
+        self._counts[node], self._held[node] = holdings.counts, holdings.held
 
     def _locate_clients(self, there: Collection[int]) -> None:
         """Give every client the node that was the first to hold it, of those that are there."""
@@ -224,42 +244,16 @@ class FlowerTransport:
             if node in there:
                 self._homes = dict.fromkeys(held, node) | self._homes
 
-    def _pull(self, message_ids: list[str]) -> list[tuple[str, Message | None]]:
-        """Return the replies that have come, by what they answer; None cannot be read."""
-        if not self._devices:
-            pulled = list(self._grid.pull_messages(message_ids)) if message_ids else []
-            for message in pulled:
-                if why := engine_failure(message):
-                    raise EngineError(
-                        f"{why} The open round is not spent: start the same run.name again to go on"
-                    )
-            return [(message.metadata.reply_to_message_id, message) for message in pulled]
-        # One by one from devices: of those that come together one can spoil all. Flower builds a
-        # message from whatever bytes a device has sent, so anything may go wrong with it; what it
-        # says it answers is not asked.
-        found: list[tuple[str, Message | None]] = []
-        for i in message_ids:
-            try:
-                for message in self._grid.pull_messages([i]):
-                    found.append((i, message if isinstance(message, Message) else None))
-            except (httpx.HTTPError, OSError):  # the way to the SuperLink, which Flower has retried
-                raise
-            except Exception as error:
-                log.warning("a reply that came cannot be read: %r", error)
-                found.append((i, None))
-        return found
-
 
 def check_device(holdings: Holdings) -> None:
     """Raise WireError unless a device names one client, by an id that a log can show."""
     if len(holdings.counts) != 1:
         raise WireError(f"it names {len(holdings.counts)} clients; expected one, its own")
     (client,) = holdings.counts
-    if not 0 <= holdings.counts[client] < MOST_EXAMPLES:
-        raise WireError(
-            f"it says that it has {holdings.counts[client]:.3g} examples; expected 0 to 2^40"
-        )
-    if holdings.profiles.keys() - {client}:
+    for number in (holdings.counts[client], holdings.held.get(client, 0)):
+        if not 0 <= number < MOST_EXAMPLES:
+            raise WireError(f"it says that it has {number:.3g} examples; expected 0 to 2^40")
+    if (holdings.profiles.keys() | holdings.held.keys()) - {client}:
         raise WireError("it describes the devices of other clients; expected its own alone")
     if not client.isprintable() or len(client) > LONGEST_ID:
         raise WireError(

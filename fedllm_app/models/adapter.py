@@ -26,7 +26,7 @@ from fedllm_app.models.targets import (
     is_language_model,
     lora_targets,
 )
-from fedllm_app.models.trainable import TrainableModel
+from fedllm_app.models.trainable import TrainableModel, memory_of
 
 log = logging.getLogger("fedllm")
 
@@ -96,10 +96,10 @@ def _wrap_lora(
             ) from error
     for module in whole:
         _take_float32(backbone.get_submodule(module))
-    by_memory = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
+    by_memory = {memory_of(p): p for p in model.parameters() if p.requires_grad}
     saved = get_peft_model_state_dict(model, save_embedding_layers=False)
     tensors = {  # of tied names, the first
-        name: by_memory.pop(t.data_ptr()) for name, t in saved.items() if t.data_ptr() in by_memory
+        name: by_memory.pop(memory_of(t)) for name, t in saved.items() if memory_of(t) in by_memory
     }
     if by_memory:
         raise RuntimeError(f"PEFT trains {len(by_memory)} tensors that it would not save")

@@ -1,10 +1,11 @@
-"""What one local step computes and holds, counted on a real batch by torch's own counters.
+"""What one local step computes, counted on a real batch by torch's own counter.
 
 Multiplications and additions of matrix products and convolutions count, as in torch's
 FlopCounterMode; what is done element by element does not. A step is one pass forward and one
 backward. The backward pass has two halves: the gradients that go on to the layer below, which
 every model needs down to its lowest trained tensor, and those of the trained tensors themselves.
 A device that trains a share of the tensors saves that share of the second half alone.
+What a step holds in memory is counted in memory.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,13 +30,11 @@ class StepCost:
     forward : FLOPs of the pass forward.
     through : FLOPs of the gradients that go on to the layer below.
     weights : FLOPs of the gradients of all trainable tensors.
-    activations : bytes that the pass forward keeps for the pass backward.
     """
 
     forward: float
     through: float
     weights: float
-    activations: float
 
     @property
     def gradient_part(self) -> float:
@@ -63,7 +62,6 @@ def step_cost(model: TrainableModel, batch: Mapping[str, Tensor], loss: Loss) ->
     gradient = model.grad.clone()
     try:
         with torch.random.fork_rng(devices=[]):
-            kept = _kept(model, batch, loss)
             forward, both = _counted(model, batch, loss)
             frozen = _without_weights(model, batch, loss)
     finally:
@@ -71,7 +69,7 @@ def step_cost(model: TrainableModel, batch: Mapping[str, Tensor], loss: Loss) ->
         model.zero_grad()
         model.grad.copy_(gradient)
     weights = max(0, both - frozen)
-    return StepCost(forward / B, (both - forward - weights) / B, weights / B, kept / B)
+    return StepCost(forward / B, (both - forward - weights) / B, weights / B)
 
 
 def _counted(model: TrainableModel, batch: Mapping[str, Tensor], loss: Loss) -> tuple[int, int]:
@@ -97,19 +95,3 @@ def _without_weights(model: TrainableModel, batch: Mapping[str, Tensor], loss: L
         hook.remove()
         for tensor in tensors:
             tensor.requires_grad_()
-
-
-def _kept(model: TrainableModel, batch: Mapping[str, Tensor], loss: Loss) -> int:
-    """Return the bytes that the pass forward keeps, parameters and batch left out."""
-    known = {t.untyped_storage().data_ptr() for t in (*model.model.parameters(), *batch.values())}
-    kept: dict[int, Tensor] = {}  # held, so that no address is used twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        value = loss(model.logits(batch), batch)
-    found = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in known)
-    del value
-    return found

@@ -9,7 +9,7 @@ Shapes: P trainable parameters, B batch, C classes, T tokens, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -72,7 +72,7 @@ class TrainableModel:
     @cached_property
     def base_bytes(self) -> int:
         """Bytes of all frozen tensors in their own types: what a device downloads once."""
-        return sum({t.data_ptr(): t.numel() * t.element_size() for _, t in self._frozen()}.values())
+        return sum({memory_of(t): t.numel() * t.element_size() for _, t in self._frozen()}.values())
 
     def load(self, values_P: np.ndarray | Tensor, rank: int = 0) -> None:
         """Set all trainable values; nothing else changes, gradients and modes included.
@@ -119,6 +119,26 @@ class TrainableModel:
             self.model.to(device)
             self._tensors = {n: self.model.get_parameter(path) for n, path in own.items()}
             self._hold(self._rank, copy=True)
+        return self
+
+    def remade(self, make: Callable[[Tensor], Tensor]) -> Self:
+        """Put other tensors in the place of all there are; `flat` and `grad` are made anew.
+
+        Parameters
+        ----------
+        make : returns a tensor of the same shape and type; it is asked once for tied ones.
+        """
+        new: dict[int, Tensor] = {}
+        for module in self.model.modules():
+            both = ((module.named_parameters, True), (module.named_buffers, False))
+            for named, parameter in both:
+                for name, old in [*named(recurse=False, remove_duplicate=False)]:
+                    if id(old) not in new:
+                        made = make(old)
+                        new[id(old)] = nn.Parameter(made, old.requires_grad) if parameter else made
+                    setattr(module, name, new[id(old)])
+        self._tensors = {name: new[id(p)] for name, p in self._tensors.items()}  # type: ignore[misc]
+        self._hold(self._rank)
         return self
 
     def zero_grad(self) -> None:
@@ -180,9 +200,9 @@ class TrainableModel:
 
     def _frozen(self) -> Iterator[tuple[str, Tensor]]:
         """Yield what is frozen, without the untrained head that PEFT keeps: nothing reads it."""
-        trained = {parameter.data_ptr() for parameter in self._tensors.values()}
+        trained = {memory_of(parameter) for parameter in self._tensors.values()}
         for name, tensor in self.model.state_dict().items():
-            if tensor.data_ptr() not in trained and ".original_module." not in name:
+            if memory_of(tensor) not in trained and ".original_module." not in name:
                 yield name, tensor
 
     def _image_arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -203,6 +223,11 @@ class TrainableModel:
                     f"{name} no longer lies in the flat vector: something replaced its data, for "
                     "example a .to() of the wrapped model's"
                 )
+
+
+def memory_of(tensor: Tensor) -> tuple[int, int]:
+    """Return where a tensor lies, which tied ones share; also of one that has shapes alone."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def base_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -11,6 +11,7 @@ from fedllm_app.report.run import Run
 from fedllm_app.report.tables import Cell, Row, Table
 from fedllm_app.report.xaxis import ROUNDS, XAxis
 from fedllm_app.run.metrics import Record
+from fedllm_app.tasks import TASKS
 
 KINDS = {
     "seen": Series("clients that may train", palette.BLUE, "o", "-"),
@@ -26,7 +27,7 @@ def client_plots(run: Run, x: XAxis = ROUNDS) -> list[Plot]:
     found = _records(run)
     if not found:
         return []
-    metric = run.headline
+    metric = _names(run)[0]
     title = f"{words(metric)} by client"
     with drawing.figure(len(KINDS)) as (figure, axes):
         for kind, look in KINDS.items():
@@ -64,12 +65,25 @@ def client_table(run: Run) -> Table | None:
                 *(Cell(format_metric(spread[metric].get(word))) for word in SPREAD),
             ]
         )
-        for metric in run.evaluation_names()
+        for metric in _names(run)
         for kind, spread in last.items()
         if kind in KINDS and metric in spread
     ]
     note = f"After round {found[-1]['round']}. Rows by client are in clients.jsonl."
+    if missing := found[-1].get("not-measured"):
+        note += f" {sum(missing.values()):,} devices gave no answer that counts: "
+        note += ", ".join(f"{count:,} {reason}" for reason, count in sorted(missing.items())) + "."
     return Table("By client", ["Metric", *SPREAD.values()], rows, note)
+
+
+def _names(run: Run) -> list[str]:
+    """Return names of metrics, the headline first; the server may have evaluated none."""
+    if names := run.evaluation_names():
+        return names
+    last = _records(run)[-1]["by-client"]
+    found = {name for spread in last.values() for name in spread if name != "clients"}
+    kind = TASKS.get(str(run.settings.get("task.name", "")))
+    return sorted(found, key=lambda name: (kind is None or name != kind.headline, name))
 
 
 def _records(run: Run) -> list[Record]:

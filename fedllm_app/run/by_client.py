@@ -30,11 +30,22 @@ class ByClient:
             self._file = JsonLines(self._path)
             self._file.cut_back(after)
             self._last = max((r["round"] for r in iterate_lines(self._path)), default=-1)
-        self._open: tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]] | None = None
+        self._open: tuple[Sequence[Mapping[str, Any]], dict[str, Any]] | None = None
 
-    def measured(self, rows: Sequence[Mapping[str, Any]], spread: Mapping[str, Any]) -> None:
-        """Take the rows of an evaluation, and how their metrics are spread."""
-        self._open = rows, spread
+    def measured(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        spread: Mapping[str, Any],
+        dropped: Mapping[str, int],
+    ) -> None:
+        """Take the rows of an evaluation, how their metrics are spread, and who is missing.
+
+        Parameters
+        ----------
+        dropped : the count of clients that were asked and gave no answer to count, by reason.
+        """
+        words = {"by-client": dict(spread), "not-measured": dict(dropped)}
+        self._open = rows, {name: value for name, value in words.items() if value}
 
     def close(self, round: int) -> dict[str, Any]:
         """Write the rows of the latest evaluation as those of a round; return what a record says.
@@ -43,13 +54,13 @@ class ByClient:
         """
         if self._open is None:
             return {}
-        (rows, spread), self._open = self._open, None
+        (rows, words), self._open = self._open, None
         self._file = self._file or JsonLines(self._path)
         if self._last >= round:
             self._file.cut_back(round - 1)
         self._file.extend([{"round": round, **row} for row in rows])
         self._last = round
-        return {"by-client": dict(spread)}
+        return words
 
     def sync(self) -> None:
         """Return when every line is on the disk."""

@@ -13,6 +13,7 @@ from fedllm_app.core.errors import CheckpointError
 from fedllm_app.run.metrics import JsonLines, Record, iterate_lines
 
 Direction = Literal["up", "down"]
+EVALUATION = "evaluation"  # what the ledger calls a model that is sent to be measured
 
 
 @dataclass
@@ -181,9 +182,14 @@ class Ledger:
         return {c: (m.down_bytes, m.up_bytes) for c, m in moved if m.down_bytes is not None}
 
     def moved(self) -> dict[str, Moved]:
-        """Return what each client received and sent in the open round, late replies included."""
+        """Return what each client received and sent in the open round, late replies included.
+
+        A model that is sent to be measured is no part of the round's jobs, and holds up none.
+        """
         found: dict[str, Moved] = {}
         for line in self._waiting:
+            if line.get("vector") == EVALUATION:
+                continue
             so_far = found.get(line["client"], Moved())
             jobs = line["direction"] == "down" and line.get("vector", "params") == "params"
             found[line["client"]] = so_far.plus(line["direction"], line["bytes"], int(jobs))

@@ -98,9 +98,7 @@ class Recorder:
         for file in self._files():
             file.cut_back(round_)
         totals = Totals.from_dict(dict(state.totals)) if state and state.totals else Totals()
-        self.ledger = Ledger.resume(
-            folder / "ledger.jsonl", max(round_, 0), totals, base_client_bytes
-        )
+        self.ledger = Ledger.resume(folder / "ledger.jsonl", round_, totals, base_client_bytes)
         self.by_client = ByClient(folder, round_)
         self.board = Board(folder / "tensorboard", round_ if state else None)
         self._saved = round_  # after which round the newest checkpoint is
@@ -145,7 +143,7 @@ class Recorder:
         record |= _of_clients(outcome) | _of_ages(outcome.staleness)
         if outcome.evaluation:
             record["evaluation"] = dict(outcome.evaluation)
-            record |= self.by_client.close(state.round)
+        record |= self.by_client.close(state.round)
         self.metrics.append(record)
         self.ledger.end_round()
         self.board.scalars(state.round, record)
@@ -191,10 +189,10 @@ class Recorder:
         self, state: RunState, evaluation: Mapping[str, float], tensors: Mapping[str, Tensor]
     ) -> None:
         """Write the end of the run: its reason and, where it is new, the last evaluation."""
-        last: dict[str, object] = {"round": state.round, "evaluation": dict(evaluation)}
-        last |= self.by_client.close(state.round)
+        measured = self.by_client.close(state.round)
+        last: dict[str, object] = {"round": state.round, "evaluation": dict(evaluation)} | measured
         # A run killed between this line and its checkpoint has written it already.
-        if evaluation and read_lines(self.metrics.path)[-1] != last:
+        if (evaluation or measured) and read_lines(self.metrics.path)[-1] != last:
             self.metrics.append(last)
         self.checkpoint(state, tensors)
         self.ledger.close()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedllm_app.core.state import RunState
@@ -27,6 +27,7 @@ class Limits:
     network : the links that simulated seconds are counted over, None without a clock.
     falling : metrics that are better when lower.
     closing_s : the longest that a round took after the wait for its replies.
+    measured : how many devices the next evaluation sends the model to.
     began : when this process began the run, by the monotonic clock.
     """
 
@@ -35,6 +36,7 @@ class Limits:
     network: Network | None = None
     falling: frozenset[str] = frozenset()
     closing_s: float = 0.0
+    measured: Callable[[], int] = lambda: 0
     began: float = field(default_factory=time.monotonic)
 
     def seconds(self, state: RunState) -> float:
@@ -51,8 +53,17 @@ class Limits:
         left = self.round.max_seconds - self.seconds(state) - self.closing_s
         return min(self.round.timeout_s, max(left, SHORTEST_WAIT_S))
 
+    def evaluation_s(self, state: RunState) -> float:
+        """Return the seconds that an evaluation on devices may wait, at the end of the run too."""
+        if not self.round.max_seconds:
+            return self.round.timeout_s
+        left = self.round.max_seconds - self.seconds(state)
+        return min(self.round.timeout_s, max(left, self.closing_s, SHORTEST_WAIT_S))
+
     def bound(self, state: RunState, asked: Sequence[Asked], open: Sequence[Asked] = ()) -> Cost:
         """Return the most that a round can cost, late uploads of earlier ones included.
+
+        The evaluation that follows is part of it, since a run ends with one.
 
         Parameters
         ----------
@@ -61,6 +72,8 @@ class Limits:
         """
         traffic: Traffic = {a.job.client: (a.down_bytes, a.most_bytes) for a in asked}
         down, up = sum(a.down_bytes for a in asked), sum(a.most_bytes for a in (*asked, *open))
+        if self.round.max_down_bytes:
+            down += self.measured() * max((a.down_bytes for a in asked), default=0)
         up += sum(most for _, _, most in state.pending)
         seconds, steps = max(state.spent.slowest_s, self.closing_s), steps_of(asked)
         simulated_s = self.network.round_seconds(traffic, steps) if self.network else 0.0

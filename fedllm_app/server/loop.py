@@ -2,9 +2,8 @@
 
 Knows no Flower. A transport carries requests to clients and brings replies back; the method says
 what travels; codec, exact mean and optimizer are called by name. Everything random comes from
-(seed, round), so a run that was killed goes on from its checkpoint to the same bits.
-
-Shapes: P trainable parameters.
+(seed, round), so a run that was killed goes on from its checkpoint to the same bits. P is the
+number of trainable parameters.
 """
 
 import logging
@@ -25,11 +24,13 @@ from fedllm_app.server.checked import MOST_COUNT
 from fedllm_app.server.counting import Counting
 from fedllm_app.server.intake import CLOSED, UNUSED
 from fedllm_app.server.limits import Limits
+from fedllm_app.server.measuring import Evaluator
 from fedllm_app.server.methods.base import Means
 from fedllm_app.server.opened import OpenRound, advanced, record_downloads, unfounded, wasted
 from fedllm_app.server.optimizer import ServerOptimizer
 from fedllm_app.server.pacing.base import Pacing
-from fedllm_app.server.planning import Planner
+from fedllm_app.server.pacing.free import first_free
+from fedllm_app.server.planning import Planner, Serving
 from fedllm_app.server.reading import ENDED, Epochs, Reading
 from fedllm_app.server.transport import Transport
 
@@ -49,7 +50,7 @@ class Loop:
     limits : when a run ends and how long it may wait.
     optimizer : the dense parameters P and the server's optimizer.
     transport : carries the jobs.
-    evaluate : metrics of a flat vector, headline first, or None without test data.
+    evaluator : measures the model that devices would receive next.
     recorder : writes the run's folder.
     min_replies : accepted replies below which a round takes no step.
     counting : how replies are weighed, bounded and combined.
@@ -69,7 +70,7 @@ class Loop:
     limits: Limits
     optimizer: ServerOptimizer
     transport: Transport
-    evaluate: Callable[[np.ndarray], dict[str, float]] | None
+    evaluator: Evaluator
     recorder: Recorder
     min_replies: int = 1
     counting: Counting = field(default_factory=Counting)
@@ -96,7 +97,7 @@ class Loop:
         while not ended:
             ended = self.limits.ended(self.state) or self.play_round()
         evaluation = {} if self.state.evaluated == self.state.round else self.evaluation()
-        self.state = replace(self.state.with_evaluation(evaluation), finished=ended)
+        self.state = replace(self.state, finished=ended)
         self.recorder.finish(self.state, evaluation, self.optimizer.tensors())
         if words := wasted(self.state.dropped, len(self.waiting)):
             log.info(words)
@@ -110,7 +111,7 @@ class Loop:
         if there and not (clients or self.waiting or self.state.open):
             return ENDED
         self.reopen(clients)
-        cohort = self.pacing.ask(self.state, clients, {client for _, client in self.waiting})
+        cohort = first_free(self.pacing, self.transport, self.state, clients, self.waiting)
         # 2. Choose what each of them receives, trains and returns, and encode what goes down.
         opened = self.open_round(cohort, clients)
         # 3. Send it. Every device trains on its own data and sends back what the plan says.
@@ -124,10 +125,9 @@ class Loop:
 
     def begin(self) -> None:
         """Evaluate the model before round 1 and write the first checkpoint."""
-        clock = Clock()
-        evaluation = self.evaluation()
+        self.evaluator.wait()
+        clock, evaluation = Clock(), self.evaluation()
         self.limits.closing_s = clock.seconds()
-        self.state = replace(self.state, evaluation=evaluation, evaluated=0)
         self.recorder.begin(next(iter(evaluation), ""), evaluation)
         self.state = self.recorder.checkpoint(self.state, self.optimizer.tensors())
 
@@ -248,7 +248,6 @@ class Loop:
         waited_s = 0.0 if self.pacing.refills else lasted_s or 0.0
         opened.used = self.limits.usage(self.recorder.ledger, intake.steps, waited_s)
         self.state = opened.closed(self.state, now, self.counting.most_units)
-        self.state = self.state.with_evaluation(evaluation)
         ended = self.reading.ended(opened.clients, self.state.progress)
         curves = opened.curves(norm, self.optimizer)
         outcome = opened.outcome(norm, evaluation, lasted_s, self.pacing.waits_on, ended, curves)
@@ -276,9 +275,8 @@ class Loop:
         if before_step := self.planner.method.before_step:
             inputs = replace(planned.inputs, replies=len(intake.accepted))
             means, method_state = before_step(inputs, method_state, means)
-        self.optimizer.step(
-            means[PARAMS], planned.step, planned.plan.outside, self.schedule(state.steps)
-        )
+        rate = self.schedule(state.steps)
+        self.optimizer.step(means[PARAMS], planned.step, planned.plan.outside, rate)
         state = advanced(state, intake)
         return float(np.linalg.norm(means[PARAMS])), replace(
             state,
@@ -291,10 +289,12 @@ class Loop:
             downloads=opened.downloads,
         )
 
-    def served(self) -> np.ndarray:
-        """Return what a device of the served group would hold next, float32 of shape (P,)."""
+    def served(self) -> Serving:
+        """Return the model that a device of the served group would receive next."""
         return self.planner.served(self.state, self.optimizer.params)
 
     def evaluation(self) -> dict[str, float]:
-        """Return the metrics of the model that devices would receive next, or {}."""
-        return self.evaluate(self.served()) if self.evaluate else {}
+        """Note the metrics of the model that devices would receive next and return them, or {}."""
+        found = self.evaluator.measure(self.state, self.served)
+        self.state = self.state.with_evaluation(found)
+        return found

@@ -24,7 +24,7 @@ from fedllm_app.server.balance import Balance
 from fedllm_app.server.downloads import WHOLE, Sent, downloads_since
 from fedllm_app.server.methods.base import Inputs, Method, MethodState
 from fedllm_app.server.methods.settings import StrategySettings
-from fedllm_app.server.methods.shares import tier_of
+from fedllm_app.server.methods.shares import Tiers, tier_of
 from fedllm_app.wire.codec import WireSettings, decode
 from fedllm_app.wire.header import GRID
 from fedllm_app.wire.slices import origin_of
@@ -53,6 +53,20 @@ class Planned:
     encoded: dict[str, tuple[dict[str, np.ndarray], str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Serving:
+    """The model that a device of the served group would receive next.
+
+    Attributes
+    ----------
+    request : what brings it to a device, without jobs.
+    values : what the device makes of it, float32 of shape (P,).
+    """
+
+    request: Request
+    values: np.ndarray
+
+
 @dataclass
 class Planner:
     """Asks the method for its plan and encodes what goes down.
@@ -65,6 +79,7 @@ class Planner:
     seed : of the run.
     heads : where attention heads lie in the layout, None where there are none.
     tiers : the tier of a client, of so many.
+    spoken : returns the same from what real devices say of themselves, None where they do not.
     balance : divides local steps by device, None where all take the same.
     """
 
@@ -76,8 +91,9 @@ class Planner:
     initial: np.ndarray
     seed: int
     heads: Heads | None = None
-    tiers: Callable[[str, int], int] = tier_of
+    tiers: Tiers = tier_of
     balance: Balance | None = None
+    spoken: Callable[[Mapping[str, Profile]], Tiers] | None = None
     _untrained_logged: bool = False
 
     def plan(
@@ -99,10 +115,11 @@ class Planner:
         ConfigError
             If the server's step is drawn by a group or a client: it belongs to all of them.
         """
+        tiers = self.spoken(profiles or {}) if self.spoken else self.tiers
         inputs = Inputs(
             self.strategy, self.layout, state.round + 1, params_P, self.initial, cohort, self.seed,
             profiles or {}, self.method.own_settings(self.strategy), state.accepted,
-            clients, heads=self.heads, tiers=self.tiers,
+            clients, heads=self.heads, tiers=tiers,
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
         if self.balance is not None:
@@ -169,17 +186,21 @@ class Planner:
             vectors[name] = self._encoded(values, own, False, base, value_type)
         return vectors, base
 
-    def served(self, state: RunState, params_P: np.ndarray) -> np.ndarray:
-        """Return what a device of the served group would hold next, float32 of shape (P,)."""
+    def served(self, state: RunState, params_P: np.ndarray) -> Serving:
+        """Return the model that a device of the served group would receive next."""
         planned = self.plan(state, params_P, ())
         group = planned.plan.served
-        plan = planned.plan.groups[group]
+        whole = planned.plan.groups[group]
+        # What it is made of, without what a device would do with it.
+        plan = ClientPlan(down=whole.down, fill=whole.fill, down_as=whole.down_as)
         vectors, base = self.downloads(planned, group, plan)
         derived = None
         if not isinstance(plan.down, Positions):
             derived = expand(plan.down, self.layout, Draw(self.seed, planned.inputs.job, group))
         update = decode(vectors[PARAMS], origin_of(self.layout, base), derived=derived)
-        return device_copy(plan, update.positions, update.values, self.initial)
+        values = device_copy(plan, update.positions, update.values, self.initial)
+        words, layout, t = plan.to_json(), self.layout.hash, planned.inputs.job
+        return Serving(Request(group, words, vectors, (), layout, base, t), values)
 
     def _remembered(self, plan: ClientPlan) -> ClientPlan:
         """Return a plan with what a device keeps of its download, where one may go on from it."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the command line starts without tensors
 
     from fedllm_app.config import RunConfig
     from fedllm_app.devices.network import Network
+    from fedllm_app.parts import Parts
     from fedllm_app.study.budget import Budget
     from fedllm_app.study.pilot import Pilot
     from fedllm_app.study.planner import Candidate
@@ -160,17 +161,25 @@ def network_for(
 
 def answer(q: Question, console: "Console") -> None:
     """Predict and print; play the pilot where one is asked for."""
+    from fedllm_app.fitting import Fitting, told
+    from fedllm_app.parts import Parts
+    from fedllm_app.place import Place
     from fedllm_app.study import planner
     from fedllm_app.study.pilot import metric_of
-    from fedllm_app.study.show import print_candidates, print_pilots, write_json, write_winner
+    from fedllm_app.study.show import print_candidates, print_pilots, say, write_json, write_winner
 
     listen(logging.INFO)
     asked = [pair.partition("=")[0].strip() for pair in q.vary]
     choices = planner.combinations(q.config, planner.read_axes(q.config, q.vary), asked)
     budget = q.budget.left(q.share) if q.share else q.budget
     least = q.min_rounds or math.ceil(q.config.run.rounds / 2)
-    candidates = planner.plan(choices, budget, predictor(q.config, q.network, q.like), least)
+    parts = Parts(q.config, Place.of(q.config))
+    predicts = predictor(q.config, q.network, q.like, parts)
+    candidates = planner.plan(choices, budget, predicts, least)
     print_candidates(console, candidates, len(choices), budget, q.rows)
+    fleet = q.network.fleet if q.network else None
+    classes = fleet.present(predicts.counts) if fleet else []
+    say(console, told(Fitting(parts), [fleet.profiles[name] for name in classes] if fleet else []))
     metric, pilots = metric_of(q.config), list["Pilot"]()
     if q.share:
         spending = q.budget.share(q.share, q.config.run.rounds)
@@ -182,13 +191,17 @@ def answer(q: Question, console: "Console") -> None:
 
 
 def predictor(
-    config: "RunConfig", network: "Network | None", like: Sequence[Path] = ()
+    config: "RunConfig",
+    network: "Network | None",
+    like: Sequence[Path] = (),
+    parts: "Parts | None" = None,
 ) -> "Predictor":
     """Return the predictor over a configuration's data and model.
 
     Parameters
     ----------
     like : folders of finished runs to learn from.
+    parts : of the configuration, where there are some.
 
     Raises
     ------
@@ -201,7 +214,7 @@ def predictor(
     from fedllm_app.place import Place
     from fedllm_app.study.predict import Predictor
 
-    parts = Parts(config, Place.of(config))
+    parts = parts or Parts(config, Place.of(config))
     if network is not None:
         network.count(lambda: parts.step_flops, lambda: parts.cost_of_a_step.gradient_part)
     made = Predictor.of(parts, network)

@@ -15,11 +15,25 @@ def devices(context: typer.Context, sources: Sources = False) -> None:
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(help="Profiles of your own (TOML).")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Profiles of your own (TOML).")] = None,
     sources: Sources = False,
+    job: Annotated[
+        list[str] | None,
+        typer.Option(help="A recipe, or key=value over it: is there memory for a job of it?"),
+    ] = None,
 ) -> None:
     """Check profiles of your own, and list them beside the others."""
-    show(files, sources)
+    show(files or [], sources)
+    if not job:
+        return
+    from fedllm_app.deploy.launch import asked_config
+    from fedllm_app.devices.profile import read_profiles
+    from fedllm_app.fitting import Fitting, told
+    from fedllm_app.parts import Parts
+    from fedllm_app.place import Place
+
+    config = asked_config(job)
+    typer.echo(told(Fitting(Parts(config, Place.of(config))), read_profiles(files or []).values()))
 
 
 def measure(

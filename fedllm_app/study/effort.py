@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedllm_app.client.rules import batches_on
+from fedllm_app.client.rules import steps_before
 from fedllm_app.config import RunConfig
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import RoundPlan
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.devices.network import Network
 from fedllm_app.server.asked import trained_share
+from fedllm_app.server.balance import Balance
 from fedllm_app.study.costs import Payload
 
 
@@ -32,6 +33,7 @@ def whole_steps(
     c: RunConfig,
     counts: Mapping[str, int],
     shares: Mapping[str, float],
+    planned: Mapping[str, int],
 ) -> dict[str, float]:
     """Return the batches of each client, in those that train all of a batch as it is known.
 
@@ -41,12 +43,29 @@ def whole_steps(
     batch : of the step whose FLOPs the clock has.
     counts : examples of the clients that take part.
     shares : of the values that a client trains, where that is not all.
+    planned : local steps of a client, where its plan has a number of its own.
     """
-    larger = c.client.batch / batch if network.fleet else 1.0
-    return {
-        client: larger * network.whole_steps(batches_on(c.client, n), shares.get(client, 1.0))
-        for client, n in counts.items()
-    }
+    found = {}
+    for client, n in counts.items():
+        steps = (planned.get(client) or c.client.steps_on(n)) + steps_before(c.client, n)
+        whole = network.whole_steps(steps, shares.get(client, 1.0))
+        found[client] = times_as_large(network, batch, c) * whole
+    return found
+
+
+def times_as_large(network: Network, batch: int, c: RunConfig) -> float:
+    """Return how many times as large a batch is as that of the step which the clock has."""
+    return c.client.batch / batch if network.fleet else 1.0
+
+
+def balance_of(network: Network | None, batch: int, c: RunConfig) -> Balance | None:
+    """Return what divides local steps by device in a run, None where nothing does."""
+    if network is None or not c.devices.balance:
+        return None
+    devices, larger = c.devices, times_as_large(network, batch, c)
+    return Balance(
+        network, c.client.steps, devices.balance_most, devices.balance_density, larger
+    )  # fmt: skip
 
 
 def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> np.ndarray:

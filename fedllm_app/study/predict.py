@@ -11,7 +11,6 @@ Shapes: P trainable parameters, K coordinates of a payload, N rounds.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +35,9 @@ from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.methods.shares import tiers_of
 from fedllm_app.server.sampling import sample_cohort
+from fedllm_app.study.alike import same, signature
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
-from fedllm_app.study.effort import shares, trained_shares, whole_steps
+from fedllm_app.study.effort import balance_of, shares, trained_shares, whole_steps
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -129,7 +129,8 @@ class Predictor:
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
                 counts = {client: self.counts[client] for client in sizes}
-                steps = whole_steps(self.network, self.batch, c, counts, planned.shares.get(t, {}))
+                own = planned.shares.get(t, {}), planned.steps.get(t, {})
+                steps = whole_steps(self.network, self.batch, c, counts, *own)
                 costs.put_seconds(t, sizes, base, self.network, steps)
         return costs
 
@@ -220,6 +221,8 @@ class _Rounds:
         self.rank = predictor.rank(c.lora.rank if adapters else 0)
         self.layout = self.rank.layout
         self.shares: dict[int, dict[str, float]] = {}  # that a client trains, by round
+        self.steps: dict[int, dict[str, int]] = {}  # that a plan asks of a client, by round
+        self.balance = balance_of(predictor.network, predictor.batch, c)
 
     def all(self) -> Sequence[dict[str, tuple[Payload, Payload]]]:
         """Return (down, up) by client for every round.
@@ -233,9 +236,9 @@ class _Rounds:
         for t in range(1, N + 1):
             plan, after = self.plan(t, state)
             rounds.append(self.payloads(t, plan))
-            now = _signature(plan)
-            if look and now and now == before and t < N and _same(state, after):
-                if _signature(self.plan(N, after)[0]) == now:
+            now = signature(plan)
+            if look and now and now == before and t < N and same(state, after):
+                if signature(self.plan(N, after)[0]) == now:
                     both = next(iter(rounds[-1].values()))
                     rest = range(t + 1, N + 1)
                     return rounds + [dict.fromkeys(self.cohort(t), both) for t in rest]
@@ -255,10 +258,14 @@ class _Rounds:
             self.c.run.seed, accepted=accepted, heads=self.predictor.heads,
             tiers=self.predictor.tiers,
         )  # fmt: skip
-        return method_of(self.c.strategy.name).plan(inputs, state)
+        plan, after = method_of(self.c.strategy.name).plan(inputs, state)
+        if self.balance is not None:
+            plan = self.balance.balanced(plan, self.layout, self.c.wire, self.c.run.seed, t)
+        return plan, after
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
         self.shares[t] = trained_shares(plan, self.layout, self.c.run.seed, t)
+        self.steps[t] = {c: plan.groups[name].work.steps for c, name in plan.group_of.items()}
         downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
         return {
             client: (downs[name], self.up(t, name, client, plan.groups[name]))
@@ -284,17 +291,3 @@ class _Rounds:
         made = self.predictor.payload(support, up.count, up.within, *how)
         more = beside_bytes(plan.beside_up, self.layout, draw, wire.up_values, wire.block)
         return replace(made, size=made.size + more)
-
-
-def _signature(plan: RoundPlan) -> str:
-    """Return what the sizes of a plan of one group hang on, "" where it may differ by client."""
-    words = [group.to_json() for group in plan.groups.values()]
-    text = json.dumps(words, sort_keys=True)
-    if len(words) != 1 or '"rule"' in text:
-        return ""
-    down = next(iter(plan.groups.values())).down
-    return f"{down.idx.size if isinstance(down, Positions) else 'all'} {text}"
-
-
-def _same(state: MethodState, after: MethodState) -> bool:
-    return state.keys() == after.keys() and all(np.array_equal(state[k], after[k]) for k in state)

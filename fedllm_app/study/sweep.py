@@ -1,4 +1,4 @@
-"""Play many runs on one machine: cell by cell, a process each, resumable at any moment.
+"""Play many runs: cell by cell, a process each, resumable at any moment.
 
 A cell is a run by name and settings. One that is finished is never played again; one that was cut
 off goes on from its own checkpoint. Nothing here is kept beside the runs' folders, so a sweep has
@@ -6,21 +6,10 @@ no state of its own that could disagree with them.
 """
 
 import json
-import logging
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.config.checks import PATH_KEYS
@@ -28,12 +17,12 @@ from fedllm_app.core.errors import FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
 from fedllm_app.models.export import ABOUT, RESULTS
-from fedllm_app.play import CHANGEABLE, run_local
+from fedllm_app.play import CHANGEABLE
 from fedllm_app.run.checkpoint import newest_whole
 from fedllm_app.run.metrics import iterate_lines, read_lines
+from fedllm_app.study.crew import Crew, processes
 
 Say = Callable[[str], None]
-GRACE_S = 10.0  # from a polite end to a forced one
 # Neither where things lie nor how many threads read them makes a run another one.
 ELSEWHERE = (*CHANGEABLE, *PATH_KEYS, "run.name", "client.threads")
 
@@ -132,12 +121,22 @@ def seconds_left(cells: Sequence[Cell], home: Path) -> float | None:
     )
 
 
-def play(cells: Sequence[Cell], home: Path, workers: int = 2, say: Say = print) -> None:
+def play(
+    cells: Sequence[Cell],
+    home: Path,
+    workers: int = 2,
+    say: Say = print,
+    crew: Callable[[], AbstractContextManager[Crew]] = processes,
+) -> None:
     """Play the cells that are not finished, `workers` at a time, in the order given.
 
     Each plays in a process of its own with one torch thread; its log goes to
     <home>/logs/<name>.log. Two cells of one name (the same run, longer) are played one after the
     other. Ended by Ctrl-C or SIGTERM it takes its processes with it; started again it goes on.
+
+    Parameters
+    ----------
+    crew : where the processes are: on this machine, or on those of a Ray cluster.
 
     Raises
     ------
@@ -159,98 +158,43 @@ def play(cells: Sequence[Cell], home: Path, workers: int = 2, say: Say = print) 
         good.append(cell)
         waiting += [] if done else [cell]
     say(f"{len(cells)} cells: {len(good) - len(waiting)} are finished, {len(waiting)} to play")
-    with _crew() as crew:
-        while waiting or crew:
-            _start_next(crew, waiting, home, workers)
-            for handle in wait([process.sentinel for _, process, _ in crew.values()]):
-                name = next(n for n, (_, p, _) in crew.items() if p.sentinel == handle)
-                cell, process, began = crew.pop(name)
-                process.join()
-                took = duration(time.monotonic() - began)
-                if process.exitcode:
+    at_work: dict[str, Cell] = {}
+    with crew() as hands:
+        while waiting or at_work:
+            for cell in _next(waiting, at_work, workers):
+                hands.start(cell.name, cell.config(home), _begun_log(home, cell.name))
+            for name, seconds, played in hands.ended():
+                cell, took = at_work.pop(name), duration(seconds)
+                if played:
+                    still = [*waiting, *at_work.values()]
+                    rest = _rest(good, still, home, workers)
+                    say(f"{name}: {_result(home, name)} in {took}; {len(still)} left{rest}")
+                else:
                     failed[name] = f"{_last_words(home, name)} (more in {_log_file(home, name)})"
                     say(f"{name} failed after {took}: {failed[name]}")
                     good.remove(cell)
-                else:
-                    still = [*waiting, *(c for c, _, _ in crew.values())]
-                    rest = _rest(good, still, home, workers)
-                    say(f"{name}: {_result(home, name)} in {took}; {len(still)} left{rest}")
     if failed:
         words = "\n".join(f"{name}: {why}" for name, why in failed.items())
         raise SweepError(f"{len(failed)} of {len(cells)} cells failed\n{words}")
 
 
-Crew = dict[str, tuple[Cell, BaseProcess, float]]
-
-
-def _start_next(crew: Crew, waiting: list[Cell], home: Path, workers: int) -> None:
-    """Start waiting cells until all workers are busy."""
-    while len(crew) < workers:
-        cell = next((c for c in waiting if c.name not in crew), None)
+def _next(waiting: list[Cell], at_work: dict[str, Cell], workers: int) -> Iterator[Cell]:
+    """Move waiting cells to those at work, and yield them, until all workers are busy."""
+    while len(at_work) < workers:
+        cell = next((c for c in waiting if c.name not in at_work), None)
         if cell is None:
             return
         waiting.remove(cell)
-        log = _log_file(home, cell.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()  # a process that dies at once has said nothing, and is to be told of
-        arguments = (cell, home, log)
-        process = _started_by().Process(target=_play_one, args=arguments)
-        process.start()
-        crew[cell.name] = (cell, process, time.monotonic())
+        at_work[cell.name] = cell
+        yield cell
 
 
-def _started_by() -> SpawnContext | ForkServerContext:
-    """Return how processes start: where possible as forks of one that has the imports done."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedllm_app.play", "datasets", "torch.utils.tensorboard"])
-    return context
-
-
-def _play_one(cell: Cell, home: Path, log: Path) -> None:
-    """Play one cell in this process, which was started for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep hears it and ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    run_local(cell.config(home))
-
-
-def _end_with_parent() -> None:
-    """End this process when the sweep is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-@contextmanager
-def _crew() -> Iterator[Crew]:
-    """Yield the processes at work; whatever ends the block ends those that are left."""
-    crew: Crew = {}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if main else None
-    try:
-        yield crew
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for _, process, _ in crew.values():
-            process.terminate()
-        for _, process, _ in crew.values():
-            process.join(GRACE_S)
-            if process.exitcode is None:
-                process.kill()
-                process.join()
-        if main:
-            signal.signal(signal.SIGTERM, before)
+def _begun_log(home: Path, name: str) -> Path:
+    """Return the log of a cell, made: a process that dies at once has said nothing."""
+    log = _log_file(home, name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.touch()
+    return log
 
 
 def _log_file(home: Path, name: str) -> Path:

@@ -6,7 +6,9 @@ It may be stopped at any moment; started again it goes on. <home>/sweeps/NAME/ h
 table.csv and report.html, written anew after every stretch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from fedllm_app.report.run import Run
+    from fedllm_app.study.crew import Crew
     from fedllm_app.study.search import Sweep
     from fedllm_app.study.sweep import Cell
 
@@ -25,6 +28,13 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="The sweep (TOML).")],
     workers: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 2,
     home: Annotated[Path, typer.Option(help="Folder for runs and caches.")] = Path("~/.fedllm"),
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="Play on a Ray cluster: its host:port, or 'local' to start one here. --home is a "
+            "folder that all its machines share."
+        ),
+    ] = "",
 ) -> None:
     """Play a grid, a random or a Bayesian search over any keys, and compare what came of it."""
     from fedllm_app.study.search import read_sweep
@@ -33,11 +43,11 @@ def sweep(
     asked, place = read_sweep(file), home.expanduser().resolve()
     out, failed = place / "sweeps" / file.stem, ""
     if asked.search == "bayes":
-        cells = _play_bayes(asked, place, workers)
+        cells = _play_bayes(asked, place, workers, _crew(ray, workers))
     else:
         cells = asked.cells()
         try:
-            play(cells, place, workers)
+            play(cells, place, workers, crew=_crew(ray, workers))
         except SweepError as error:
             failed = str(error)
     runs = write_table(asked, cells, place, out)
@@ -46,7 +56,20 @@ def sweep(
         raise SweepError(failed)
 
 
-def _play_bayes(asked: "Sweep", home: Path, workers: int) -> "list[Cell]":
+def _crew(ray: str, workers: int) -> "Callable[[], AbstractContextManager[Crew]]":
+    """Return where runs are played: processes of this machine, or a Ray cluster."""
+    if not ray:
+        from fedllm_app.study.crew import processes
+
+        return processes
+    from fedllm_app.study.on_ray import on_ray
+
+    return partial(on_ray, ray, workers)
+
+
+def _play_bayes(
+    asked: "Sweep", home: Path, workers: int, crew: "Callable[[], AbstractContextManager[Crew]]"
+) -> "list[Cell]":
     """Play what is proposed, some at a time, and return all runs; one that fails is told of."""
     from fedllm_app.study.search import Bayes
     from fedllm_app.study.sweep import SweepError, finished, play
@@ -55,7 +78,7 @@ def _play_bayes(asked: "Sweep", home: Path, workers: int) -> "list[Cell]":
     for begin in range(0, asked.trials, workers):
         batch = search.ask(min(workers, asked.trials - begin))
         try:
-            play([cell for _, cell in batch], home, workers)
+            play([cell for _, cell in batch], home, workers, crew=crew)
         except SweepError as error:
             typer.echo(str(error), err=True)
         for trial, cell in batch:

@@ -161,6 +161,8 @@ class TaskKind:
     domains : prepared rows have the column "domain" where the source has data.domain-column.
     check : raises DataError if the columns of a source are of no known shape; beside `reads`.
     fitted : returns the kind as the settings of a run (namespace task) ask for it.
+    sums : every name of a tally with what it is (tasks/sums.py), by which a server checks what a
+        device measured; empty, no device is asked.
     """
 
     name: str
@@ -182,6 +184,7 @@ class TaskKind:
     domains: bool = False
     check: "Callable[[Sequence[str], DataSettings, Source], object] | None" = None
     fitted: "Callable[[Any], TaskKind] | None" = None
+    sums: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedllm_app.data.text import prepare_text
 from fedllm_app.tasks.base import Metric, Rows, Tally, TaskKind, padded, units_of
+from fedllm_app.tasks.sums import OF_LABELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,4 +105,5 @@ SEQUENCE_CLASSIFICATION = TaskKind(
     has_head=True,
     reads=("text_column", "label_column"),
     embedded=NAME,
+    sums=OF_LABELS,
 )

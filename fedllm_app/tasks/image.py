@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_app.tasks.base import Rows, TaskKind
 from fedllm_app.tasks.classify import METRICS, Classification
+from fedllm_app.tasks.sums import OF_LABELS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,5 +69,6 @@ IMAGE_CLASSIFICATION = TaskKind(
     needs_labels=True,
     has_head=True,
     images=True,
+    sums=OF_LABELS,
     reads=("image_column", "label_column"),
 )

@@ -19,6 +19,7 @@ from fedllm_app.data.instructions import prepare_instructions
 from fedllm_app.tasks.base import IGNORED, Metric, Tally, TaskKind, padded
 from fedllm_app.tasks.next_token import NextToken
 from fedllm_app.tasks.pretraining import positions_of
+from fedllm_app.tasks.sums import OF_TOKENS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,4 +121,5 @@ INSTRUCTION = TaskKind(
     domains=True,
     check=shape_of,
     fitted=_fitted,
+    sums=OF_TOKENS,
 )

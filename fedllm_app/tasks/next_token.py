@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.data.text import prepare_text
 from fedllm_app.tasks.base import IGNORED, Metric, Rows, Tally, TaskKind, padded, units_of
+from fedllm_app.tasks.sums import OF_TOKENS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,4 +87,5 @@ NEXT_TOKEN = TaskKind(
     make=lambda pad_id, image: NextToken(pad_id),
     reads=("text_column",),
     embedded=NAME,
+    sums=OF_TOKENS,
 )

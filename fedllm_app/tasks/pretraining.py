@@ -17,6 +17,7 @@ from fedllm_app.data.packing import prepare_packed
 from fedllm_app.tasks.base import IGNORED, Metric, TaskKind
 from fedllm_app.tasks.next_token import NAME as NEXT_TOKEN_NAME
 from fedllm_app.tasks.next_token import NextToken
+from fedllm_app.tasks.sums import OF_TOKENS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,4 +78,5 @@ PRETRAINING = TaskKind(
     reads=("text_column",),
     embedded=NEXT_TOKEN_NAME,
     packed=True,
+    sums=OF_TOKENS,
 )

@@ -93,7 +93,7 @@ def test_floss_tiers(tmp_path):
     assert one.down["0"].size < one.down["1"].size
     np.testing.assert_allclose((one.before - one.params)[:6], [20, 19, 6, 17 / 3, 16 / 3, 0])
     # What is evaluated is the dense tier's next copy: 1 - 20 and 2 - 19 are among its largest.
-    served = dict(enumerate(walk.loop.served().tolist()))
+    served = dict(enumerate(walk.loop.served().values.tolist()))
     assert {i: v for i, v in served.items() if v} == {0: -19, 1: -17, 17: 18, 18: 19, 19: 20}
 
 

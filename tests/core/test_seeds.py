@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedllm_app.core.seeds import derive_seed, generator, seed_torch
+from fedllm_app.core.seeds import derive_seed, derive_seeds, generator, seed_torch
 
 PARTS = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=5), max_size=4)
 
@@ -45,3 +45,8 @@ def test_torch_is_seeded_by_the_parts():
         seed_torch(*parts)
         draws.append(torch.rand(3).tolist())
     assert draws[0] == draws[2] != draws[1]
+
+
+@given(st.text(max_size=5), st.lists(st.text(max_size=5), max_size=4))
+def test_seeds_of_many_names_are_those_of_each(purpose, names):
+    assert derive_seeds(purpose, names).tolist() == [derive_seed(purpose, n) for n in names]

@@ -1,7 +1,7 @@
 """Two devices with files of their own train over TLS, in processes as on real machines.
 
-One federation plays two runs: an adapter in rounds, and a model from scratch on streams of tokens,
-asynchronously.
+One federation plays two runs: an adapter in rounds that close at the first reply, measured on what
+devices hold out, and a model from scratch on streams of tokens, asynchronously.
 """
 
 import json
@@ -56,6 +56,32 @@ def check_streams(run, report):
     assert (run / "model" / "config.json").exists()
 
 
+def check_first_replies(run, report):
+    """Every round closed at its first reply, and no device was asked while it was at a job."""
+    rounds = [line for line in map(json.loads, (run / "metrics.jsonl").open()) if line["round"]]
+    assert [line["clients"] for line in rounds if "clients" in line] == [1, 1], report
+    assert "still at an earlier job" not in report
+    ledger = [json.loads(line) for line in (run / "ledger.jsonl").open()]
+    assert {line["client"] for line in ledger} <= {"alice", "bob", ""}, report
+    # The slower of the classes that they say has the first tier.
+    tiers = {"alice": "0-density-0.25", "bob": "1-density-1"}
+    groups = {line["client"]: line["group"] for line in ledger if line["direction"] == "down"}
+    assert groups and groups.items() <= tiers.items(), report
+
+
+def check_measured(run, report):
+    """Devices measured the model on what they hold out: who was there first, and both at last."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    measured = {r["round"]: r["by-client"]["seen"]["clients"] for r in records if "by-client" in r}
+    assert (list(measured), measured[2]) == ([0, 2], 2), report
+    assert not any("not-measured" in record for record in records), report
+    rows = [json.loads(line) for line in (run / "clients.jsonl").open()]
+    assert {(row["client"], row["examples"]) for row in rows} == {("alice", 2), ("bob", 1)}, report
+    ledger = [json.loads(line) for line in (run / "ledger.jsonl").open()]
+    sent = [(r["round"], r["client"]) for r in ledger if r.get("vector") == "evaluation"]
+    assert sent == [(row["round"], row["client"]) for row in rows], report
+
+
 @pytest.mark.flower
 def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     save_model(tmp_path / "model")
@@ -66,15 +92,24 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
         node = {"client-id": client, "data-path": tmp_path / f"{client}.jsonl"}
         node |= {"model-path": tmp_path / "model", "home": tmp_path / f"{client}-home"}
         node["tokenizer-path"] = tmp_path / "model"
+        node["device-class"] = {"alice": "phone", "bob": "pc"}[client]
         nodes.append({key: str(value) for key, value in node.items()})
     recipe = tmp_path / "recipe.toml"
     settings = {
         "run": {"home": str(tmp_path / "server-home"), "name": "tls", "rounds": 2},
-        "data": {"train": "node", "labels": "sky,soil", "test": str(tmp_path / "test.jsonl")},
+        "data": {
+            "train": "node", "labels": "sky,soil", "test": str(tmp_path / "test.jsonl"),
+            "client-holdout": 0.25,
+        },
         "model": {"source": str(tmp_path / "model")},
-        "round": {"clients": 2, "evaluate-every": 2},
+        "round": {
+            "pacing": "deadline", "clients": 1, "over-select": 2.0, "evaluate-every": 2,
+            "evaluate-clients": 5,
+        },
         "lora": {"rank": 2},
-    }
+        "strategy": {"name": "floss-tiers", "tier-densities": "0.25,1"},
+        "devices": {"fleet": "phone=0.5,pc=0.5"},
+    }  # fmt: skip
     recipe.write_text(tomli_w.dumps(settings))
 
     folder = tmp_path / "federation"
@@ -98,6 +133,6 @@ def test_two_devices_train_over_tls_and_the_adapter_is_found(tmp_path):
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2)
     adapted = PeftModel.from_pretrained(base, run / "adapter")
     assert any("lora_" in name and value.any() for name, value in adapted.named_parameters())
-    clients = {json.loads(line)["client"] for line in (run / "ledger.jsonl").open()}
-    assert clients >= {"alice", "bob"}, report
+    check_first_replies(run, report)
+    check_measured(run, report)
     check_streams(run.parent / "stream", report)

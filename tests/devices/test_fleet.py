@@ -51,7 +51,18 @@ def test_a_file_says_it_of_single_clients(tmp_path):
         ({"devices.fleet": "phone=0.5,phone=0.5"}, "names phone twice"),
         ({"devices.files": "/no/such.toml"}, "cannot be read"),
         ({"devices.fleet": "phone=1", "compute.step-s": 1.0}, "beside devices.fleet; expected 0"),
-        ({"devices.fleet": "phone=1", "data.train": "node"}, "with data.train = 'node'"),
+        (
+            {"devices.fleet": "phone=1", "devices.file": "/f.csv", "data.train": "node"},
+            "devices.file is '/f.csv' with data.train = 'node'",
+        ),
+        (
+            {"devices.fleet": "phone=1", "devices.balance": True, "data.train": "node"},
+            "devices.balance is true with data.train = 'node'",
+        ),
+        (
+            {"devices.fleet": "phone=1", "round.max-energy-j": 5.0, "data.train": "node"},
+            "round.max-energy-j is 5 and no device is simulated",
+        ),
         ({"round.max-energy-j": 5.0}, "no device is simulated"),
     ],
 )

@@ -10,8 +10,12 @@ from google.protobuf.message import DecodeError
 
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply
+from fedllm_app.core.state import RunState
 from fedllm_app.flower.message import Holdings, pack_replies
 from fedllm_app.flower.transport import ASK_AGAIN_S, check_device
+from fedllm_app.server.pacing.deadline import Deadline
+from fedllm_app.server.pacing.free import first_free
+from fedllm_app.server.pacing.sync import Sync
 
 pytestmark = pytest.mark.usefixtures("identity")
 
@@ -167,6 +171,33 @@ def test_a_busy_device_is_not_given_another_job():
     assert (refused.job, refused.client, refused.reason) == (2, "ann", "late")
     assert "still at an earlier job" in refused.error
     assert [m.metadata.dst_node_id for m in grid.pushed.values()] == [1, 2, 2]
+
+
+def test_a_busy_device_is_not_sampled_and_its_late_answer_makes_it_free():
+    transport, grid = devices({1: one("ann"), 2: one("bob")})
+    clients = transport.clients()
+    transport.submit([request("ann", "bob")], 9.0)
+    assert transport.busy() == {"ann", "bob"}
+    grid.answer_later(2, pack_replies([Reply(1, "bob", {"params": PAYLOAD})]))
+    pacing = Deadline(clients=1, asked=2, seed=0)
+    assert first_free(pacing, transport, RunState(), clients, ()) == ["bob"]
+    assert [reply.client for reply in transport.poll()] == ["bob"]  # its bytes are counted
+    # One whose node is gone is not waited for.
+    transport.submit([request("bob", t=2)], 9.0)
+    assert first_free(pacing, transport, RunState(), clients, [(1, "ann")]) == []
+    del grid.holds[1]
+    assert first_free(pacing, transport, RunState(), clients, ()) == ["ann"]
+
+
+def test_a_round_waits_where_every_device_is_busy(monkeypatch):
+    transport, grid = devices({1: one("ann")})
+    clients = transport.clients()
+    transport.submit([request("ann")], 9.0)
+    answer = pack_replies([Reply(1, "ann", {"params": PAYLOAD})])
+    monkeypatch.setattr(
+        "fedllm_app.server.pacing.free.time.sleep", lambda s: grid.answer_later(1, answer)
+    )
+    assert first_free(Sync(asked=1, seed=0), transport, RunState(), clients, ()) == ["ann"]
 
 
 def test_a_late_answer_frees_its_device_and_is_told_as_of_its_own_job():

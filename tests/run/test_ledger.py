@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.core.errors import CheckpointError
-from fedllm_app.run.ledger import Ledger, Totals
+from fedllm_app.run.ledger import EVALUATION, Ledger, Totals
 from fedllm_app.run.metrics import read_lines
 
 BASE = 1000
@@ -110,7 +110,10 @@ def test_traffic_of_the_open_round_by_client(tmp_path: Path) -> None:
     # A reply to an earlier round came twice as late: of one with a part in this round, and not.
     ledger.record(1, "a", "all", "up", 1, 0, 3, 40, accepted=False)
     ledger.record(1, "c", "all", "up", 1, 0, 3, 40, accepted=False)
+    # A model that is sent to be measured is no part of the round's jobs, and costs its bytes.
+    ledger.record(1, "b", "all", "down", 1, 2, 7, 40, vector=EVALUATION)
     assert ledger.traffic() == {"a": (10, 10), "b": (10, None)}
+    assert ledger.totals.down_bytes == 30
     ledger.end_round()
     assert ledger.traffic() == {}
     ledger.close()

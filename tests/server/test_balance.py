@@ -5,14 +5,15 @@ from toys import LAYOUT
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
-from fedllm_app.core.plan import ClientPlan, RoundPlan
+from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
+from fedllm_app.core.support import All
 from fedllm_app.devices.compute import ComputeSettings
 from fedllm_app.devices.fleet import DeviceSettings, Fleet
 from fedllm_app.devices.network import NetworkSettings, network_of
 from fedllm_app.devices.profile import UNITS
 from fedllm_app.play import run_local
 from fedllm_app.run.metrics import read_lines
-from fedllm_app.server.balance import Balance, shared_steps
+from fedllm_app.server.balance import Balance, Took, lowered, shared_steps
 from fedllm_app.server.methods.shares import tier_of, tiers_of
 from fedllm_app.wire.codec import WireSettings
 
@@ -21,15 +22,52 @@ MIXED = "phone=0.5,pc=0.5"
 
 def test_the_fast_take_the_steps_of_the_slow():
     # a takes 1 s a step, b a tenth: 11 tenths for every step of a.
-    taken = shared_steps({"a": (0.0, 1.0), "b": (0.0, 0.1)}, 11, 100)
+    taken = shared_steps({"a": Took(0.0, 0.0, 1.0), "b": Took(0.0, 0.0, 0.1)}, 11, 100)
     assert taken == {"a": 2, "b": 20}
-    assert shared_steps({"a": (0.0, 1.0), "b": (0.0, 1.0)}, 7, 28) == {"a": 7, "b": 7}
+    assert shared_steps({"a": Took(0.0, 0.0, 1.0), "b": Took(0.0, 0.0, 1.0)}, 7, 28) == {
+        "a": 7,
+        "b": 7,
+    }
 
 
 def test_nobody_takes_more_than_the_limit_and_all_take_one():
-    assert shared_steps({"a": (0.0, 1.0), "b": (0.0, 1e-9)}, 4, 6) == {"a": 2, "b": 6}
-    assert shared_steps({"a": (99.0, 1.0), "b": (0.0, 1.0)}, 4, 16) == {"a": 1, "b": 7}
-    assert shared_steps({"a": (0.0, 1.0)}, 5, 5) == {"a": 5}
+    assert shared_steps({"a": Took(0.0, 0.0, 1.0), "b": Took(0.0, 0.0, 1e-9)}, 4, 6) == {
+        "a": 2,
+        "b": 6,
+    }
+    assert shared_steps({"a": Took(99.0, 0.0, 1.0), "b": Took(0.0, 0.0, 1.0)}, 4, 16) == {
+        "a": 1,
+        "b": 7,
+    }
+    assert shared_steps({"a": Took(0.0, 0.0, 1.0)}, 5, 5) == {"a": 5}
+
+
+def test_an_upload_is_halved_until_its_client_is_done_with_the_median_one():
+    took = {"a": Took(1.0, 8.0, 1.0), "b": Took(1.0, 1.0, 1.0), "c": Took(1.0, 64.0, 1.0)}
+    steps = dict.fromkeys(took, 1)
+    # b is done after 3 s, a after 10, c after 66: with a quarter after 18, with an eighth after 10.
+    assert lowered(took, steps, 1 / 4) == {"c": 1 / 4}
+    assert lowered(took, steps, 1 / 64) == {"c": 1 / 8}
+    assert lowered(took, steps, 0.9) == {}
+
+
+def test_a_slow_link_sends_less_and_what_is_no_choice_of_the_device_stays():
+    fleet = Fleet(DeviceSettings(fleet=MIXED), 0)
+    network = network_of(NetworkSettings(), 0, ComputeSettings(), fleet, lambda: 1.0)
+    names = [str(i) for i in range(10, 21)]
+    slow = {c for c in names if fleet.of(c).name == "phone"}
+    assert 0 < len(slow) < len(names) / 2  # so that the median is a fast one
+    balance = Balance(network, 1, 1.0, least=1 / 8)
+    for up in (TopK(0.5), All()):
+        plan = RoundPlan({"all": ClientPlan(up=up)}, dict.fromkeys(names, "all"))
+        made = balance.balanced(plan, LAYOUT, WireSettings(), 0, 1)
+        ups = {c: made.groups[made.group_of[c]].up for c in names}
+        assert made.groups["all"].up == up  # what is evaluated
+        if up == All():
+            assert set(ups.values()) == {up}
+        else:
+            assert {ups[c].density for c in names if c not in slow} == {0.5}
+            assert all(1 / 16 <= ups[c].density < 0.5 for c in slow)
 
 
 def test_a_plan_is_divided_into_groups_by_steps():
@@ -57,7 +95,7 @@ def test_tiers_follow_the_device_where_classes_differ():
 def profile(name, flops):
     """Return a profile whose steps take far longer than its transfers."""
     figures = {key: (1.0 if unit != "Mbps" else 1000.0, unit) for key, (unit, _) in UNITS.items()}
-    figures["flops"] = (flops, "FLOP/s")
+    figures |= {"flops": (flops, "FLOP/s"), "memory": (1e12, "B")}
     return f'name = "{name}"\n' + "".join(
         f'[{key}]\nvalue = {value}\nunit = "{unit}"\nkind = "assumed"\nsource = "a test"\n'
         for key, (value, unit) in figures.items()

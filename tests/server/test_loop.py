@@ -376,7 +376,7 @@ def test_evaluated_is_what_devices_would_receive_next(play):
     loop = play("abc", method="floss", strategy={"d_down": 0.25, "d_up": 1.0}, evaluate=evaluate)
     assert seen[0].tolist() == [0] * 15 + [16, 17, 18, 19, 20]
     assert seen[1].tolist() == [0] * 15 + [15.5, 16.5, 17.5, 18.5, 19.5]
-    assert seen[1].tolist() == loop.served().tolist()
+    assert seen[1].tolist() == loop.served().values.tolist()
 
 
 def test_without_test_data_there_is_no_evaluation(play):

@@ -81,7 +81,7 @@ def test_a_result_of_a_shorter_run_does_not_make_a_longer_one_finished(tiny, hom
 
 
 def test_a_process_that_dies_before_it_says_anything_is_a_failed_cell(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedllm_app.study.sweep._play_one", os._exit)  # a wrong argument ends it
+    monkeypatch.setattr("fedllm_app.study.crew._play_here", os._exit)  # a wrong argument ends it
     with pytest.raises(SweepError, match="it said nothing"):
         play([cell(tiny, "mute")], tmp_path, say=lambda line: None)
 

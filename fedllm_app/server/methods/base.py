@@ -19,7 +19,7 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan
 from fedllm_app.core.settings import Settings, kebab, parsed_args
 from fedllm_app.server.methods.settings import Share, StrategySettings
-from fedllm_app.server.methods.shares import tier_of
+from fedllm_app.server.methods.shares import Tiers, tier_of
 
 MethodState = Mapping[str, np.ndarray]
 AUTOMATIC = {"feedback_decay": 1.0, "top_k": "global", "rounding": "random"}
@@ -61,7 +61,7 @@ class Inputs:
     clients: int = 0
     replies: int = 0
     heads: Heads | None = None
-    tiers: Callable[[str, int], int] = tier_of
+    tiers: Tiers = tier_of
 
     @property
     def down(self) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Tiers of clients, and densities: of each tier, and one that shrinks from round to round."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
+from fedllm_app.core.job import Profile
 from fedllm_app.core.seeds import derive_seed
 from fedllm_app.devices.fleet import Fleet
+
+Tiers = Callable[[str, int], int]  # the tier of a client, of so many
 
 
 def tier_of(client: str, tiers: int) -> int:
@@ -12,9 +15,27 @@ def tier_of(client: str, tiers: int) -> int:
     return (int(client) if client.isdecimal() else derive_seed("tier", client)) % tiers
 
 
-def tiers_of(fleet: Fleet | None) -> Callable[[str, int], int]:
+def tiers_of(fleet: Fleet | None) -> Tiers:
     """Return what says a client's tier: by its device, if classes differ, or by number."""
     return fleet.tier if fleet is not None and len(fleet.order) > 1 else tier_of
+
+
+def tiers_told(fleet: Fleet) -> Callable[[Mapping[str, Profile]], Tiers] | None:
+    """Return what says the tiers of real devices from what they say of themselves.
+
+    One that says no class of the fleet counts among the slowest. None where classes do not differ.
+    """
+    if len(fleet.order) < 2:
+        return None
+
+    def told(profiles: Mapping[str, Profile]) -> Tiers:
+        def tier(client: str, tiers: int) -> int:
+            name = str(profiles.get(client, {}).get("class", ""))
+            return fleet.tier_of(name, tiers) if name in fleet.order else 0
+
+        return tier
+
+    return told
 
 
 def shrinking(density: float, rounds: int) -> float:

@@ -44,7 +44,7 @@ class Pacing(Protocol):
         state: RunState,
         clients: Mapping[str, int],
         open: Collection[str],
-        failed: Collection[str] = (),
+        busy: Collection[str] = (),
     ) -> list[str]:
         """Return the clients that are asked now.
 
@@ -52,7 +52,8 @@ class Pacing(Protocol):
         ----------
         clients : examples of each client that is there.
         open : clients with a job that is still open.
-        failed : clients whose reply was dropped in this round.
+        busy : clients that are not asked now: their device is at an earlier job, or their reply
+            was dropped in this round.
         """
 
     def weight(self, state: RunState, asked: Asked) -> int:

@@ -55,7 +55,7 @@ class Buffered:
         state: RunState,
         clients: Mapping[str, int],
         open: Collection[str],
-        failed: Collection[str] = (),
+        busy: Collection[str] = (),
     ) -> list[str]:
         """Return who is given the next jobs: each drawn by (seed, number of the job).
 
@@ -63,7 +63,7 @@ class Buffered:
         comes at once is not met again and again.
         """
         free = {client for client, count in clients.items() if count > 0}
-        left, chosen = sorted(free - set(open) - set(failed)), list[str]()
+        left, chosen = sorted(free - set(open) - set(busy)), list[str]()
         for number in range(self.concurrency - len(set(open))):
             if not left:
                 break

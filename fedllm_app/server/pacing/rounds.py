@@ -29,9 +29,11 @@ class Rounds:
         state: RunState,
         clients: Mapping[str, int],
         open: Collection[str],
-        failed: Collection[str] = (),
+        busy: Collection[str] = (),
     ) -> list[str]:
-        """Return the cohort of the next round."""
+        """Return the cohort of the next round, of those that are free."""
+        if busy:
+            clients = {client: n for client, n in clients.items() if client not in busy}
         return sample_cohort(clients, self.asked, self.seed, state.round + 1)
 
     def weight(self, state: RunState, asked: Asked) -> int:
