@@ -5,8 +5,9 @@
 
 The round is a real `flwr run` of Photon on Ray: download, training, upload, mean, step, checkpoint.
 The bare processes train the same model, as many steps on as many tokens, two clients' worth each,
-one thread each, and send nothing. They run before and after the federated run, and the first round,
-in which workers load, is left out. The result goes to benchmarks/results/round-speed.json.
+one thread each, and send nothing. Documents are joined: the bare loop has no mask either. They run
+before and after the federated run, and the first round, in which workers load, is left out. The
+result goes to benchmarks/results/round-speed.json.
 """
 
 import argparse
@@ -39,7 +40,8 @@ def rounds(folder: Path, data: Path, size: str, steps: int, count: int) -> list[
         "data.train": str(data), "data.test-split": "validation", "model.source": f"scratch:{size}",
         "model.train": "full", "model.tokenizer": "train", "model.vocabulary": V,
         "partition.name": "iid", "partition.clients": CLIENTS, "round.clients": CLIENTS,
-        "round.evaluate-every": 0, "client.optimizer": "adamw", "client.lr": 1e-3,
+        "round.evaluate-every": 0, "data.eval-examples": 16, "data.documents": "joined",
+        "client.optimizer": "adamw", "client.lr": 1e-3,
         "client.clip-norm": 1.0, "client.batch": B, "client.steps": steps,
         "client.schedule": "constant", "client.threads": 1, "strategy.name": "photon",
     }  # fmt: skip
