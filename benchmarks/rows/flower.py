@@ -4,7 +4,6 @@ The peer is the smallest Flower app there is (peers/empty), launched by the same
 same two workers.
 """
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from benchmarks.peers import flower_app
 from benchmarks.rows.row import Context, Row
 from benchmarks.rows.setting import Setting, bench_s
 from benchmarks.studies import overhead
+from benchmarks.watching import watching
 from fedllm_app.run.metrics import iterate_lines
 
 CLIENTS = (350, 4_000, 40_000)
@@ -121,17 +121,11 @@ def start_of(setting: Setting, name: str) -> tuple[float, dict[str, Any]]:
 @contextmanager
 def first_round(path: Path) -> Iterator[dict[str, float]]:
     """Yield a table that holds, once round 1 stands in a run's timing, `seconds` since now."""
-    began, seen, done = time.monotonic(), dict[str, float](), threading.Event()
+    began, seen = time.monotonic(), dict[str, float]()
 
     def look() -> None:
-        while "seconds" not in seen and not done.wait(LOOK_S):
-            if any(line["round"] == 1 for line in iterate_lines(path)):
-                seen["seconds"] = time.monotonic() - began
+        if "seconds" not in seen and any(line["round"] == 1 for line in iterate_lines(path)):
+            seen["seconds"] = time.monotonic() - began
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with watching(look, LOOK_S):
         yield seen
-    finally:
-        done.set()
-        thread.join()

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import tempfile
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ import psutil
 from benchmarks.peers import flower_app
 from benchmarks.record import ROOT, write_result
 from benchmarks.studies.overhead import FEDERATION, PROCESSES, WORKERS
+from benchmarks.watching import started, watching
 from fedllm_app.deploy.launch import run_flower
 from fedllm_app.run.metrics import read_lines
 
@@ -77,29 +77,18 @@ def write_inputs(data: Path, model: Path, folder: Path) -> None:
 def peaks() -> Iterator[dict[str, float]]:
     """Yield a table that grows to the largest sum of proportional set sizes by kind, in MB."""
     found: dict[str, float] = defaultdict(float)
-    done = threading.Event()
 
     def look() -> None:
-        me = psutil.Process()
-        while not done.wait(LOOK_S):
-            now: dict[str, float] = defaultdict(float)
-            for process in me.children(recursive=True):
-                with suppress(psutil.Error, OSError, IndexError):
-                    command = " ".join(process.cmdline())
-                    kind = next((k for part, k in PROCESSES.items() if part in command), "")
-                    if kind:
-                        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-                        now[kind] += int(text.split("\nPss:")[1].split()[0]) * 1024 / 1e6
-            for kind, size in now.items():
-                found[kind] = max(found[kind], size)
+        now: dict[str, float] = defaultdict(float)
+        for kind, process in started(PROCESSES):
+            with suppress(psutil.Error, OSError, IndexError):
+                text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                now[kind] += int(text.split("\nPss:")[1].split()[0]) * 1024 / 1e6
+        for kind, size in now.items():
+            found[kind] = max(found[kind], size)
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with watching(look, LOOK_S):
         yield found
-    finally:
-        done.set()
-        thread.join()
 
 
 def ours(folder: Path, method: str, rounds: int) -> tuple[dict[str, Any], list[list[str]]]:

@@ -12,7 +12,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -23,12 +22,14 @@ from typing import Any
 import psutil
 
 from benchmarks.record import ROOT, write_result
+from benchmarks.watching import started, watching
 from fedllm_app.deploy.launch import run_flower
 from fedllm_app.run.metrics import read_lines
 
 FEDERATION = ROOT / "pyproject-federation.toml"
 WORKERS = int(tomllib.loads(FEDERATION.read_text())["num-supernodes"])
 COHORT = 10
+LOOK_S = 0.2
 WORDS = ["the", "of", "sun", "moon", "sea", "sand", "rock", "ice"]
 # Part of a command line -> whose memory it is. A Ray worker names itself in place of its command.
 PROCESSES = {"flwr-simulation": "server", "flower-superlink": "superlink", "ray::": "worker"}
@@ -98,26 +99,15 @@ def settings(folder: Path, clients: int, rounds: int) -> dict[str, Any]:
 def peak_memory() -> Iterator[dict[str, float]]:
     """Yield a table that grows to the largest resident set size by kind of process, in MB."""
     peaks: dict[str, float] = {}
-    done = threading.Event()
 
     def look() -> None:
-        me = psutil.Process()
-        while not done.wait(0.2):
-            for process in me.children(recursive=True):
-                with suppress(psutil.Error):
-                    command = " ".join(process.cmdline())
-                    kind = next((k for part, k in PROCESSES.items() if part in command), "")
-                    if kind:
-                        size = process.memory_info().rss / 1e6
-                        peaks[kind] = max(peaks.get(kind, 0.0), round(size, 1))
+        for kind, process in started(PROCESSES):
+            with suppress(psutil.Error):
+                size = process.memory_info().rss / 1e6
+                peaks[kind] = max(peaks.get(kind, 0.0), round(size, 1))
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with watching(look, LOOK_S):
         yield peaks
-    finally:
-        done.set()
-        thread.join()
 
 
 def measure(clients: int, rounds: int) -> dict[str, Any]:
