@@ -86,8 +86,7 @@ def load_backbone(
     """
     source = local_source(source, cache)
     check_files(Path(source), weights=settings.reads_weights)
-    # Nothing is frozen in a full run, so there is no base for model.dtype to rule.
-    dtype = torch.float32 if settings.train == "full" else DTYPES[settings.dtype]
+    dtype = base_type(settings)
     with without_bars(), torch.random.fork_rng(devices=[]):
         seed_torch("backbone", seed)
         config = read_config(source, **config_overrides(task, labels))
@@ -95,17 +94,35 @@ def load_backbone(
         prepare_config(config, task, tokenizer)
         model, info = _made(settings, source, task, config, dtype, cache)
         model.name_or_path = model.config.name_or_path = source
-    if dtype == torch.bfloat16:
+    set_up(model, settings, narrow=dtype == torch.bfloat16)
+    model.fresh_modules = _fresh_modules(model, source, info)
+    return model.eval()
+
+
+def base_type(settings: ModelSettings) -> torch.dtype:
+    """Return the type of the weights.
+
+    Nothing is frozen in a full run, so there is no base for model.dtype to rule.
+    """
+    return torch.float32 if settings.train == "full" else DTYPES[settings.dtype]
+
+
+def set_up(model: PreTrainedModel, settings: ModelSettings, narrow: bool) -> None:
+    """Set how a model computes, whether it has weights or shapes alone.
+
+    Parameters
+    ----------
+    narrow : it computes in bfloat16.
+    """
+    if narrow:
         attend_in_float32(model)
     if settings.scratch:
         # A tokenizer may pad with its end token, which is to learn; a pad itself gets no gradient.
         model.get_input_embeddings().padding_idx = None
     if settings.checkpointing:
         checkpoint_layers(model)
-    model.fresh_modules = _fresh_modules(model, source, info)
     if not settings.dropout:
         silence_dropout(model)
-    return model.eval()
 
 
 def _stays(settings: ModelSettings) -> bool:

@@ -96,9 +96,8 @@ def _header(file: Path) -> dict[str, Any]:
 def _others(files: list[Path], dtype: torch.dtype) -> bool:
     """Return whether a tensor would be cast."""
     own = TYPE_NAMES[str(dtype).removeprefix("torch.")]
-    headers = (_header(file) for file in files)
-    types = {t["dtype"] for h in headers for name, t in h.items() if name != "__metadata__"}
-    return any(found != own and found.startswith(("F", "BF")) for found in types)
+    entries = (entry for file in files for entry in _entries(file).values())
+    return any(_is_float(entry) and entry["dtype"] != own for entry in entries)
 
 
 def _of_one_type(task: str, config: PreTrainedConfig, dtype: torch.dtype) -> bool:
@@ -141,11 +140,14 @@ def _entries(file: Path) -> dict[str, dict[str, Any]]:
     return {name: entry for name, entry in _header(file).items() if name != "__metadata__"}
 
 
+def _is_float(entry: dict[str, Any]) -> bool:
+    return str(entry["dtype"]).startswith(("F", "BF"))
+
+
 def _size(entry: dict[str, Any], dtype: torch.dtype) -> int:
     """Return the bytes of a tensor once it is cast."""
     begin, end = entry["data_offsets"]
-    floats = entry["dtype"].startswith(("F", "BF"))
-    return int(math.prod(entry["shape"]) * dtype.itemsize if floats else end - begin)
+    return int(math.prod(entry["shape"]) * dtype.itemsize if _is_float(entry) else end - begin)
 
 
 def _cast(file: Path, target: Path, dtype: torch.dtype) -> None:
@@ -153,7 +155,7 @@ def _cast(file: Path, target: Path, dtype: torch.dtype) -> None:
     header: dict[str, Any] = {"__metadata__": _header(file).get("__metadata__", {"format": "pt"})}
     at, own = 0, TYPE_NAMES[str(dtype).removeprefix("torch.")]
     for name, entry in _entries(file).items():
-        kind = own if entry["dtype"].startswith(("F", "BF")) else entry["dtype"]
+        kind = own if _is_float(entry) else entry["dtype"]
         size = _size(entry, dtype)
         header[name] = {"dtype": kind, "shape": entry["shape"], "data_offsets": [at, at + size]}
         at += size

@@ -29,15 +29,13 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from fedllm_app.core.errors import ConfigError, first_line
 from fedllm_app.core.region import Where
 from fedllm_app.models.adapter import wrap
-from fedllm_app.models.attention import attend_in_float32
 from fedllm_app.models.backbone import (
-    DTYPES,
-    checkpoint_layers,
+    base_type,
     config_overrides,
     prepare_config,
+    set_up,
     without_bars,
 )
-from fedllm_app.models.dropout import silence_dropout
 from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.models.suits import auto_model, read_config
 from fedllm_app.models.trainable import TrainableModel
@@ -136,17 +134,10 @@ def shaped_model(
         raise ConfigError(
             f"model.quantize is {model.quantize!r}, whose memory is not counted; expected ''"
         )
-    dtype = torch.float32 if model.train == "full" else DTYPES[model.dtype]
+    dtype = base_type(model)
     with without_bars(), torch.random.fork_rng(devices=[]), torch.device("meta"):
         made = auto_model(task).from_config(config, dtype=dtype)
-        if dtype == torch.bfloat16 or autocast:
-            attend_in_float32(made)
-        if model.scratch:
-            made.get_input_embeddings().padding_idx = None
-        if model.checkpointing:
-            checkpoint_layers(made)
-        if not model.dropout:
-            silence_dropout(made)
+        set_up(made, model, narrow=dtype == torch.bfloat16 or bool(autocast))
         wrapped = wrap(made, model, lora, 0)
 
     def shaped(tensor: Tensor) -> Tensor:
