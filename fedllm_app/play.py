@@ -34,7 +34,7 @@ from fedllm_app.run.begun import check_same
 from fedllm_app.run.checkpoint import latest_checkpoint, locked, newest_whole, set_aside
 from fedllm_app.run.note import told
 from fedllm_app.run.record import Recorder
-from fedllm_app.server.balance import Balance
+from fedllm_app.server.balance import balance_of
 from fedllm_app.server.counting import Counting
 from fedllm_app.server.guard import Guard
 from fedllm_app.server.limits import Limits
@@ -193,20 +193,13 @@ def _devices(parts: Parts) -> tuple[Fleet | None, Network | None]:
 def _planner(parts: Parts, fleet: Fleet | None, network: Network | None) -> Planner:
     """Return what plans the rounds."""
     c, model = parts.config, parts.model
-    told = tiers_told(fleet) if fleet is not None and c.data.train == NODE else None
+    real = c.data.train == NODE  # then a device's class is what it says, and not the fleet's draw
     return Planner(
         method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
-        parts.initial, c.run.seed, parts.heads, tiers_of(None if c.data.train == NODE else fleet),
-        _balance(c, network), told,
+        parts.initial, c.run.seed, parts.heads, tiers_of(None if real else fleet),
+        balance_of(network, c.devices, c.client.steps),
+        tiers_told(fleet) if fleet is not None and real else None,
     )  # fmt: skip
-
-
-def _balance(c: RunConfig, network: Network | None) -> Balance | None:
-    """Return what divides local steps by device."""
-    if network is None or not c.devices.balance:
-        return None
-    devices = c.devices
-    return Balance(network, c.client.steps, devices.balance_most, devices.balance_density)
 
 
 def _reading(c: RunConfig) -> Reading:

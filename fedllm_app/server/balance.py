@@ -18,6 +18,7 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.core.region import size_of
 from fedllm_app.core.support import Draw, Positions, expand
+from fedllm_app.devices.fleet import DeviceSettings
 from fedllm_app.devices.network import Network
 from fedllm_app.server.asked import expected_vectors, trained_share
 from fedllm_app.wire.codec import WireSettings, max_bytes
@@ -100,6 +101,21 @@ class Took(NamedTuple):
     def end(self, steps: int, density: float = 1.0) -> float:
         """Return when it is done, if its upload has this share of its coordinates."""
         return self.down + density * self.up + steps * self.step
+
+
+def balance_of(
+    network: Network | None, devices: DeviceSettings, steps: int, larger: float = 1.0
+) -> Balance | None:
+    """Return what divides local steps by device, None where nothing does.
+
+    Parameters
+    ----------
+    steps : client.steps.
+    larger : as of `Balance`.
+    """
+    if network is None or not devices.balance:
+        return None
+    return Balance(network, steps, devices.balance_most, devices.balance_density, larger)
 
 
 def sparser(plan: ClientPlan, share: float) -> ClientPlan:

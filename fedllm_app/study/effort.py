@@ -11,7 +11,6 @@ from fedllm_app.core.plan import RoundPlan
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.devices.network import Network
 from fedllm_app.server.asked import trained_share
-from fedllm_app.server.balance import Balance
 from fedllm_app.study.costs import Payload
 
 
@@ -45,27 +44,16 @@ def whole_steps(
     shares : of the values that a client trains, where that is not all.
     planned : local steps of a client, where its plan has a number of its own.
     """
-    found = {}
+    larger, found = times_as_large(network, batch, c), {}
     for client, n in counts.items():
         steps = (planned.get(client) or c.client.steps_on(n)) + steps_before(c.client, n)
-        whole = network.whole_steps(steps, shares.get(client, 1.0))
-        found[client] = times_as_large(network, batch, c) * whole
+        found[client] = larger * network.whole_steps(steps, shares.get(client, 1.0))
     return found
 
 
-def times_as_large(network: Network, batch: int, c: RunConfig) -> float:
+def times_as_large(network: Network | None, batch: int, c: RunConfig) -> float:
     """Return how many times as large a batch is as that of the step which the clock has."""
-    return c.client.batch / batch if network.fleet else 1.0
-
-
-def balance_of(network: Network | None, batch: int, c: RunConfig) -> Balance | None:
-    """Return what divides local steps by device in a run, None where nothing does."""
-    if network is None or not c.devices.balance:
-        return None
-    devices, larger = c.devices, times_as_large(network, batch, c)
-    return Balance(
-        network, c.client.steps, devices.balance_most, devices.balance_density, larger
-    )  # fmt: skip
+    return c.client.batch / batch if network and network.fleet else 1.0
 
 
 def shares(rounds: Sequence[Mapping[str, tuple[Payload, Payload]]], P: int) -> np.ndarray:

@@ -31,13 +31,14 @@ from fedllm_app.core.support import Derived, Draw, Positions, Support, expand
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Parts
 from fedllm_app.server.asked import expected
+from fedllm_app.server.balance import balance_of
 from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.methods.shares import tiers_of
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.alike import same, signature
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
-from fedllm_app.study.effort import balance_of, shares, trained_shares, whole_steps
+from fedllm_app.study.effort import shares, times_as_large, trained_shares, whole_steps
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -222,7 +223,8 @@ class _Rounds:
         self.layout = self.rank.layout
         self.shares: dict[int, dict[str, float]] = {}  # that a client trains, by round
         self.steps: dict[int, dict[str, int]] = {}  # that a plan asks of a client, by round
-        self.balance = balance_of(predictor.network, predictor.batch, c)
+        larger = times_as_large(predictor.network, predictor.batch, c)
+        self.balance = balance_of(predictor.network, c.devices, c.client.steps, larger)
 
     def all(self) -> Sequence[dict[str, tuple[Payload, Payload]]]:
         """Return (down, up) by client for every round.
