@@ -21,6 +21,7 @@ from fedllm_app.core.state import RunState
 from fedllm_app.core.support import Draw, expand
 from fedllm_app.core.units import format_bytes
 from fedllm_app.data.federated import batches
+from fedllm_app.data.settings import NODE
 from fedllm_app.devices.fleet import Fleet
 from fedllm_app.devices.profile import Profile
 from fedllm_app.models.memory import StepMemory, shaped_config, shaped_model, step_memory
@@ -139,7 +140,7 @@ def refuse_too_small(
         With what each such class needs and has, and with what would fit.
     """
     c = fitting.parts.config
-    names = fleet.present(fitting.parts.counts() if c.data.train != "node" else ())
+    names = fleet.present(fitting.parts.counts() if c.data.train != NODE else ())
     plans = _plans(planner, state, params_P, fleet, names)
     try:
         held = {name: fitting.most(c, own) for name, own in plans.items()}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.core.settings import kebab
 from fedllm_app.data.partition import TO_CLIENTS
+from fedllm_app.data.settings import NODE
 from fedllm_app.devices.compute import compute_problems
 from fedllm_app.devices.fleet import DeviceSettings, device_problems
 from fedllm_app.run.settings import RoundSettings
@@ -29,7 +30,7 @@ def of_pacing(c: "RunConfig") -> Iterator[str]:
                 f"round.pacing = {reader!r}"
             )
     if c.round.shared:
-        if c.data.train == "node":
+        if c.data.train == NODE:
             yield (
                 f"round.clients is {c.round.clients!r} with data.train = 'node', where nobody "
                 "counts the devices before they come; expected a number"
@@ -48,7 +49,7 @@ def of_pacing(c: "RunConfig") -> Iterator[str]:
         yield from _of_async(c, asked)
     if asked.min_replies > most:
         yield f"round.min-replies is {asked.min_replies}; expected at most {key} = {most}"
-    dealt = c.data.train != "node" and c.partition.name in TO_CLIENTS
+    dealt = c.data.train != NODE and c.partition.name in TO_CLIENTS
     if dealt and asked.at_once > c.partition.clients:
         named = {
             "sync": f"round.clients is {asked.clients}",
@@ -80,7 +81,7 @@ def _of_async(c: "RunConfig", asked: RoundSettings) -> Iterator[str]:
 
 def _of_clock(c: "RunConfig") -> Iterator[str]:
     """Yield what is wrong with the simulated clock and with times that are held against it."""
-    node = c.data.train == "node"
+    node = c.data.train == NODE
     simulated = c.devices.on and not node
     yield from compute_problems(c.compute, simulated)
     yield from device_problems(c.devices)
@@ -133,7 +134,7 @@ def _of_balance(c: "RunConfig") -> Iterator[str]:
                 "false, which lowers nothing; expected 1, or devices.balance = true"
             )
         return
-    if c.data.train == "node":
+    if c.data.train == NODE:
         yield (
             "devices.balance is true with data.train = 'node'; expected false, since nobody knows "
             "how long a real device takes"

@@ -22,6 +22,8 @@ from fedllm_app.core.errors import FedllmError
 
 SCRIPTS = Path(sys.executable).parent
 START_S, STOP_S = 90.0, 15.0
+# Despite its name it rules on Linux too: "0" makes a local Ray listen on 127.0.0.1 only.
+ON_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 GUARD = Path(__file__).with_name("guard.py")
 
 
@@ -44,8 +46,7 @@ def flower_environment(home: Path) -> dict[str, str]:
     # A worker without a share of a GPU is to see none; Ray tells of plans to change that.
     env.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:ray._private.worker")
     if "RAY_ADDRESS" not in env:
-        # Despite its name it rules on Linux too: "0" makes a local Ray listen on 127.0.0.1 only.
-        env.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        env.setdefault(*ON_LOOPBACK)
         if len(str(home)) < 32:  # Ray's sockets lie below it; a socket's path has about 100 bytes.
             env.setdefault("RAY_TMPDIR", str(home))
     return env

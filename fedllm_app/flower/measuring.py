@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Measurement, Reason
 from fedllm_app.flower.message import (
-    MOST_ERROR,
     VERSION,
     Message,
+    in_a_line,
     last_line,
     records_of,
     words_of,
@@ -62,11 +62,7 @@ def read_measurement(message: Message | None, client: str) -> Measurement:
         if [one.client for one in words.found] != [client]:
             raise WireError("it answers for others; expected its own client alone")
     except (ValidationError, WireError) as error:
-        why = f"not an answer to a question: {_in_a_line(str(error))}"
+        why = f"not an answer to a question: {in_a_line(str(error))}"
         return Measurement(client, error=why, reason="malformed")
     (one,) = words.found
-    return Measurement(client, one.sums, _in_a_line(one.error), one.reason)
-
-
-def _in_a_line(text: str) -> str:
-    return " ".join(text[:MOST_ERROR].split())
+    return Measurement(client, one.sums, in_a_line(one.error), one.reason)

@@ -149,7 +149,7 @@ def unpack_replies(content: RecordDict) -> list[Reply]:
             client=answer.client,
             vectors=found,
             metrics=answer.metrics,
-            error=" ".join(answer.error[:MOST_ERROR].split()),
+            error=in_a_line(answer.error),
             reason=answer.reason,
         )
         for answer, found in zip(answers, vectors, strict=True)
@@ -170,6 +170,11 @@ def read_replies(message: Message, jobs: Sequence[Job]) -> list[Reply]:
     except WireError as error:
         return [replace(r, error=str(error), reason=error.reason) for r in asked.values()]
     return list((asked | {(r.job, r.client): r for r in answers}).values())
+
+
+def in_a_line(text: str) -> str:
+    """Return what a device says as the log can show it: cut, and on one line."""
+    return " ".join(text[:MOST_ERROR].split())
 
 
 def last_line(text: str | None) -> str:

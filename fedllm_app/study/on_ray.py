@@ -14,6 +14,7 @@ from typing import Any
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.settings import Scalar
+from fedllm_app.deploy.superlink import ON_LOOPBACK
 from fedllm_app.study.crew import Crew, Ended, play_into, stopping
 
 LOCAL = "local"
@@ -67,19 +68,14 @@ def on_ray(address: str, workers: int) -> Iterator[Crew]:
     address : of a running cluster, as host:port, or "local" for one that is started here for so
         many workers, listens on loopback and ends with the block.
     """
+    own: dict[str, Any] = {}
     if address == LOCAL:
-        # Despite its name it rules on Linux too: "0" makes a local Ray listen on 127.0.0.1 only.
-        # Ray reads it as it is imported.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault(*ON_LOOPBACK)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
         own = {"num_cpus": workers, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-        ray.init(LOCAL, log_to_driver=False, **own)
-    else:
-        import ray
+    import ray  # which reads the environment as it is imported
 
-        ray.init(address, log_to_driver=False)
+    ray.init(address, log_to_driver=False, **own)
     crew = RayTasks(ray)
     with stopping(crew.stop):
         yield crew
