@@ -43,6 +43,7 @@ class Kept:
     download : of the `Version` that came, or empty.
     values : the device's own, and those of the server that its change is measured against, float32
         of shape (P,) each; or empty.
+    lost : the client has had an accepted job, and nothing of a rule's state is left of it.
     """
 
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Kept:
     residual: Tensor | None = None
     download: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
+    lost: bool = False
 
     def __bool__(self) -> bool:
         some = self.optimizer or self.rule or self.download or self.values
@@ -69,13 +71,13 @@ def load_kept(root: Path, job: Job, P: int) -> Kept:
     path = _file(root, job.client, job.state_from)
     if not path.exists():
         log.warning("client %s: no state of job %d; it starts fresh", job.client, job.state_from)
-        return Kept()
+        return Kept(lost=True)
     try:
         tensors, words = load_tensors(path)
         by_coordinate = set(words["by-coordinate"])
     except (CheckpointError, KeyError, TypeError) as error:
         log.warning("client %s: its state cannot be read (%s); it starts fresh", job.client, error)
-        return Kept()
+        return Kept(lost=True)
     names_of = ("optimizer", "rule", RESIDUAL, DOWNLOAD, VALUES)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in names_of}
     for name, tensor in tensors.items():
@@ -91,7 +93,8 @@ def load_kept(root: Path, job: Job, P: int) -> Kept:
             )
             parts[part] = {}
     residual = parts[RESIDUAL].get("")
-    return Kept(parts["optimizer"], parts["rule"], residual, parts[DOWNLOAD], parts[VALUES])
+    optimizer, rule, lost = parts["optimizer"], parts["rule"], not parts["rule"]
+    return Kept(optimizer, rule, residual, parts[DOWNLOAD], parts[VALUES], lost)
 
 
 def save_kept(root: Path, job: Job, kept: Kept, P: int) -> None:

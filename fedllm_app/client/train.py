@@ -133,7 +133,9 @@ def train(
         state = kept.optimizer or first_state(settings, model.flat.numel())
         restore(optimizer, moving, state, model.flat.numel())
     rule = rule_of(settings)
-    rule.begin(moving.parts, _parts(moving, vectors), _parts(moving, kept.rule))
+    came = _parts(moving, vectors)
+    held = rule.lost(came) if kept.lost else _parts(moving, kept.rule)
+    rule.begin(moving.parts, came, held)
     if rule.looks_first:
         first_gradient(device, job, plan.work)
         rule.first(moving.gradients())

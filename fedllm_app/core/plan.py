@@ -205,6 +205,8 @@ class RoundPlan:
         to the values that the model was built with, and its momentum to zero.
     served : the group whose model is evaluated and exported.
     vectors : the server's values of the vectors that go down beside the parameters, float32 (P,).
+    mirrored : those that come back as changes of what the devices keep, so that the server's mean
+        follows theirs: a change counts in full or, with all of its reply, not at all.
     """
 
     groups: Mapping[str, ClientPlan]
@@ -214,6 +216,7 @@ class RoundPlan:
     outside: Outside = "leave"
     served: str = "all"
     vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    mirrored: tuple[str, ...] = ()
 
 
 def _top(words: Mapping[str, Any]) -> TopK:

@@ -11,6 +11,10 @@ and each is folded in as it comes. Where too few norms are known, as in round 1,
 bytes that they came as, and their own median joins in. A norm is noted after it was cut, so that
 a client cannot raise the median by more than its vote.
 
+A vector can be the change of what a device keeps (`RoundPlan.mirrored`): all of it at the device's
+first job, little at a later one. What devices send first is then the measure of all, and a reply
+above the bound is dropped: scaled down, the server's mean would no longer be that of the devices.
+
 Shapes: none; a norm is the Euclidean one over the coordinates that a reply sent.
 """
 
@@ -52,14 +56,19 @@ class Clip:
     ----------
     bound : the settings.
     earlier : norms of the rounds before.
+    mirrored : vectors that are changes of what devices keep.
 
     Attributes
     ----------
     clipped : of each job whose reply was above a bound, how many times above it was.
+    dropped : those of them whose reply must not count.
     """
 
-    def __init__(self, bound: Bound, earlier: Norms | None = None) -> None:
-        self.bound, self._earlier = bound, dict(earlier or {})
+    def __init__(
+        self, bound: Bound, earlier: Norms | None = None, mirrored: Sequence[str] = ()
+    ) -> None:
+        self.bound, self._earlier, self._mirrored = bound, dict(earlier or {}), mirrored
+        self.dropped: set[Key] = set()
         self._limits: dict[str, float] = {}
         self._noted: dict[str, dict[Key, float]] = {}
         self.clipped: dict[Key, float] = {}
@@ -68,10 +77,16 @@ class Clip:
         """Say whether a bound of these vectors is known only when the round closes."""
         return self.bound.norm == AUTO and any(len(self._known(n)) < ENOUGH for n in names)
 
-    def close(self, replies: Sequence[Mapping[str, float]]) -> None:
-        """Set the bounds that were not known, by the norms of the replies that waited."""
-        for name in {name for norms in replies for name in norms}:
-            own = [norms[name] for norms in replies if norms.get(name)]
+    def close(self, replies: Sequence[tuple[Mapping[str, float], bool]]) -> None:
+        """Set the bounds that were not known, by the norms of the replies that waited.
+
+        Parameters
+        ----------
+        replies : the norms of each, and whether it is its device's first.
+        """
+        for name in {name for norms, _ in replies for name in norms}:
+            alike = [norms for norms, first in replies if first or name not in self._mirrored]
+            own = [norms[name] for norms in alike if norms.get(name)]
             if len(known := self._known(name)) < ENOUGH and (known or own):
                 self._limits[name] = self.bound.factor * median_low([*known, *own])
 
@@ -85,17 +100,27 @@ class Clip:
             self._limits[name] = self.bound.factor * median_low(known)
         return self._limits.get(name)
 
-    def scales(self, job: Key, norms: Mapping[str, float]) -> dict[str, float]:
-        """Return what each vector of a reply is multiplied by, 1 where it is within its bound."""
+    def scales(self, job: Key, norms: Mapping[str, float], first: bool = True) -> dict[str, float]:
+        """Return what each vector of a reply is multiplied by, 1 where it is within its bound.
+
+        Parameters
+        ----------
+        first : whether it is the device's first.
+        """
         found, times = dict[str, float](), 1.0
         for name, norm in norms.items():
             limit = self.limit(name)
             above = limit is not None and norm > limit
             found[name] = limit / norm if limit is not None and above else 1.0
             times = max(times, norm / limit if limit is not None and above else 1.0)
-            self._noted.setdefault(name, {})[job] = norm * found[name]
+            noted = norm * found[name]
+            if name in self._mirrored and not first:  # small as it may be, it lowers no bound
+                noted = 0.0 if limit is None else max(noted, limit / self.bound.factor)
+            self._noted.setdefault(name, {})[job] = noted
         if times > 1:
             self.clipped[job] = times
+            if self.bound.drop or any(found.get(name, 1.0) < 1 for name in self._mirrored):
+                self.dropped.add(job)
         return found
 
     def norms(self) -> Norms:

@@ -60,7 +60,7 @@ class Counting:
             self.guard.means(P, names, replies, planned.plan.mean, most),
             lambda job, metrics: weights.of(job, metrics) * pacing.weight(state, job),
             ledger,
-            Clip(self.guard.bound, state.norms),
+            Clip(self.guard.bound, state.norms, planned.plan.mirrored),
             lambda job, metrics: weights.of(job, metrics) * pacing.fresh,
             state.given + 1 if pacing.refills else None,
         )

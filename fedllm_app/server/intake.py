@@ -42,6 +42,11 @@ class Taken:
     reply: Reply
     norms: Mapping[str, float]
 
+    @property
+    def first(self) -> bool:
+        """Whether its device answers for the first time."""
+        return self.asked.job.state_from < 0
+
 
 class Intake:
     """What has come of the jobs that are open.
@@ -147,7 +152,7 @@ class Intake:
 
     def close(self) -> None:
         """Fold in what waited for the bound of this round: no further reply is in its mean."""
-        self.clip.close([taken.norms for taken in self._waiting])
+        self.clip.close([(taken.norms, taken.first) for taken in self._waiting])
         for taken in self._waiting:
             self._fold(taken, *self._checked(taken.asked, taken.reply))
         self._waiting.clear()
@@ -235,8 +240,8 @@ class Intake:
     def _fold(self, taken: Taken, updates: Mapping[str, Coded], weight: int) -> None:
         """Fold all vectors of a reply in, scaled down where they are too large, or none of them."""
         reply, key = taken.reply, taken.asked.key
-        scales = self.clip.scales(key, taken.norms)
-        drop = self.clip.bound.drop and key in self.clip.clipped
+        scales = self.clip.scales(key, taken.norms, taken.first)
+        drop = key in self.clip.dropped
         self._record(reply, accepted=not drop)
         if drop:
             del self.accepted[key], self.ages[key]

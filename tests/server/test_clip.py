@@ -148,7 +148,7 @@ def norms_after(bound, rounds):
     norms = {}
     for replies in rounds:
         clip = Clip(bound, norms)
-        waiting = [{"params": n} for n in replies] if clip.waits(["params"]) else []
+        waiting = [({"params": n}, True) for n in replies] if clip.waits(["params"]) else []
         clip.close(waiting)
         for client, norm in enumerate(replies):
             clip.scales((1, f"{client:03d}"), {"params": norm})
@@ -176,7 +176,7 @@ def test_updates_of_zero_bound_nothing():
     norms = norms_after(Bound(), [[0.0] * 8, [0.0] * 8])
     clip = Clip(Bound(), norms)
     assert clip.waits(["params"])
-    clip.close([{"params": 0.0}] * 3)
+    clip.close([({"params": 0.0}, True)] * 3)
     assert clip.scales((1, "a"), {"params": 3.0}) == {"params": 1.0}
 
 

@@ -50,6 +50,10 @@ class LocalRule:
         kept : what `end` returned at this client's last accepted job; empty at its first.
         """
 
+    def lost(self, vectors: Named) -> Named:
+        """Return what to go on from where a device no longer has what `end` returned."""
+        return {}
+
     def first(self, gradient: Parts) -> None:
         """Look at the mean gradient of all of the client's examples at the start; keep a clone."""
 

@@ -6,6 +6,9 @@ With c the server's control variate and c_i the device's own, which it keeps:
     c_i+ <- c_i - c + (x - y) / (K lr)
     send c_i+ - c_i
 
+A device that no longer has its c_i goes on from c, the mean of all: from zero, what it sends would
+count a second time.
+
 Under plain SGD c_i+ is the mean of the K gradients g, and as that it is computed here: it is then
 right with a schedule and with any local optimizer, too.
 """
@@ -28,6 +31,10 @@ class Scaffold(LocalRule):
         self._server = vectors[CONTROL]
         self._own = kept.get(CONTROL) or [part.new_zeros(part.shape) for part in start]
         self._sum = [part.new_zeros(part.shape) for part in start]
+
+    def lost(self, vectors: Named) -> Named:
+        """Go on from the server's."""
+        return {CONTROL: [part.clone() for part in vectors[CONTROL]]}
 
     def gradient(self, gradient: Parts, values: Parts) -> None:
         """Note the gradient, and correct it."""

@@ -25,7 +25,8 @@ def scaffold(inputs: Inputs, state: MethodState) -> tuple[RoundPlan, MethodState
     beside = {CONTROL: Beside()}
     plan = ClientPlan(down_as=inputs.settings.down, beside_down=beside, beside_up=beside)
     control_P = state.get(CONTROL, _zeros(inputs))
-    return one_group(plan, inputs.cohort, vectors={CONTROL: control_P}), {CONTROL: control_P}
+    round_ = one_group(plan, inputs.cohort, vectors={CONTROL: control_P}, mirrored=(CONTROL,))
+    return round_, {CONTROL: control_P}
 
 
 def move_control(inputs: Inputs, state: MethodState, means: Means) -> tuple[Means, MethodState]:
