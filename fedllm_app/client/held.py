@@ -89,5 +89,6 @@ def job_memory(
     if isinstance(plan.up, TopK):
         sending += 2 * VALUE * held  # magnitudes, and what is left of them to look through
     if settings.keep_optimizer:
-        sending += VALUE * held * moments
+        # Where some coordinates move, each has its own count of steps.
+        sending += VALUE * held * (moments + (settings.optimizer in MOMENTS and moving is not None))
     return JobMemory(step, optimizer, copies, sending)

@@ -18,6 +18,7 @@ from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.region import Region, Where
 
 BLOCK = 1 << 17  # coordinates of a part, where all may move
+STEPS = "step"  # what torch calls its count of steps
 
 
 class Moving:
@@ -34,6 +35,7 @@ class Moving:
     ----------
     parts : the tensors to step.
     whole : whether they are all of the vector, one after the other.
+    size : P.
     decays : for each part, whether its tensors have more than one axis; all True without `split`.
     """
 
@@ -46,7 +48,7 @@ class Moving:
         # Positions are where the values are, and on the CPU, where kept state is.
         self._chosen = [c.to(flat.device) if isinstance(c, Tensor) else c for c in self._kept]
         self._gathered = isinstance(where, np.ndarray)
-        self.whole = where is None
+        self.whole, self.size = where is None, flat.numel()
         self.parts = self.select(flat)
 
     def gradients(self) -> list[Tensor]:
@@ -67,10 +69,15 @@ class Moving:
         if self._gathered:
             self._write(self.parts, self._flat)
 
-    def select(self, vector_P: Tensor) -> list[Tensor]:
-        """Return the same parts of another vector of shape (P,): views, or gathered."""
+    def select(self, vector_P: Tensor, device: str = "") -> list[Tensor]:
+        """Return the same parts of another vector of shape (P,): views, or gathered.
+
+        Parameters
+        ----------
+        device : "cpu" for a vector that is there, whatever the parts are on.
+        """
         found: list[Tensor] = []
-        for chosen in self._chosen:
+        for chosen in self._kept if device == "cpu" else self._chosen:
             found += chosen.views(vector_P) if isinstance(chosen, Region) else [vector_P[chosen]]
         return found
 
@@ -123,12 +130,19 @@ def restore(
     Parameters
     ----------
     kept : by name of the state: tensors of shape (P,) and single numbers. They are taken over:
-        the optimizer steps in their memory, so that a large state is held once.
+        the optimizer steps in their memory, so that a large state is held once. Of the steps that
+        a part's coordinates have had, the fewest count: Adam's corrections are then right for
+        those that begin, and steps of the others are smaller for a while, never larger.
     """
     for name, tensor in kept.items():
-        if tensor.shape != (P,):  # a count of steps stays on the CPU, where torch looks for it
+        # A count of steps stays on the CPU, where torch looks for it.
+        if tensor.shape != (P,):
             for part in moving.parts:
                 optimizer.state[part][name] = tensor.clone()
+            continue
+        if name == STEPS:
+            for part, counts in zip(moving.parts, moving.select(tensor, "cpu"), strict=True):
+                optimizer.state[part][name] = counts.min() if counts.numel() else torch.zeros(())
             continue
         device = moving.parts[0].device if moving.parts else tensor.device
         for part, value in zip(moving.parts, moving.select(tensor.to(device)), strict=True):
@@ -141,18 +155,26 @@ def state_of(
     """Return the optimizer's state: of the coordinates that moved anew, of the others as it was.
 
     What was kept is written into. Where the optimizer steps one vector, its own tensors are
-    returned, else its state is taken from it part by part.
+    returned, else its state is taken from it part by part. Where only some coordinates move, each
+    has a count of steps of its own.
     """
     found: dict[str, Tensor] = {}
     if not moving.parts:
-        return found
+        return dict(kept)
     first, shape = optimizer.state[moving.parts[0]], moving.parts[0].shape
     for name in [name for name, value in first.items() if isinstance(value, Tensor)]:
+        before = kept.get(name)
+        if name == STEPS and (not moving.whole or (before is not None and before.ndim)):
+            counts = [torch.full(p.shape, float(optimizer.state[p][name])) for p in moving.parts]
+            if before is not None and not before.ndim:
+                before = before.expand(moving.size)
+            found[name] = moving.spread(counts, before)
+            continue
         if first[name].shape != shape or (moving.whole and len(moving.parts) == 1):
             found[name] = first[name].cpu()
             continue
         parts = [optimizer.state[part].pop(name) for part in moving.parts]
-        found[name] = moving.gather(parts, kept.get(name))
+        found[name] = moving.gather(parts, before)
     return found
 
 
