@@ -17,11 +17,11 @@ SHARE = {"lstm": (1.0, 1.01), "transformer": (0.08, 0.12), "conformer": (0.08, 0
 
 @pytest.mark.parametrize("family", SHARE)
 def test_a_model_of_20_million_learns_in_a_round(family, shared, tmp_path):
-    keys = read_recipe(RECIPES / f"{family}.toml") | {
+    keys = read_recipe(RECIPES / f"{family}-20m.toml") | {
         "run.home": str(tmp_path), "run.name": family, "run.rounds": 1,
-        "model.source": f"scratch:{family}-large", "client.steps": 2, "client.batch": 4,
+        "client.steps": 2, "client.batch": 4,
         "data.train": str(shared / "shakespeare-roles" / "speeches.parquet"),
-        "data.eval-examples": 64, "round.clients": 2, "round.evaluate-every": 1,
+        "data.eval-examples": 64, "round.clients": 2, "round.evaluate-every": 1, "round.evaluate-clients": 3,
     }  # fmt: skip
     folder = run_local(RunConfig.parse(keys))
     records = read_lines(folder / "metrics.jsonl")
