@@ -5,6 +5,7 @@ name a place of one machine, a text or a model that was trained before, are plac
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from benchmarks.study_kit.entry import Entry, Settings
 
@@ -19,7 +20,11 @@ RATES = (
     (0.3, 0.01),
     (0.3, 0.001),
 )  # of devices, of the server
-STAGES = ("pretraining", "rates", "headline", "table", "seeds", "beyond", "articles")
+# Rates beyond those, of the LSTMs: all others are held against them, and their best is at an edge.
+EDGES = {"lstm-tiny": ((0.3, 0.03), (1.0, 0.01)), "lstm-small": ((3.0, 0.003), (1.0, 0.01))}
+STAGES = (
+    "pretraining", "rates", "headline", "table", "seeds", "beyond", "articles", "users", "edges",
+)  # fmt: skip
 ROLES, ARTICLES, PUBLIC = "text/roles", "text/articles", "text/public"
 TOKENIZER = "text/tokenizer"
 PRETRAINED = "pretrained"
@@ -74,6 +79,12 @@ HEADLINE = (
     "transformer-small-floss-4", "conformer-small-floss-4",
 )  # fmt: skip
 ON_ARTICLES = tuple(point for point in HEADLINE if point != "lstm-small-transfer")
+# By user: a tenth of all users never trains, and a tenth of the others' texts is held out.
+MEASURED = ("lstm-small-full", "transformer-small-combined", "conformer-small-combined")
+BY_USER: Settings = {
+    "data.unseen-clients": 0.1, "data.client-holdout": 0.1, "round.evaluate-clients": 200,
+    "round.evaluate-every": ROUNDS,
+}  # fmt: skip
 
 
 def pretrained(shape: str) -> str:
@@ -105,6 +116,21 @@ def trials() -> Iterator[Entry]:
             yield Entry(shape, "rates", name, made, tries=rates)
 
 
+def edges() -> Iterator[Entry]:
+    """Yield runs at rates beyond the trials', each as long as a trial; none is taken by others."""
+    for shape, tried in EDGES.items():
+        for client, server in tried:
+            made = BASE | {"model.source": f"scratch:{shape}", "run.rounds": ROUNDS // 2}
+            made |= {"client.lr": client, "server.lr": server}
+            yield Entry("edges", "edges", f"trial-{shape}-{client:g}-{server:g}", made)
+
+
+def by_user(point: str) -> Entry:
+    """Return the run of a point that is measured user by user."""
+    plain = entry("users", "users", point)
+    return replace(plain, name=f"users-{plain.name}", settings=plain.settings | BY_USER)
+
+
 def entries() -> list[Entry]:
     """Return every run but the trials."""
     shapes = [f"{family}-{size}" for family in FAMILIES for size in (SMALL, LARGE)]
@@ -124,7 +150,7 @@ def entries() -> list[Entry]:
     for shape in ("transformer-small", "conformer-small"):
         made += [entry("beyond", "beyond", f"{shape}-{way}") for way in ("floss-8", "floss-16")]
     made += [entry("articles", "articles", point, data=ARTICLES) for point in ON_ARTICLES]
-    return made
+    return [*made, *map(by_user, MEASURED), *edges()]
 
 
 def _figure(point: str) -> str:

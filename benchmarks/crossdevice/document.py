@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.crossdevice.cells import FAMILIES, LARGE, PRETRAINED, RATES, SMALL
+from benchmarks.crossdevice.cells import EDGES, FAMILIES, LARGE, PRETRAINED, RATES, SMALL
 from benchmarks.crossdevice.claims import LITERATURE, LSTM, sooner, verdicts
 from benchmarks.markers import fill, printed
 from benchmarks.record import ROOT
@@ -23,8 +23,10 @@ def write(rows: Sequence[Row]) -> None:
         "crossdevice-paper": ways(points, "paper"),
         "crossdevice-beyond": ways(points, "beyond"),
         "crossdevice-articles": ways(points, "articles"),
+        "crossdevice-users": users(points),
         "crossdevice-transfer": transfer(points),
         "crossdevice-rates": rates(rows),
+        "crossdevice-edges": edges(rows),
     })  # fmt: skip
     draw(points)
 
@@ -53,6 +55,18 @@ def ratio(points: Points, name: str, other: str) -> str:
     return "" if found is None or name == other else f"{found[0]:+.1f} %"
 
 
+def users(points: Points) -> str:
+    """Return how perplexity is spread over users, those that may train and those that never do."""
+    head = ["point", "users", "", "mean", "weighted mean", "10th percentile", "90th percentile"]
+    body = [
+        [name.removeprefix("users-"), str(spread["clients"]), kind,
+         *(number(spread["perplexity"][w]) for w in ("mean", "weighted", "p10", "p90"))]
+        for name, own in points.items()
+        for kind, spread in own[0].get("by-client", {}).items()
+    ]  # fmt: skip
+    return printed([head, *body])
+
+
 def transfer(points: Points) -> str:
     """Return the rounds to what full training ends at, with and without pre-training."""
     body = []
@@ -77,6 +91,21 @@ def rates(rows: Sequence[Row]) -> str:
         for s in shapes
     ]
     return printed([["client.lr, server.lr", *(f"{c:g}, {s:g}" for c, s in RATES)], *body])
+
+
+def edges(rows: Sequence[Row]) -> str:
+    """Return the perplexities at rates beyond the trials', beside the best trial."""
+    trials = {row["run"]: row["perplexity"] for row in rows if row["run"].startswith("trial-")}
+    body = []
+    for shape, beyond in EDGES.items():
+        tried = {rates: trials.get(f"trial-{shape}-{rates[0]:g}-{rates[1]:g}") for rates in RATES}
+        best = min((value, rates) for rates, value in tried.items() if value)
+        further = [
+            f"{client:g}, {server:g}: {number(trials.get(f'trial-{shape}-{client:g}-{server:g}'))}"
+            for client, server in beyond
+        ]
+        body.append([shape, f"{best[1][0]:g}, {best[1][1]:g}: {best[0]:.1f}", *further])
+    return printed([["model", "best trial", "beyond", "beyond"], *body])
 
 
 def draw(points: Points) -> None:

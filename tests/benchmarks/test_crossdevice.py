@@ -35,6 +35,12 @@ def test_every_run_has_a_name_and_a_stage():
     assert {e.stage for e in STUDY.every} == set(STAGES)
 
 
+def test_rates_beyond_the_trials_are_new_and_taken_by_nobody():
+    further = [e for e in entries() if e.figure == "edges"]
+    assert len({e.name for e in (*trials(), *further)}) == len([*trials()]) + len(further)
+    assert {RUNS[e.name].run.rounds for e in (*trials(), *further)} == {20}
+
+
 def test_every_shape_has_as_many_trials():
     tried = [e.figure for e in trials()]
     assert {tried.count(shape) for shape in tried} == {len(RATES)}
@@ -42,7 +48,7 @@ def test_every_shape_has_as_many_trials():
 
 
 def test_runs_that_are_compared_take_as_many_steps():
-    compared = [RUNS[e.name] for e in entries() if e.figure != "pretrained"]
+    compared = [RUNS[e.name] for e in entries() if e.figure not in ("pretrained", "edges")]
     for c in compared:
         taken = (c.run.rounds, c.round.clients, c.client.steps, c.client.batch)
         assert taken == (40, 10, 4, 8)

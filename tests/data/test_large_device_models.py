@@ -21,7 +21,8 @@ def test_a_model_of_20_million_learns_in_a_round(family, shared, tmp_path):
         "run.home": str(tmp_path), "run.name": family, "run.rounds": 1,
         "client.steps": 2, "client.batch": 4,
         "data.train": str(shared / "shakespeare-roles" / "speeches.parquet"),
-        "data.eval-examples": 64, "round.clients": 2, "round.evaluate-every": 1, "round.evaluate-clients": 3,
+        "data.eval-examples": 64, "round.clients": 2, "round.evaluate-every": 1,
+        "round.evaluate-clients": 3,
     }  # fmt: skip
     folder = run_local(RunConfig.parse(keys))
     records = read_lines(folder / "metrics.jsonl")
