@@ -2,10 +2,12 @@
 
     python -m benchmarks.studies.overhead                  350, 4,000 and 40,000 clients, 20 rounds
     python -m benchmarks.studies.overhead --clients 350 --rounds 5
+    python -m benchmarks.studies.overhead --by-user --clients 100 10000 100000 --cohort 50
 
 Each run is a real `flwr run` with the repository's federation of two workers. Every client owns one
 short text and the model is tiny, so that nearly all of a round is what this project and Flower add.
-The result goes to benchmarks/results/overhead.json.
+The result goes to benchmarks/results/overhead.json. With --by-user the clients are the users of a
+natural partition of the same 100,000 texts, and it goes to overhead-by-user.json.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from fedllm_app.run.metrics import read_lines
 
 FEDERATION = ROOT / "pyproject-federation.toml"
 WORKERS = int(tomllib.loads(FEDERATION.read_text())["num-supernodes"])
-COHORT = 10
+COHORT, TEXTS = 10, 100_000
 LOOK_S = 0.2
 WORDS = ["the", "of", "sun", "moon", "sea", "sand", "rock", "ice"]
 # Part of a command line -> whose memory it is. A Ray worker names itself in place of its command.
@@ -73,24 +75,35 @@ def write_inputs(folder: Path, clients: int) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def settings(folder: Path, clients: int, rounds: int) -> dict[str, Any]:
+def write_users(folder: Path, users: int) -> None:
+    """Write the same inputs with texts that belong to users in turn."""
+    write_inputs(folder, TEXTS)
+    for name in ("train", "test"):
+        rows = map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
+        owned = (row | {"user": f"user-{i % users:06d}"} for i, row in enumerate(rows))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in owned))
+
+
+def settings(folder: Path, clients: int, rounds: int, cohort: int, by_user: bool) -> dict[str, Any]:
     """Return the run-config of one run."""
-    return {
+    dealt = {"partition.name": "natural"} if by_user else {
+        "partition.name": "iid", "partition.clients": clients,
+    }  # fmt: skip
+    return dealt | {
         "run.name": "overhead",
         "run.home": str(folder / "home"),
         "run.rounds": rounds,
         "run.checkpoint-every": 5,
         "data.train": str(folder / "train.jsonl"),
         "data.test": str(folder / "test.jsonl"),
-        "partition.name": "iid",
-        "partition.clients": clients,
         "model.source": str(folder / "model"),
         "model.init": "random",
         "lora.targets": "query,value",
         "strategy.name": "floss",
         "strategy.d-down": 1 / 4,
         "strategy.d-up": 1 / 16,
-        "round.clients": COHORT,
+        "client.steps": 1 if by_user else 0,
+        "round.clients": cohort,
         "round.evaluate-every": 0,
     }
 
@@ -110,12 +123,14 @@ def peak_memory() -> Iterator[dict[str, float]]:
         yield peaks
 
 
-def measure(clients: int, rounds: int) -> dict[str, Any]:
+def measure(
+    clients: int, rounds: int, cohort: int = COHORT, by_user: bool = False
+) -> dict[str, Any]:
     """Play one run and return its row."""
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
         folder = Path(name)
-        write_inputs(folder, clients)
-        keys = settings(folder, clients, rounds)
+        (write_users if by_user else write_inputs)(folder, clients)
+        keys = settings(folder, clients, rounds, cohort, by_user)
         words = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
         began = time.monotonic()
         with peak_memory() as peaks:
@@ -161,21 +176,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[350, 4_000, 40_000])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--cohort", type=int, default=COHORT)
+    parser.add_argument("--by-user", action="store_true")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error("--rounds is below 2; round 1 is reported apart")
     rows = []
     for clients in arguments.clients:
-        rows.append(measure(clients, arguments.rounds))
+        rows.append(measure(clients, arguments.rounds, arguments.cohort, arguments.by_user))
         print(json.dumps(rows[-1], indent=1))
     about = {
         "rounds": arguments.rounds,
-        "clients-per-round": COHORT,
+        "clients-per-round": arguments.cohort,
         "workers": WORKERS,
-        "examples-per-client": 1,
+        "examples": TEXTS if arguments.by_user else "one for each client",
         "meaning": MEANING,
     }
-    print(write_result("overhead", about, rows))
+    print(write_result("overhead-by-user" if arguments.by_user else "overhead", about, rows))
 
 
 if __name__ == "__main__":
