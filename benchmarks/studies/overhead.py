@@ -129,7 +129,10 @@ def measure(
     """Play one run and return its row."""
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
         folder = Path(name)
-        (write_users if by_user else write_inputs)(folder, clients)
+        if by_user:
+            write_users(folder, clients)
+        else:
+            write_inputs(folder, clients)
         keys = settings(folder, clients, rounds, cohort, by_user)
         words = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
         began = time.monotonic()
