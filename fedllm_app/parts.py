@@ -166,8 +166,8 @@ class Parts:
         return model.to(device)
 
     @cached_property
-    def heads(self) -> Heads | None:
-        """Where the attention heads lie in what is trained, None where there are none."""
+    def heads(self) -> Heads:
+        """Where the attention heads lie in what is trained."""
         return attention_heads(self.model)
 
     @cached_property
