@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from fedllm_app.devices.meter import Meter, Usage, total
 from fedllm_app.devices.network import Network, Traffic
 from fedllm_app.run.budget import Cost, over_budget
 from fedllm_app.run.clock import Clock
-from fedllm_app.run.ledger import Ledger, Totals
+from fedllm_app.run.ledger import Ledger
 from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.asked import Asked
 
@@ -60,7 +61,13 @@ class Limits:
         left = self.round.max_seconds - self.seconds(state)
         return min(self.round.timeout_s, max(left, self.closing_s, SHORTEST_WAIT_S))
 
-    def bound(self, state: RunState, asked: Sequence[Asked], open: Sequence[Asked] = ()) -> Cost:
+    def bound(
+        self,
+        state: RunState,
+        asked: Sequence[Asked],
+        open: Sequence[Asked] = (),
+        waits: bool = True,
+    ) -> Cost:
         """Return the most that a round can cost, late uploads of earlier ones included.
 
         The evaluation that follows is part of it, since a run ends with one.
@@ -69,6 +76,7 @@ class Limits:
         ----------
         asked : the jobs that are to be sent.
         open : jobs that were sent before.
+        waits : a client that is done waits for the end of the round.
         """
         traffic: Traffic = {a.job.client: (a.down_bytes, a.most_bytes) for a in asked}
         down, up = sum(a.down_bytes for a in asked), sum(a.most_bytes for a in (*asked, *open))
@@ -77,13 +85,30 @@ class Limits:
         up += sum(most for _, _, most in state.pending)
         seconds, steps = max(state.spent.slowest_s, self.closing_s), steps_of(asked)
         simulated_s = self.network.round_seconds(traffic, steps) if self.network else 0.0
-        meter, energy_j = self.meter, 0.0
-        if meter is not None:
-            energy_j = total(
-                meter.usage(client, *both, steps.get(client, 0), simulated_s)
-                for client, both in traffic.items()
-            ).energy_j
+        lasted_s = simulated_s if waits else 0.0
+        energy_j = self._energy_j(traffic, steps, _to_come(state, open), lasted_s)
         return Cost(up, down, seconds, simulated_s, energy_j)
+
+    def _energy_j(
+        self,
+        traffic: Traffic,
+        steps: Mapping[str, float],
+        coming: Mapping[str, int],
+        lasted_s: float,
+    ) -> float:
+        """Return the joules of jobs that are to be sent, and of uploads that may still come.
+
+        What a job that was sent before has computed and received is spent already.
+        """
+        meter = self.meter
+        if meter is None:
+            return 0.0
+        used = []
+        for client in sorted(traffic.keys() | coming.keys()):
+            down, up = traffic.get(client, (None, None))
+            most = (up or 0) + coming.get(client, 0)
+            used.append(meter.usage(client, down, most, steps.get(client, 0), lasted_s))
+        return total(used).energy_j
 
     def whole_steps(self, steps: int, share: float) -> float:
         """Return as how many steps count those in which this share of the values is trained."""
@@ -115,11 +140,21 @@ class Limits:
             for client, one in sorted(ledger.moved().items())
         }  # fmt: skip
 
-    def over_budget(self, state: RunState, totals: Totals, bound: Cost) -> str:
-        """Return why the next round is not begun, or ""."""
+    def over_budget(
+        self, state: RunState, ledger: Ledger, bound: Cost, steps: Mapping[str, float]
+    ) -> str:
+        """Return why the next jobs are not given, or "".
+
+        Parameters
+        ----------
+        ledger : of the run, with what the open round has moved.
+        bound : the most that the jobs can add.
+        steps : as of `usage`.
+        """
+        totals, so_far = ledger.totals, total(self.usage(ledger, steps, 0.0).values())
         spent = Cost(
             totals.up_bytes, totals.down_bytes, self.seconds(state), state.spent.simulated_s,
-            state.spent.energy_j,
+            state.spent.energy_j + so_far.energy_j,
         )  # fmt: skip
         return over_budget(self.round, spent, bound)
 
@@ -189,6 +224,16 @@ class Limits:
     def closed(self, clock: Clock) -> None:
         """Remember how long a round took after its wait."""
         self.closing_s = max(self.closing_s, clock.seconds("step", "evaluate", "checkpoint"))
+
+
+def _to_come(state: RunState, open: Sequence[Asked]) -> dict[str, int]:
+    """Return by client the most bytes of uploads that were asked for before."""
+    coming = Counter[str]()
+    for client, _, most in state.pending:
+        coming[client] += most
+    for one in open:
+        coming[one.job.client] += one.most_bytes
+    return coming
 
 
 def steps_of(asked: Sequence[Asked]) -> dict[str, float]:

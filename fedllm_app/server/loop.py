@@ -167,33 +167,33 @@ class Loop:
 
     def give(self, opened: OpenRound, cohort: Sequence[str]) -> str:
         """Give clients their jobs, or return the budget that does not allow it."""
-        planner, intake, clock = self.planner, opened.intake, opened.clock
-        state = advanced(self.state, intake)
+        planner, intake, arrivals = self.planner, opened.intake, self.arrivals
+        state, refills = advanced(self.state, intake), self.pacing.refills
         ids = dict.fromkeys(cohort, opened.t)
-        if self.pacing.refills:
-            ids = {client: state.given + 1 + number for number, client in enumerate(cohort)}
+        if refills:
+            ids = {client: state.given + number for number, client in enumerate(cohort, start=1)}
         requests, downloads = planner.requests(state, opened.planned, ids)
-        clock.lap("encode")
+        opened.clock.lap("encode")
         asked: list[Asked] = []
         for request in requests:
             plan = opened.planned.plan.groups[request.group]
             for job in asked_for(request, plan, planner.layout, planner.seed, planner.wire):
-                again = request if self.arrivals.clocked and self.pacing.waits_on else None
-                job = self.sized(job, opened.clients)
-                asked.append(replace(job, request=again, start_s=self.arrivals.now))
-        bound = self.limits.bound(self.state, asked, [*intake.open.values()])
+                again = request if arrivals.clocked and self.pacing.waits_on else None
+                job = replace(job, request=again, start_s=arrivals.now)
+                asked.append(self.sized(job, opened.clients))
+        open, ledger = [*intake.open.values()], self.recorder.ledger
+        bound = self.limits.bound(self.state, asked, open, waits=not refills)
         if self.pacing.ordered:
-            wanted, jobs = self.pacing.wanted(intake), [*intake.open.values(), *asked]
-            until_s = 0.0 if opened.bound else self.arrivals.bound_s(jobs, wanted)
-            bound = replace(bound, simulated_s=until_s)
-        if why := self.limits.over_budget(self.state, self.recorder.ledger.totals, bound):
+            until_s = arrivals.bound_s([*open, *asked], self.pacing.wanted(intake))
+            bound = replace(bound, simulated_s=0.0 if opened.bound else until_s)
+        if why := self.limits.over_budget(self.state, ledger, bound, intake.steps):
             return why
         if opened.bound is None:
             opened.bound, opened.downloads = bound, downloads
         intake.add(asked)
-        self.state = replace(self.state, given=self.state.given + len(asked) * self.pacing.refills)
-        self.arrivals.give(requests, asked, self.limits.timeout_s(self.state))
-        record_downloads(self.recorder.ledger, opened.t, requests, planner.layout.size)
+        self.state = replace(self.state, given=self.state.given + len(asked) * refills)
+        arrivals.give(requests, asked, self.limits.timeout_s(self.state))
+        record_downloads(ledger, opened.t, requests, planner.layout.size)
         return ""
 
     def sized(self, job: Asked, clients: Mapping[str, int]) -> Asked:
