@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from fedllm_app.core.effort import Effort
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings, kebab
 from fedllm_app.devices.figures import read_figures
@@ -90,7 +91,7 @@ class Compute:
     settings : that are on, or those of a fleet.
     seed : of the run.
     fleet : says what each client trains on; None where compute.step-s says how long a step takes.
-    step_flops : returns the FLOPs of a local step, once it is asked.
+    row_flops : returns the FLOPs of an example in a local step, once it is asked.
     gradient_part : returns what part of them the gradients of all trained tensors are.
 
     Raises
@@ -104,16 +105,16 @@ class Compute:
         settings: ComputeSettings,
         seed: int,
         fleet: Fleet | None = None,
-        step_flops: Callable[[], float] = float,
+        row_flops: Callable[[], float] = float,
         gradient_part: Callable[[], float] = float,
     ) -> None:
         self._settings, self._seed, self.fleet = settings, seed, fleet
-        self._step_flops, self._gradient_part = step_flops, gradient_part
+        self._row_flops, self._gradient_part = row_flops, gradient_part
         path = Path(settings.file)
         self.own = read_figures("compute.file", path, ("step-s",)) if settings.file else {}
 
     def step_s(self, client: str) -> float:
-        """Return the seconds of one local step of a client, of any name."""
+        """Return the seconds of one local step of a client; of a fleet's, of one row."""
         if figures := self.own.get(client):
             return figures["step_s"]
         s, factor = self._settings, 1.0
@@ -126,23 +127,23 @@ class Compute:
             return self.flops(1) / self.fleet.of(client)["flops"] * factor
         return s.step_s * factor
 
-    def count(self, step_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
-        """Take the FLOPs of a step from a model that is known only now."""
-        self._step_flops, self._gradient_part = step_flops, gradient_part
+    def count(self, row_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
+        """Take the FLOPs of an example from a model that is known only now."""
+        self._row_flops, self._gradient_part = row_flops, gradient_part
 
-    def whole_steps(self, steps: int, share: float) -> float:
-        """Return as how many steps count those in which this share of the values is trained.
+    def amount(self, effort: Effort, share: float) -> float:
+        """Return what a job computes that trains this share of the values: its batches.
 
-        What is saved are the gradients of the others. Without devices every step counts as one.
+        Of devices it is its rows, in rows that train all: the gradients of the others are saved.
         """
-        if share >= 1 or self.fleet is None:
-            return float(steps)
-        return steps * (1 - (1 - share) * self._gradient_part())
+        if self.fleet is None:
+            return float(effort.batches)
+        return effort.rows * (1 if share >= 1 else 1 - (1 - share) * self._gradient_part())
 
-    def flops(self, steps: float) -> float:
-        """Return the FLOPs of so many local steps; 0 without devices."""
-        return steps * self._step_flops()
+    def flops(self, amount: float) -> float:
+        """Return the FLOPs of so much; 0 without devices."""
+        return amount * self._row_flops()
 
-    def seconds(self, client: str, steps: float) -> float:
-        """Return the seconds of so many local steps of a client."""
-        return steps * self.step_s(client)
+    def seconds(self, client: str, amount: float) -> float:
+        """Return the seconds that so much takes a client."""
+        return amount * self.step_s(client)

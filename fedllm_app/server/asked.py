@@ -59,9 +59,9 @@ class Asked:
     origin : layout and base that its reply must name.
     vectors : what may come back, by name.
     down_bytes : length of the vectors that went down.
-    steps : batches that it computes: local steps, and those that a rule takes before them.
+    steps : local steps that it takes at most.
     share : of the trainable values that its device trains.
-    whole_steps : as how many batches that train all its steps count.
+    amount : what it computes (`Network.amount`).
     rows : examples of the client's stream that it uses up, 0 where the device says.
     start_s : simulated second in which it began.
     request : what asks for it again after a resume, None where nobody will.
@@ -76,7 +76,7 @@ class Asked:
     down_bytes: int
     steps: int = 0
     share: float = 1.0
-    whole_steps: float = 0.0
+    amount: float = 0.0
     rows: int = 0
     start_s: float = 0.0
     request: Request | None = None

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fedllm_app.core.effort import Effort
 from fedllm_app.core.state import RunState
 from fedllm_app.devices.meter import Meter, Usage, total
 from fedllm_app.devices.network import Network, Traffic
@@ -83,16 +84,16 @@ class Limits:
         if self.round.max_down_bytes:
             down += self.measured() * max((a.down_bytes for a in asked), default=0)
         up += sum(most for _, _, most in state.pending)
-        seconds, steps = max(state.spent.slowest_s, self.closing_s), steps_of(asked)
-        simulated_s = self.network.round_seconds(traffic, steps) if self.network else 0.0
+        seconds, amounts = max(state.spent.slowest_s, self.closing_s), amounts_of(asked)
+        simulated_s = self.network.round_seconds(traffic, amounts) if self.network else 0.0
         lasted_s = simulated_s if waits else 0.0
-        energy_j = self._energy_j(traffic, steps, _to_come(state, open), lasted_s)
+        energy_j = self._energy_j(traffic, amounts, _to_come(state, open), lasted_s)
         return Cost(up, down, seconds, simulated_s, energy_j)
 
     def _energy_j(
         self,
         traffic: Traffic,
-        steps: Mapping[str, float],
+        amounts: Mapping[str, float],
         coming: Mapping[str, int],
         lasted_s: float,
     ) -> float:
@@ -107,12 +108,12 @@ class Limits:
         for client in sorted(traffic.keys() | coming.keys()):
             down, up = traffic.get(client, (None, None))
             most = (up or 0) + coming.get(client, 0)
-            used.append(meter.usage(client, down, most, steps.get(client, 0), lasted_s))
+            used.append(meter.usage(client, down, most, amounts.get(client, 0), lasted_s))
         return total(used).energy_j
 
-    def whole_steps(self, steps: int, share: float) -> float:
-        """Return as how many steps count those in which this share of the values is trained."""
-        return self.network.whole_steps(steps, share) if self.network else float(steps)
+    def amount(self, effort: Effort, share: float) -> float:
+        """Return what a job computes that trains this share of the values, 0 without a clock."""
+        return self.network.amount(effort, share) if self.network else 0.0
 
     @property
     def meter(self) -> Meter | None:
@@ -122,26 +123,26 @@ class Limits:
         return Meter(self.network.fleet, self.network)
 
     def usage(
-        self, ledger: Ledger, steps: Mapping[str, float], lasted_s: float
+        self, ledger: Ledger, amounts: Mapping[str, float], lasted_s: float
     ) -> dict[str, Usage]:
         """Return what each simulated device used in the open round, {} without devices.
 
         Parameters
         ----------
         ledger : has what went to each client and came from it.
-        steps : local steps of a job of each client, in steps that train all.
+        amounts : what a job of each client computes.
         lasted_s : of the round, 0 where nobody waits for its end.
         """
         meter = self.meter
         return {} if meter is None else {
             client: meter.usage(
-                client, one.down_bytes, one.up_bytes, one.jobs * steps.get(client, 0), lasted_s
+                client, one.down_bytes, one.up_bytes, one.jobs * amounts.get(client, 0), lasted_s
             )
             for client, one in sorted(ledger.moved().items())
         }  # fmt: skip
 
     def over_budget(
-        self, state: RunState, ledger: Ledger, bound: Cost, steps: Mapping[str, float]
+        self, state: RunState, ledger: Ledger, bound: Cost, amounts: Mapping[str, float]
     ) -> str:
         """Return why the next jobs are not given, or "".
 
@@ -149,9 +150,9 @@ class Limits:
         ----------
         ledger : of the run, with what the open round has moved.
         bound : the most that the jobs can add.
-        steps : as of `usage`.
+        amounts : as of `usage`.
         """
-        totals, so_far = ledger.totals, total(self.usage(ledger, steps, 0.0).values())
+        totals, so_far = ledger.totals, total(self.usage(ledger, amounts, 0.0).values())
         spent = Cost(
             totals.up_bytes, totals.down_bytes, self.seconds(state), state.spent.simulated_s,
             state.spent.energy_j + so_far.energy_j,
@@ -159,18 +160,18 @@ class Limits:
         return over_budget(self.round, spent, bound)
 
     def simulated_s(
-        self, traffic: Traffic, steps: Mapping[str, float], bound: Cost
+        self, traffic: Traffic, amounts: Mapping[str, float], bound: Cost
     ) -> float | None:
         """Return how long a round lasts by its measured bytes, None without a clock.
 
         Parameters
         ----------
-        steps : local steps of each client.
+        amounts : what each client computes.
         """
         if self.network is None:
             return None
         # A server hangs up where an update grows beyond what the plan allows.
-        return min(self.network.round_seconds(traffic, steps), bound.simulated_s)
+        return min(self.network.round_seconds(traffic, amounts), bound.simulated_s)
 
     def ended(self, state: RunState) -> str:
         """Return why no further round is due, or ""."""
@@ -236,6 +237,6 @@ def _to_come(state: RunState, open: Sequence[Asked]) -> dict[str, int]:
     return coming
 
 
-def steps_of(asked: Sequence[Asked]) -> dict[str, float]:
-    """Return the batches that each client is asked to compute, in batches that train all."""
-    return {one.job.client: one.whole_steps for one in asked}
+def amounts_of(asked: Sequence[Asked]) -> dict[str, float]:
+    """Return what each client is asked to compute."""
+    return {one.job.client: one.amount for one in asked}

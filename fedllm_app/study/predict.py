@@ -22,7 +22,7 @@ from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.heads import Heads
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
+from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK, Work
 from fedllm_app.core.region import Where
 from fedllm_app.core.region import positions_of as as_positions
 from fedllm_app.core.region import size_of as set_size
@@ -38,7 +38,7 @@ from fedllm_app.server.methods.shares import tiers_of
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.alike import same, signature
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
-from fedllm_app.study.effort import shares, times_as_large, trained_shares, whole_steps
+from fedllm_app.study.effort import amounts, effort, shares, trained_shares
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -75,11 +75,10 @@ class Predictor:
         counts: Mapping[str, int],
         network: Network | None = None,
         heads: Heads | None = None,
-        batch: int = 1,
     ) -> None:
         self.layout, self.initial, self.heads, self.uneven = layout, initial, heads, Uneven()
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self.batch, self.tiers = batch, tiers_of(network.fleet if network else None)
+        self.tiers = tiers_of(network.fleet if network else None)
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -103,7 +102,7 @@ class Predictor:
             )
         return cls(
             parts.model.layout, parts.initial, parts.model.base_bytes, counts, network,
-            parts.heads, parts.config.client.batch,
+            parts.heads,
         )  # fmt: skip
 
     def costs(self, config: RunConfig) -> Costs:
@@ -130,9 +129,9 @@ class Predictor:
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
                 counts = {client: self.counts[client] for client in sizes}
-                own = planned.shares.get(t, {}), planned.steps.get(t, {})
-                steps = whole_steps(self.network, self.batch, c, counts, *own)
-                costs.put_seconds(t, sizes, base, self.network, steps)
+                own = planned.shares.get(t, {}), planned.works.get(t, {})
+                computed = amounts(self.network, c, counts, *own)
+                costs.put_seconds(t, sizes, base, self.network, computed)
         return costs
 
     def learn(self, config: RunConfig, folder: Path) -> None:
@@ -222,9 +221,11 @@ class _Rounds:
         self.rank = predictor.rank(c.lora.rank if adapters else 0)
         self.layout = self.rank.layout
         self.shares: dict[int, dict[str, float]] = {}  # that a client trains, by round
-        self.steps: dict[int, dict[str, int]] = {}  # that a plan asks of a client, by round
-        larger = times_as_large(predictor.network, predictor.batch, c)
-        self.balance = balance_of(predictor.network, c.devices, c.client.steps, larger)
+        self.works: dict[int, dict[str, Work]] = {}  # that a plan asks of a client, by round
+        self.balance = balance_of(
+            predictor.network, c.devices, c.client.steps,
+            lambda client, work: effort(c, work, predictor.counts[client]),
+        )  # fmt: skip
 
     def all(self) -> Sequence[dict[str, tuple[Payload, Payload]]]:
         """Return (down, up) by client for every round.
@@ -267,7 +268,7 @@ class _Rounds:
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
         self.shares[t] = trained_shares(plan, self.layout, self.c.run.seed, t)
-        self.steps[t] = {c: plan.groups[name].work.steps for c, name in plan.group_of.items()}
+        self.works[t] = {c: plan.groups[name].work for c, name in plan.group_of.items()}
         downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
         return {
             client: (downs[name], self.up(t, name, client, plan.groups[name]))
