@@ -182,7 +182,7 @@ def _devices(parts: Parts) -> tuple[Fleet | None, Network | None]:
     fleet, real = Fleet(c.devices, c.run.seed) if c.devices.on else None, c.data.train == NODE
     network = network_of(
         c.network, c.run.seed, c.compute, None if real else fleet, lambda: parts.row_cost.flops(),
-        lambda: parts.row_cost.gradient_part,
+        lambda where, layout: parts.row_cost.part(where, layout),
     )  # fmt: skip
     if network and not real:
         network.warn_of_strangers(parts.counts())

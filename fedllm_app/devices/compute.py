@@ -13,10 +13,19 @@ from pathlib import Path
 from pydantic import Field
 
 from fedllm_app.core.effort import Effort
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.region import Where
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings, kebab
 from fedllm_app.devices.figures import read_figures
 from fedllm_app.devices.fleet import Fleet
+
+Part = Callable[[Where, ParamLayout], float]
+
+
+def whole(where: Where, layout: ParamLayout) -> float:
+    """Return 1: nothing is saved where less is trained."""
+    return 1.0
 
 
 class ComputeSettings(Settings):
@@ -92,7 +101,7 @@ class Compute:
     seed : of the run.
     fleet : says what each client trains on; None where compute.step-s says how long a step takes.
     row_flops : returns the FLOPs of an example in a local step, once it is asked.
-    gradient_part : returns what part of them the gradients of all trained tensors are.
+    part : returns what part of them is computed where these coordinates are trained.
 
     Raises
     ------
@@ -106,10 +115,10 @@ class Compute:
         seed: int,
         fleet: Fleet | None = None,
         row_flops: Callable[[], float] = float,
-        gradient_part: Callable[[], float] = float,
+        part: Part = whole,
     ) -> None:
         self._settings, self._seed, self.fleet = settings, seed, fleet
-        self._row_flops, self._gradient_part = row_flops, gradient_part
+        self._row_flops, self._part = row_flops, part
         path = Path(settings.file)
         self.own = read_figures("compute.file", path, ("step-s",)) if settings.file else {}
 
@@ -127,18 +136,18 @@ class Compute:
             return self.flops(1) / self.fleet.of(client)["flops"] * factor
         return s.step_s * factor
 
-    def count(self, row_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
+    def count(self, row_flops: Callable[[], float], part: Part) -> None:
         """Take the FLOPs of an example from a model that is known only now."""
-        self._row_flops, self._gradient_part = row_flops, gradient_part
+        self._row_flops, self._part = row_flops, part
 
-    def amount(self, effort: Effort, share: float) -> float:
-        """Return what a job computes that trains this share of the values: its batches.
+    def amount(self, effort: Effort, where: Where, layout: ParamLayout) -> float:
+        """Return what a job computes that trains these coordinates: its batches.
 
-        Of devices it is its rows, in rows that train all: the gradients of the others are saved.
+        Of devices it is its rows, in rows that train all: gradients of other tensors are saved.
         """
         if self.fleet is None:
             return float(effort.batches)
-        return effort.rows * (1 if share >= 1 else 1 - (1 - share) * self._gradient_part())
+        return effort.rows * (1.0 if where is None else self._part(where, layout))
 
     def flops(self, amount: float) -> float:
         """Return the FLOPs of so much; 0 without devices."""

@@ -23,9 +23,11 @@ from typing import Literal
 from pydantic import Field
 
 from fedllm_app.core.effort import Effort
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.region import Where
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings, kebab
-from fedllm_app.devices.compute import Compute, ComputeSettings
+from fedllm_app.devices.compute import Compute, ComputeSettings, Part, whole
 from fedllm_app.devices.figures import MISTAKES_SHOWN, read_figures
 from fedllm_app.devices.fleet import Fleet
 
@@ -205,14 +207,14 @@ class Network:
         """What each client trains on, None where no devices are simulated."""
         return self._compute.fleet if self._compute else None
 
-    def count(self, row_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
+    def count(self, row_flops: Callable[[], float], part: Part) -> None:
         """Take the FLOPs of an example from a model that is known only now."""
         if self._compute:
-            self._compute.count(row_flops, gradient_part)
+            self._compute.count(row_flops, part)
 
-    def amount(self, effort: Effort, share: float) -> float:
-        """Return what a job computes that trains this share of the values (`Compute.amount`)."""
-        return self._compute.amount(effort, share) if self._compute else 0.0
+    def amount(self, effort: Effort, where: Where, layout: ParamLayout) -> float:
+        """Return what a job computes that trains these coordinates (`Compute.amount`)."""
+        return self._compute.amount(effort, where, layout) if self._compute else 0.0
 
     def compute_seconds(self, client: str, amount: float) -> float:
         """Return how long so much takes a client, 0 where computing takes no time."""
@@ -255,15 +257,15 @@ def network_of(
     compute: ComputeSettings | None = None,
     fleet: Fleet | None = None,
     row_flops: Callable[[], float] = float,
-    gradient_part: Callable[[], float] = float,
+    part: Part = whole,
 ) -> Network | None:
     """Return the clock of a run, None where none runs: neither over links nor over local steps.
 
     Parameters
     ----------
-    fleet, row_flops, gradient_part : as in `Compute`.
+    fleet, row_flops, part : as in `Compute`.
     """
     steps = None
     if compute and (compute.on or fleet is not None):
-        steps = Compute(compute, seed, fleet, row_flops, gradient_part)
+        steps = Compute(compute, seed, fleet, row_flops, part)
     return Network(settings, seed, steps) if settings.on or steps else None

@@ -21,7 +21,7 @@ from fedllm_app.core.region import size_of
 from fedllm_app.core.support import Draw, Positions, expand
 from fedllm_app.devices.fleet import DeviceSettings
 from fedllm_app.devices.network import Network
-from fedllm_app.server.asked import expected_vectors, trained_share
+from fedllm_app.server.asked import expected_vectors
 from fedllm_app.wire.codec import WireSettings, max_bytes
 from fedllm_app.wire.slices import slices_of
 from fedllm_app.wire.uniform import stretches_of
@@ -84,12 +84,13 @@ class Balance:
             wire.grid_bits, tensors=tensors,
         )  # fmt: skip
         up = sum(v.most_bytes for v in expected_vectors(plan, layout, draw, wire).values())
-        share = trained_share(expand(plan.train, layout, draw), layout)
+        trains = expand(plan.train, layout, draw)
+        part = self.network.amount(Effort(1, 1, 1), trains, layout)
         link, one = self.network.link(client), self.network.compute_seconds(client, 1.0)
 
         def computing(steps: int) -> float:
             effort = self.effort(client, replace(plan.work, steps=steps))
-            return one * self.network.amount(effort, share)
+            return one * part * (effort.rows if self.network.fleet else effort.batches)
 
         return Took(link.seconds(down), link.seconds(None, up), computing)
 

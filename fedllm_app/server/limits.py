@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedllm_app.core.effort import Effort
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.region import Where
 from fedllm_app.core.state import RunState
 from fedllm_app.devices.meter import Meter, Usage, total
 from fedllm_app.devices.network import Network, Traffic
@@ -111,9 +113,9 @@ class Limits:
             used.append(meter.usage(client, down, most, amounts.get(client, 0), lasted_s))
         return total(used).energy_j
 
-    def amount(self, effort: Effort, share: float) -> float:
-        """Return what a job computes that trains this share of the values, 0 without a clock."""
-        return self.network.amount(effort, share) if self.network else 0.0
+    def amount(self, effort: Effort, where: Where, layout: ParamLayout) -> float:
+        """Return what a job computes that trains these coordinates, 0 without a clock."""
+        return self.network.amount(effort, where, layout) if self.network else 0.0
 
     @property
     def meter(self) -> Meter | None:

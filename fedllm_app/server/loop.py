@@ -199,7 +199,7 @@ class Loop:
         """Return a job with what it computes, and the rows that it uses up."""
         work = job.plan.work
         effort = self.effort(work, clients.get(job.job.client, 1))
-        amount = self.limits.amount(effort, job.share)
+        amount = self.limits.amount(effort, job.trains, self.planner.layout)
         return replace(job, steps=effort.steps, amount=amount, rows=self.reading.rows(work))
 
     def collect(self, opened: OpenRound) -> None:

@@ -10,20 +10,18 @@ from fedllm_app.config import RunConfig
 from fedllm_app.core.effort import Effort
 from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import RoundPlan, Work
+from fedllm_app.core.region import Where
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.devices.network import Network
-from fedllm_app.server.asked import trained_share
 from fedllm_app.study.costs import Payload
 
 
-def trained_shares(plan: RoundPlan, layout: ParamLayout, seed: int, t: int) -> dict[str, float]:
-    """Return the share of the values that each client trains, {} where no rule draws a part."""
+def trained(plan: RoundPlan, layout: ParamLayout, seed: int, t: int) -> dict[str, Where]:
+    """Return the coordinates that each client trains, {} where no rule draws a part."""
     if not any(isinstance(group.train, Derived) for group in plan.groups.values()):
         return {}
     return {
-        client: trained_share(
-            expand(plan.groups[name].train, layout, Draw(seed, t, name, client)), layout
-        )
+        client: expand(plan.groups[name].train, layout, Draw(seed, t, name, client))
         for client, name in plan.group_of.items()
     }
 
@@ -32,7 +30,8 @@ def amounts(
     network: Network,
     c: RunConfig,
     counts: Mapping[str, int],
-    shares: Mapping[str, float],
+    trains: Mapping[str, Where],
+    layout: ParamLayout,
     works: Mapping[str, Work],
 ) -> dict[str, float]:
     """Return what each client computes.
@@ -41,13 +40,15 @@ def amounts(
     ----------
     network : the clock.
     counts : examples of the clients that take part.
-    shares : of the values that a client trains, where that is not all.
+    trains : the coordinates that a client trains, where that is not all.
+    layout : of these.
     works : of a client's plan.
     """
-    return {
-        client: network.amount(effort(c, works.get(client, Work()), n), shares.get(client, 1.0))
-        for client, n in counts.items()
-    }
+    found = {}
+    for client, n in counts.items():
+        computed = effort(c, works.get(client, Work()), n)
+        found[client] = network.amount(computed, trains.get(client), layout)
+    return found
 
 
 def effort(c: RunConfig, work: Work, examples: int) -> Effort:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedllm_app.core.errors import FedllmError, RunFailedError
+from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import Work
 from fedllm_app.core.progress import duration
 from fedllm_app.core.units import format_metric
@@ -114,10 +115,11 @@ def _play(
         with suppress(RunFailedError):  # it has no value, which is the worst there is
             run_local(pilot.config.model_copy(update={"run": run}))
         value = _value_at(folder, rounds, metric)
-    c = pilot.config.resolved()
+    c, layout = pilot.config.resolved(), ParamLayout((), ())  # everything is trained
 
     def amount(name: str) -> float:
-        return network.amount(effort(c, Work(), counts.get(name, 1)), 1.0) if network else 0.0
+        computed = effort(c, Work(), counts.get(name, 1))
+        return network.amount(computed, None, layout) if network else 0.0
 
     costs = measured(folder, network, amount)
     pilot.rung, pilot.value, pilot.played = rung, value, costs.rounds

@@ -22,7 +22,7 @@ from fedllm_app.core.counts import eligible
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.heads import Heads
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK, Work
+from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.core.region import Where
 from fedllm_app.core.region import positions_of as as_positions
 from fedllm_app.core.region import size_of as set_size
@@ -38,7 +38,7 @@ from fedllm_app.server.methods.shares import tiers_of
 from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.alike import same, signature
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
-from fedllm_app.study.effort import amounts, effort, shares, trained_shares
+from fedllm_app.study.effort import amounts, effort, shares, trained
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -129,8 +129,9 @@ class Predictor:
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
                 counts = {client: self.counts[client] for client in sizes}
-                own = planned.shares.get(t, {}), planned.works.get(t, {})
-                computed = amounts(self.network, c, counts, *own)
+                computed = planned.amounts.get(t) or amounts(
+                    self.network, c, counts, {}, planned.layout, {}
+                )
                 costs.put_seconds(t, sizes, base, self.network, computed)
         return costs
 
@@ -220,8 +221,7 @@ class _Rounds:
         adapters = c.model.train == "lora"
         self.rank = predictor.rank(c.lora.rank if adapters else 0)
         self.layout = self.rank.layout
-        self.shares: dict[int, dict[str, float]] = {}  # that a client trains, by round
-        self.works: dict[int, dict[str, Work]] = {}  # that a plan asks of a client, by round
+        self.amounts: dict[int, dict[str, float]] = {}  # what a client computes, by round
         self.balance = balance_of(
             predictor.network, c.devices, c.client.steps,
             lambda client, work: effort(c, work, predictor.counts[client]),
@@ -267,8 +267,11 @@ class _Rounds:
         return plan, after
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
-        self.shares[t] = trained_shares(plan, self.layout, self.c.run.seed, t)
-        self.works[t] = {c: plan.groups[name].work for c, name in plan.group_of.items()}
+        if network := self.predictor.network:
+            trains = trained(plan, self.layout, self.c.run.seed, t)
+            works = {c: plan.groups[name].work for c, name in plan.group_of.items()}
+            counts = {client: self.predictor.counts[client] for client in plan.group_of}
+            self.amounts[t] = amounts(network, self.c, counts, trains, self.layout, works)
         downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
         return {
             client: (downs[name], self.up(t, name, client, plan.groups[name]))

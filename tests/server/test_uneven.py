@@ -73,7 +73,7 @@ def speeds(folder, **network):
 def phones():
     """Return a clock of phones, of which a step takes 10 s and some 42 J, and a few computers."""
     fleet = Fleet(DeviceSettings(fleet="phone=0.8,pc=0.2"), 0)
-    return network_of(NetworkSettings(), 0, ComputeSettings(), fleet, lambda: 3.2e10, lambda: 0.3)
+    return network_of(NetworkSettings(), 0, ComputeSettings(), fleet, lambda: 3.2e10)
 
 
 def loop_over(folder, *, edits=None, shuffle=0, die_after=0, device=None, clock=True, network=None,
