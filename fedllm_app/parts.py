@@ -199,7 +199,7 @@ class Parts:
     def most_units(self, examples: int) -> int:
         """Return the most units (examples or tokens) that a job on so many examples can see."""
         c = self.config
-        seen = c.client.steps * c.client.batch or c.client.epochs * examples
+        seen = c.devices.most_rows(c.client.steps, c.client.batch) or c.client.epochs * examples
         seen = math.ceil(seen * (c.devices.balance_most if c.devices.balance else 1))
         return seen * (c.task.max_tokens if self.task.unit == "tokens" else 1)
 

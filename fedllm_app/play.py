@@ -200,7 +200,7 @@ def _planner(parts: Parts, fleet: Fleet | None, network: Network | None) -> Plan
             network, c.devices, c.client.steps,
             lambda client, work: parts.effort(work, parts.counts()[client]),
         ),
-        tiers_told(fleet) if fleet is not None and real else None,
+        tiers_told(fleet) if fleet is not None and real else None, c.devices,
     )  # fmt: skip
 
 

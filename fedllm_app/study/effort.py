@@ -30,23 +30,24 @@ def amounts(
     network: Network,
     c: RunConfig,
     counts: Mapping[str, int],
-    trains: Mapping[str, Where],
     layout: ParamLayout,
-    works: Mapping[str, Work],
+    plan: RoundPlan | None = None,
+    t: int = 0,
 ) -> dict[str, float]:
-    """Return what each client computes.
+    """Return what each client of a round computes.
 
     Parameters
     ----------
     network : the clock.
-    counts : examples of the clients that take part.
-    trains : the coordinates that a client trains, where that is not all.
-    layout : of these.
-    works : of a client's plan.
+    counts : examples of all clients that may take part.
+    plan : of round `t`; None is one in which all of `counts` train everything, as c.client says.
     """
+    trains = trained(plan, layout, c.run.seed, t) if plan else {}
+    group_of = plan.group_of if plan else dict.fromkeys(counts, "")
     found = {}
-    for client, n in counts.items():
-        computed = effort(c, works.get(client, Work()), n)
+    for client, name in group_of.items():
+        work = plan.groups[name].work if plan else Work()
+        computed = effort(c, work, counts[client])
         found[client] = network.amount(computed, trains.get(client), layout)
     return found
 

@@ -36,9 +36,10 @@ from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.methods.shares import tiers_of
 from fedllm_app.server.sampling import sample_cohort
+from fedllm_app.server.tiers import by_tier
 from fedllm_app.study.alike import same, signature
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
-from fedllm_app.study.effort import amounts, effort, shares, trained
+from fedllm_app.study.effort import amounts, effort, shares
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -129,9 +130,8 @@ class Predictor:
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
                 counts = {client: self.counts[client] for client in sizes}
-                computed = planned.amounts.get(t) or amounts(
-                    self.network, c, counts, {}, planned.layout, {}
-                )
+                own = self.network, c, counts, planned.layout
+                computed = planned.amounts.get(t) or amounts(*own)
                 costs.put_seconds(t, sizes, base, self.network, computed)
         return costs
 
@@ -234,7 +234,8 @@ class _Rounds:
         taken to be the same in between. Only plans of one group without derived supports are
         compared so; any other is asked for in each round.
         """
-        N, state, before, look = self.c.run.rounds, dict[str, np.ndarray](), "", True
+        N, state, before = self.c.run.rounds, dict[str, np.ndarray](), ""
+        look = not self.c.devices.tiered
         rounds: list[dict[str, tuple[Payload, Payload]]] = []
         for t in range(1, N + 1):
             plan, after = self.plan(t, state)
@@ -262,16 +263,15 @@ class _Rounds:
             tiers=self.predictor.tiers,
         )  # fmt: skip
         plan, after = method_of(self.c.strategy.name).plan(inputs, state)
+        plan = by_tier(plan, self.c.devices, self.predictor.tiers)
         if self.balance is not None:
             plan = self.balance.balanced(plan, self.layout, self.c.wire, self.c.run.seed, t)
         return plan, after
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
         if network := self.predictor.network:
-            trains = trained(plan, self.layout, self.c.run.seed, t)
-            works = {c: plan.groups[name].work for c, name in plan.group_of.items()}
-            counts = {client: self.predictor.counts[client] for client in plan.group_of}
-            self.amounts[t] = amounts(network, self.c, counts, trains, self.layout, works)
+            own = network, self.c, self.predictor.counts, self.layout
+            self.amounts[t] = amounts(*own, plan, t)
         downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
         return {
             client: (downs[name], self.up(t, name, client, plan.groups[name]))
