@@ -33,6 +33,8 @@ ORDERS = {
     "gpt2": IN_BLOCKS, "modernbert": IN_BLOCKS, "mpt": IN_BLOCKS, "openai-gpt": IN_BLOCKS,
     "phi3": IN_BLOCKS,
 }  # fmt: skip
+# Architectures whose heads are no rows of their own, though the shapes would fit.
+MIXED = {"diffllama": "its heads subtract and share the values of heads of the other half"}
 OUT = ("o_proj", "out_proj", "out_lin", "c_proj", "dense", "Wo")
 
 
@@ -60,6 +62,8 @@ def attention_heads(model: TrainableModel) -> Heads:
     D = _number(config, "head_dim") or width // H
     if H % G or not D:
         return unknown(f"its config has {H} heads, {G} key-value heads and a width of {width}")
+    if why := MIXED.get(config.model_type if config else "", ""):
+        return unknown(why)
     found, order = _Found(), ORDERS.get(config.model_type if config else "", "")
     for name, module, kind in _projections(model.backbone):
         if kind in FUSED and not order:

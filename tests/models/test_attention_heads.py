@@ -153,6 +153,13 @@ def test_every_architecture_with_a_fused_projection_that_is_cut_is_proven():
     assert ORDERS.keys() <= {kind for kind, _, _ in MADE.values()}
 
 
+def test_heads_that_share_values_across_halves_are_refused():
+    config = CONFIG_MAPPING["diffllama"](**GROUPED)
+    model = wrap(AutoModelForCausalLM.from_config(config), ModelSettings(train="full"),
+                 LoraSettings(), 0)  # fmt: skip
+    assert "other half" in attention_heads(model).why
+
+
 def test_a_fused_projection_whose_order_is_not_known_is_refused():
     """CodeGen's rows go by four shards, each with queries, values and keys."""
     config = CONFIG_MAPPING["codegen"](**SHORT, n_ctx=16, rotary_dim=2)
