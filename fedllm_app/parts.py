@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedllm_app.client.effort import effort_of
 from fedllm_app.client.gradient import Batch
-from fedllm_app.client.rules import steps_before
 from fedllm_app.client.settings import STREAM, WRAP
 from fedllm_app.client.train import Device
 from fedllm_app.config import RunConfig
 from fedllm_app.core.counts import Counts
+from fedllm_app.core.effort import Effort
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.heads import Heads
+from fedllm_app.core.plan import Work
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data, stream
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
@@ -166,8 +168,8 @@ class Parts:
         return model.to(device)
 
     @cached_property
-    def heads(self) -> Heads | None:
-        """Where the attention heads lie in what is trained, None where there are none."""
+    def heads(self) -> Heads:
+        """Where the attention heads lie in what is trained."""
         return attention_heads(self.model)
 
     @cached_property
@@ -197,25 +199,16 @@ class Parts:
     def most_units(self, examples: int) -> int:
         """Return the most units (examples or tokens) that a job on so many examples can see."""
         c = self.config
-        seen = c.client.steps * c.client.batch or c.client.epochs * examples
+        seen = c.devices.most_rows(c.client.steps, c.client.batch) or c.client.epochs * examples
         seen = math.ceil(seen * (c.devices.balance_most if c.devices.balance else 1))
         return seen * (c.task.max_tokens if self.task.unit == "tokens" else 1)
 
-    def most_steps(self, examples: int) -> int:
-        """Return the most local steps that a job on so many examples can take."""
-        return self.config.client.steps_on(examples)
-
-    def steps_before(self, examples: int) -> int:
-        """Return the batches that a job on so many examples computes before its local steps."""
-        return steps_before(self.config.client, examples)
+    def effort(self, work: Work, examples: int) -> Effort:
+        """Return what a job on so many examples computes at most."""
+        return effort_of(self.config.client, work, examples, self.config.reading == STREAM)
 
     @cached_property
-    def step_flops(self) -> float:
-        """FLOPs of a local step, counted on one batch of the training data."""
-        return self.cost_of_a_step.flops() * self.config.client.batch
-
-    @cached_property
-    def cost_of_a_step(self) -> StepCost:
+    def row_cost(self) -> StepCost:
         """What an example costs in a local step, counted on rows from all over the data."""
         table = self.data.train
         count = min(len(table), self.config.client.batch, COUNTED_ROWS)

@@ -169,8 +169,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
             c.round.weights or method_of(c.strategy.name).weights, parts.most_units,
             Guard.of(c.round),
         ),
-        most_steps=parts.most_steps,
-        steps_before=parts.steps_before,
+        effort=parts.effort,
         schedule=partial(factor, c.server),
         reading=_reading(c),
         simulated=c.data.train != NODE,
@@ -182,8 +181,8 @@ def _devices(parts: Parts) -> tuple[Fleet | None, Network | None]:
     c = parts.config
     fleet, real = Fleet(c.devices, c.run.seed) if c.devices.on else None, c.data.train == NODE
     network = network_of(
-        c.network, c.run.seed, c.compute, None if real else fleet, lambda: parts.step_flops,
-        lambda: parts.cost_of_a_step.gradient_part,
+        c.network, c.run.seed, c.compute, None if real else fleet, lambda: parts.row_cost.flops(),
+        lambda where, layout: parts.row_cost.part(where, layout),
     )  # fmt: skip
     if network and not real:
         network.warn_of_strangers(parts.counts())
@@ -197,8 +196,11 @@ def _planner(parts: Parts, fleet: Fleet | None, network: Network | None) -> Plan
     return Planner(
         method_of(c.strategy.name), c.strategy, c.wire, model.layout, model.fingerprint,
         parts.initial, c.run.seed, parts.heads, tiers_of(None if real else fleet),
-        balance_of(network, c.devices, c.client.steps),
-        tiers_told(fleet) if fleet is not None and real else None,
+        balance_of(
+            network, c.devices, c.client.steps,
+            lambda client, work: parts.effort(work, parts.counts()[client]),
+        ),
+        tiers_told(fleet) if fleet is not None and real else None, c.devices,
     )  # fmt: skip
 
 

@@ -19,9 +19,11 @@ from torch import nn
 from fedllm_app.client.answer import answer
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.client.train import Device
+from fedllm_app.core.effort import Effort
 from fedllm_app.core.heads import Heads
 from fedllm_app.core.job import Reply, Request
 from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import Work
 from fedllm_app.core.region import positions_of
 from fedllm_app.core.state import RunState
 from fedllm_app.core.support import Derived, Draw, expand
@@ -202,6 +204,11 @@ def toy_loop(
         set_aside(restored)
         state = restored.state.resumed()
         optimizer.restore(restored.tensors)
+
+    def effort(work: Work, examples: int) -> Effort:
+        steps = work.steps or most_steps(examples)
+        return Effort(steps, *2 * (steps + steps_before(examples),))
+
     run = RunSettings(rounds=rounds, seed=seed, checkpoint_every=checkpoint_every)
     named = {"pacing": pacing} if isinstance(pacing, str) else {}
     asked = RoundSettings(**({"timeout_s": 20.0} | named | round_))
@@ -220,8 +227,7 @@ def toy_loop(
         evaluator=Here(evaluate),
         recorder=Recorder(folder, state, rounds, checkpoint_every, base_client_bytes),
         min_replies=asked.min_replies,
-        most_steps=most_steps,
-        steps_before=steps_before,
+        effort=effort,
         counting=Counting(asked.weights or "uniform", guard=Guard.of(asked)),
         simulated=True,
     )  # fmt: skip

@@ -72,7 +72,3 @@ class ClientSettings(ScheduleSettings):
         description="Number of threads of a training process. Automatic: the CPUs that the "
         "process may use.",
     )
-
-    def steps_on(self, examples: int) -> int:
-        """Return the local steps that a job on so many examples takes at most."""
-        return self.steps or self.epochs * -(-examples // self.batch)

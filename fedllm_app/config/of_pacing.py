@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fedllm_app.client.settings import STREAM
 from fedllm_app.core.settings import kebab
 from fedllm_app.data.partition import TO_CLIENTS
 from fedllm_app.data.settings import NODE
@@ -102,6 +103,7 @@ def _of_clock(c: "RunConfig") -> Iterator[str]:
             f"devices.file is {c.devices.file!r} with data.train = 'node'; expected \"\": a real "
             "device says its class as device-class in its node-config"
         )
+    yield from _of_tiers(c)
     yield from _of_balance(c)
     if c.compute.on and node:
         yield (
@@ -118,6 +120,30 @@ def _of_clock(c: "RunConfig") -> Iterator[str]:
             f"round.deadline-s is {c.round.deadline_s:g}; expected at most round.timeout-s = "
             f"{c.round.timeout_s:g}, since no clock is simulated"
         )
+
+
+def _of_tiers(c: "RunConfig") -> Iterator[str]:
+    """Yield why local steps or batches cannot follow the class of a device."""
+    devices = c.devices
+    if devices.tiered and not devices.on:
+        name = "tier-steps" if devices.tier_steps else "tier-batches"
+        yield (
+            f"devices.{name} is {devices.tier_steps or devices.tier_batches!r} and no classes of "
+            'devices are named; expected "", or set devices.fleet, such as phone=0.6,pc=0.4'
+        )
+    if devices.tier_steps and devices.balance:
+        yield (
+            f"devices.tier-steps is {devices.tier_steps!r} with devices.balance = true, which sets "
+            'the steps itself; expected one of the two: "", or devices.balance = false'
+        )
+    if devices.tiered and c.reading == STREAM:
+        most, own = devices.most_rows(c.client.steps, c.client.batch), c.client
+        if most > own.steps * own.batch:
+            yield (
+                f"devices.tier-steps and devices.tier-batches ask for up to {most} rows of a "
+                f"client's stream; expected at most client.steps times client.batch = "
+                f"{own.steps * own.batch}"
+            )
 
 
 def _of_balance(c: "RunConfig") -> Iterator[str]:

@@ -26,15 +26,17 @@ class Heads:
 
     Attributes
     ----------
-    of : how many units there are, in every layer alike.
+    of : how many units there are, in every layer alike; 0 where they are not known.
     rows, columns : patterns of tensors whose first or second axis has the units one after another.
     blocks : tensors with several parts along one axis, each of which has all units.
+    why : why they are not known.
     """
 
     of: int
     rows: Sequence[str] = ()
     columns: Sequence[str] = ()
     blocks: Sequence[Block] = ()
+    why: str = ""
 
     def args(self, first: int, heads: int, only: bool) -> dict[str, Any]:
         """Return the arguments of the rule `head-slices`.

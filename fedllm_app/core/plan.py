@@ -48,7 +48,8 @@ class TopK:
 class Work:
     """How much a device trains; 0 leaves it to the run's client settings.
 
-    No method of ours sets it: `devices.balance` does, for devices of unequal speed.
+    No method of ours sets it: `devices.balance` and the tiers of `devices` do, for devices of
+    unequal speed.
     """
 
     epochs: int = 0

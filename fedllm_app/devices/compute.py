@@ -12,10 +12,20 @@ from pathlib import Path
 
 from pydantic import Field
 
+from fedllm_app.core.effort import Effort
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.region import Where
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings, kebab
 from fedllm_app.devices.figures import read_figures
 from fedllm_app.devices.fleet import Fleet
+
+Part = Callable[[Where, ParamLayout], float]
+
+
+def whole(where: Where, layout: ParamLayout) -> float:
+    """Return 1: nothing is saved where less is trained."""
+    return 1.0
 
 
 class ComputeSettings(Settings):
@@ -90,8 +100,8 @@ class Compute:
     settings : that are on, or those of a fleet.
     seed : of the run.
     fleet : says what each client trains on; None where compute.step-s says how long a step takes.
-    step_flops : returns the FLOPs of a local step, once it is asked.
-    gradient_part : returns what part of them the gradients of all trained tensors are.
+    row_flops : returns the FLOPs of an example in a local step, once it is asked.
+    part : returns what part of them is computed where these coordinates are trained.
 
     Raises
     ------
@@ -104,16 +114,16 @@ class Compute:
         settings: ComputeSettings,
         seed: int,
         fleet: Fleet | None = None,
-        step_flops: Callable[[], float] = float,
-        gradient_part: Callable[[], float] = float,
+        row_flops: Callable[[], float] = float,
+        part: Part = whole,
     ) -> None:
         self._settings, self._seed, self.fleet = settings, seed, fleet
-        self._step_flops, self._gradient_part = step_flops, gradient_part
+        self._row_flops, self._part = row_flops, part
         path = Path(settings.file)
         self.own = read_figures("compute.file", path, ("step-s",)) if settings.file else {}
 
     def step_s(self, client: str) -> float:
-        """Return the seconds of one local step of a client, of any name."""
+        """Return the seconds of one local step of a client; of a fleet's, of one row."""
         if figures := self.own.get(client):
             return figures["step_s"]
         s, factor = self._settings, 1.0
@@ -126,23 +136,23 @@ class Compute:
             return self.flops(1) / self.fleet.of(client)["flops"] * factor
         return s.step_s * factor
 
-    def count(self, step_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
-        """Take the FLOPs of a step from a model that is known only now."""
-        self._step_flops, self._gradient_part = step_flops, gradient_part
+    def count(self, row_flops: Callable[[], float], part: Part) -> None:
+        """Take the FLOPs of an example from a model that is known only now."""
+        self._row_flops, self._part = row_flops, part
 
-    def whole_steps(self, steps: int, share: float) -> float:
-        """Return as how many steps count those in which this share of the values is trained.
+    def amount(self, effort: Effort, where: Where, layout: ParamLayout) -> float:
+        """Return what a job computes that trains these coordinates: its batches.
 
-        What is saved are the gradients of the others. Without devices every step counts as one.
+        Of devices it is its rows, in rows that train all: gradients of other tensors are saved.
         """
-        if share >= 1 or self.fleet is None:
-            return float(steps)
-        return steps * (1 - (1 - share) * self._gradient_part())
+        if self.fleet is None:
+            return float(effort.batches)
+        return effort.rows * (1.0 if where is None else self._part(where, layout))
 
-    def flops(self, steps: float) -> float:
-        """Return the FLOPs of so many local steps; 0 without devices."""
-        return steps * self._step_flops()
+    def flops(self, amount: float) -> float:
+        """Return the FLOPs of so much; 0 without devices."""
+        return amount * self._row_flops()
 
-    def seconds(self, client: str, steps: float) -> float:
-        """Return the seconds of so many local steps of a client."""
-        return steps * self.step_s(client)
+    def seconds(self, client: str, amount: float) -> float:
+        """Return the seconds that so much takes a client."""
+        return amount * self.step_s(client)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.seeds import generator
@@ -38,6 +38,16 @@ class DeviceSettings(Settings):
         "between them.",
     )
 
+    tier_steps: str = Field(
+        "",
+        description="Local steps of each tier, separated by commas, such as '4,16': classes of "
+        "devices in order of speed, the slowest first. Empty: client.steps for all.",
+    )
+    tier_batches: str = Field(
+        "",
+        description="Examples in a batch of each tier, separated by commas, such as '4,16'. "
+        "Empty: client.batch for all.",
+    )
     balance: bool = Field(
         False,
         description="Divide a round's local steps among its clients so that they finish together: "
@@ -57,6 +67,33 @@ class DeviceSettings(Settings):
         description="Share of its density that an upload over a slow link keeps at least with "
         "devices.balance, where the device chooses what it sends. 1 leaves densities alone.",
     )
+
+    @field_validator("tier_steps", "tier_batches")
+    @classmethod
+    def _are_counts(cls, text: str) -> str:
+        if text and not all(w.strip().isdecimal() and int(w) for w in text.split(",")):
+            raise ValueError("whole numbers from 1, such as '4,16'")
+        return text
+
+    @property
+    def steps(self) -> list[int]:
+        """Local steps of each tier, [] where client.steps says it."""
+        return [int(word) for word in self.tier_steps.split(",") if word]
+
+    @property
+    def batches(self) -> list[int]:
+        """Examples in a batch of each tier, [] where client.batch says it."""
+        return [int(word) for word in self.tier_batches.split(",") if word]
+
+    def most_rows(self, steps: int, batch: int) -> int:
+        """Return the most rows of a job of any tier, by client.steps and client.batch."""
+        most = max((*self.steps, 0 if self.steps else steps))
+        return most * max((*self.batches, 0 if self.batches else batch))
+
+    @property
+    def tiered(self) -> bool:
+        """Whether steps or batches follow the class of the device."""
+        return bool(self.tier_steps or self.tier_batches)
 
     @property
     def on(self) -> bool:

@@ -69,7 +69,7 @@ class Meter:
         client: str,
         down_bytes: int | None,
         up_bytes: int | None,
-        steps: float,
+        amount: float,
         lasted_s: float = 0.0,
     ) -> Usage:
         """Return what a client used in a round.
@@ -77,15 +77,15 @@ class Meter:
         Parameters
         ----------
         down_bytes, up_bytes : None where nothing went that way.
-        steps : local steps that it took, in steps that train all (`Network.whole_steps`).
+        amount : what it computed (`Network.amount`).
         lasted_s : of the round; the client waits for its end. 0: nobody waits.
         """
         profile, link = self.fleet.of(client), self.network.link(client)
-        compute_s = self.network.compute_seconds(client, steps)
+        compute_s = self.network.compute_seconds(client, amount)
         down_s, up_s = link.seconds(down_bytes), link.seconds(None, up_bytes)
         wait_s = max(0.0, lasted_s - compute_s - down_s - up_s) if lasted_s else 0.0
         return Usage(
-            profile.name, self.network.flops(steps), compute_s, down_s, up_s, wait_s,
+            profile.name, self.network.flops(amount), compute_s, down_s, up_s, wait_s,
             compute_s * profile["compute-power"], (down_s + up_s) * profile["radio-power"],
             wait_s * profile["idle-power"],
         )  # fmt: skip

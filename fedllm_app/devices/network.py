@@ -22,9 +22,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from fedllm_app.core.effort import Effort
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.region import Where
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.settings import Settings, kebab
-from fedllm_app.devices.compute import Compute, ComputeSettings
+from fedllm_app.devices.compute import Compute, ComputeSettings, Part, whole
 from fedllm_app.devices.figures import MISTAKES_SHOWN, read_figures
 from fedllm_app.devices.fleet import Fleet
 
@@ -204,22 +207,22 @@ class Network:
         """What each client trains on, None where no devices are simulated."""
         return self._compute.fleet if self._compute else None
 
-    def count(self, step_flops: Callable[[], float], gradient_part: Callable[[], float]) -> None:
-        """Take the FLOPs of a step from a model that is known only now."""
+    def count(self, row_flops: Callable[[], float], part: Part) -> None:
+        """Take the FLOPs of an example from a model that is known only now."""
         if self._compute:
-            self._compute.count(step_flops, gradient_part)
+            self._compute.count(row_flops, part)
 
-    def whole_steps(self, steps: int, share: float) -> float:
-        """Return as how many steps count those in which this share of the values is trained."""
-        return self._compute.whole_steps(steps, share) if self._compute else float(steps)
+    def amount(self, effort: Effort, where: Where, layout: ParamLayout) -> float:
+        """Return what a job computes that trains these coordinates (`Compute.amount`)."""
+        return self._compute.amount(effort, where, layout) if self._compute else 0.0
 
-    def compute_seconds(self, client: str, steps: float) -> float:
-        """Return how long so many local steps take a client, 0 where that takes no time."""
-        return self._compute.seconds(client, steps) if self._compute else 0.0
+    def compute_seconds(self, client: str, amount: float) -> float:
+        """Return how long so much takes a client, 0 where computing takes no time."""
+        return self._compute.seconds(client, amount) if self._compute else 0.0
 
-    def flops(self, steps: float) -> float:
-        """Return the FLOPs of so many local steps, 0 without devices."""
-        return self._compute.flops(steps) if self._compute else 0.0
+    def flops(self, amount: float) -> float:
+        """Return the FLOPs of so much, 0 without devices."""
+        return self._compute.flops(amount) if self._compute else 0.0
 
     def warn_of_strangers(self, clients: Collection[str]) -> None:
         """Log names in the files that no client has: their figures would be used by nobody."""
@@ -230,20 +233,20 @@ class Network:
                 log.warning("%s names %d clients that are not in the data: %s", key, count, shown)
 
     def participant_seconds(
-        self, client: str, down_bytes: int | None, up_bytes: int | None = None, steps: float = 0
+        self, client: str, down_bytes: int | None, up_bytes: int | None = None, amount: float = 0
     ) -> float:
         """Return how long one client takes for a job: download, local steps, upload."""
         seconds = self.link(client).seconds(down_bytes, up_bytes)
-        return seconds + self.compute_seconds(client, steps)
+        return seconds + self.compute_seconds(client, amount)
 
-    def round_seconds(self, traffic: Traffic, steps: Mapping[str, float] | None = None) -> float:
+    def round_seconds(self, traffic: Traffic, amounts: Mapping[str, float] | None = None) -> float:
         """Return how long a round lasts: as long as its slowest participant, 0 without any.
 
         Parameters
         ----------
-        steps : local steps by client; none where it does not say.
+        amounts : what each client computes; nothing where it does not say.
         """
-        taken = steps or {}
+        taken = amounts or {}
         each = (self.participant_seconds(c, *both, taken.get(c, 0)) for c, both in traffic.items())
         return max(each, default=0.0)
 
@@ -253,16 +256,16 @@ def network_of(
     seed: int,
     compute: ComputeSettings | None = None,
     fleet: Fleet | None = None,
-    step_flops: Callable[[], float] = float,
-    gradient_part: Callable[[], float] = float,
+    row_flops: Callable[[], float] = float,
+    part: Part = whole,
 ) -> Network | None:
     """Return the clock of a run, None where none runs: neither over links nor over local steps.
 
     Parameters
     ----------
-    fleet, step_flops, gradient_part : as in `Compute`.
+    fleet, row_flops, part : as in `Compute`.
     """
     steps = None
     if compute and (compute.on or fleet is not None):
-        steps = Compute(compute, seed, fleet, step_flops, gradient_part)
+        steps = Compute(compute, seed, fleet, row_flops, part)
     return Network(settings, seed, steps) if settings.on or steps else None

@@ -1,7 +1,9 @@
 """Find the attention heads of a loaded model among its trainable tensors.
 
 Names differ by architecture, so modules are looked up by what they are called; their shapes say
-whether they are what they seem. core/heads.py has the vocabulary.
+whether they are what they seem. Of a fused projection neither says in which order its rows lie
+(CodeGen's go by four shards), so it is cut only in architectures that are named here; the test
+holds each against gradients. core/heads.py has the vocabulary.
 
 Shapes: H query heads, G key-value groups (the units), D width of a head.
 """
@@ -22,8 +24,17 @@ SEPARATE = (
     "q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin",
     "query_proj", "key_proj", "value_proj",
 )  # fmt: skip
-BY_HEAD = ("query_key_value",)  # rows go unit by unit: its queries, its key, its value
-IN_BLOCKS = ("c_attn", "qkv_proj", "Wqkv", "qkv")  # all queries, then all keys, then all values
+FUSED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv", "qkv")
+BY_HEAD = "by-head"  # rows go unit by unit: its queries, its key, its value
+IN_BLOCKS = "in-blocks"  # all queries, then all keys, then all values
+ORDERS = {
+    "bloom": BY_HEAD, "falcon": BY_HEAD, "gpt_bigcode": BY_HEAD, "gpt_neox": BY_HEAD,
+    "gpt_neox_japanese": BY_HEAD, "persimmon": BY_HEAD,
+    "gpt2": IN_BLOCKS, "modernbert": IN_BLOCKS, "mpt": IN_BLOCKS, "openai-gpt": IN_BLOCKS,
+    "phi3": IN_BLOCKS,
+}  # fmt: skip
+# Architectures whose heads are no rows of their own, though the shapes would fit.
+MIXED = {"diffllama": "its heads subtract and share the values of heads of the other half"}
 OUT = ("o_proj", "out_proj", "out_lin", "c_proj", "dense", "Wo")
 
 
@@ -36,29 +47,44 @@ class _Found:
     blocks: list[Block] = field(default_factory=list)
 
 
-def attention_heads(model: TrainableModel) -> Heads | None:
-    """Return where the units of attention lie, None where they are not found.
+def attention_heads(model: TrainableModel) -> Heads:
+    """Return where the units of attention lie; `Heads.why` says why where they are not found.
 
     They are not where the model has no attention, where nothing of it is trained, or where a
-    projection has another shape than its config says.
+    projection has another shape than its config says, or an order of rows that is not known.
     """
     config = getattr(model.backbone, "config", None)
     H = _number(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
     if not H:
-        return None
+        return unknown("its config names no attention heads")
     G = _number(config, "num_key_value_heads", "num_kv_heads") or H
     width = _number(config, "hidden_size", "n_embd", "d_model", "dim")
     D = _number(config, "head_dim") or width // H
     if H % G or not D:
-        return None
-    found = _Found()
+        return unknown(f"its config has {H} heads, {G} key-value heads and a width of {width}")
+    if why := MIXED.get(config.model_type if config else "", ""):
+        return unknown(why)
+    found, order = _Found(), ORDERS.get(config.model_type if config else "", "")
     for name, module, kind in _projections(model.backbone):
+        if kind in FUSED and not order:
+            return unknown(
+                f"{name} holds queries, keys and values together, in an order that is not known "
+                f"for {config.model_type if config else 'it'!r}; it is for {', '.join(ORDERS)}"
+            )
         if not _shaped(module, kind, H, G, D):
-            return None
+            return unknown(
+                f"{name} has another shape than {H} heads of {D} and {G} key-value heads"
+            )
+        kind = order if kind in FUSED else kind
         _put(found, model.layout, name, module, kind, (H * D, G * D, G * D))
     if not (found.rows or found.columns or found.blocks):
-        return None
+        return unknown("no projection of attention is trained")
     return Heads(G, _once(found.rows), _once(found.columns), tuple(dict.fromkeys(found.blocks)))
+
+
+def unknown(why: str) -> Heads:
+    """Return that no heads are known."""
+    return Heads(0, why=why)
 
 
 def _number(config: Any, *names: str) -> int:
@@ -72,7 +98,7 @@ def _projections(backbone: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     for name, module in modules.items():
         own = {child for child, _ in module.named_children()}
         kinds = {k for k in SEPARATE if k in own}
-        fused = next((k for k in (*BY_HEAD, *IN_BLOCKS) if k in own), "")
+        fused = next((k for k in FUSED if k in own), "")
         if len(kinds) < 3 and not fused:
             continue
         for kind in kinds:
@@ -95,7 +121,7 @@ def _shaped(module: nn.Module, kind: str, H: int, G: int, D: int) -> bool:
     outputs, inputs = reversed(weight.shape) if conv else weight.shape
     if kind == "out":
         return bool(inputs == H * D)
-    if kind in BY_HEAD or kind in IN_BLOCKS:
+    if kind in FUSED:
         return bool(outputs == (H + 2 * G) * D)
     return outputs in (H * D, G * D)
 
@@ -123,7 +149,7 @@ def _outputs(
     found: _Found, pattern: str, kind: str, axis: int, parts: tuple[int, int, int]
 ) -> None:
     """Add a tensor whose outputs, along an axis, are cut."""
-    if kind in IN_BLOCKS:
+    if kind == IN_BLOCKS:
         found.blocks.append((pattern, axis, parts))
     else:
         (found.columns if axis else found.rows).append(pattern)

@@ -64,6 +64,11 @@ class TrainableModel:
         """The transformers model, with adapters inside if there are any."""
         return self.model.get_base_model() if self.train == "lora" else self.model
 
+    @property
+    def tensors(self) -> list[nn.Parameter]:
+        """The trainable tensors, in the order of the layout."""
+        return [*self._tensors.values()]
+
     @cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits over names, types and bytes of all frozen tensors."""

@@ -253,7 +253,7 @@ def span_of(network: Network, asked: Asked) -> Span:
 def finish(network: Network, asked: Asked, up_bytes: int) -> float:
     """Return the simulated second in which a reply of so many bytes has come."""
     client, down = asked.job.client, asked.down_bytes
-    return asked.start_s + network.participant_seconds(client, down, up_bytes, asked.whole_steps)
+    return asked.start_s + network.participant_seconds(client, down, up_bytes, asked.amount)
 
 
 def overdue(due: Mapping[Key, float], intake: Intake) -> list[Key]:

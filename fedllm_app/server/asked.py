@@ -59,9 +59,9 @@ class Asked:
     origin : layout and base that its reply must name.
     vectors : what may come back, by name.
     down_bytes : length of the vectors that went down.
-    steps : batches that it computes: local steps, and those that a rule takes before them.
-    share : of the trainable values that its device trains.
-    whole_steps : as how many batches that train all its steps count.
+    steps : local steps that it takes at most.
+    trains : the coordinates that its device trains.
+    amount : what it computes (`Network.amount`).
     rows : examples of the client's stream that it uses up, 0 where the device says.
     start_s : simulated second in which it began.
     request : what asks for it again after a resume, None where nobody will.
@@ -75,8 +75,8 @@ class Asked:
     vectors: Mapping[str, Expected]
     down_bytes: int
     steps: int = 0
-    share: float = 1.0
-    whole_steps: float = 0.0
+    trains: Where = None
+    amount: float = 0.0
     rows: int = 0
     start_s: float = 0.0
     request: Request | None = None
@@ -111,23 +111,11 @@ def asked_for(
     for job in request.jobs:
         draw = Draw(seed, request.round, request.group, job.client, sent)
         vectors = expected_vectors(plan, layout, draw, wire)
-        share = trained_share(expand(plan.train, layout, draw), layout)
+        trains = expand(plan.train, layout, draw)
         found.append(
-            Asked(job, request.group, plan, request.round, origin, vectors, down, share=share)
+            Asked(job, request.group, plan, request.round, origin, vectors, down, trains=trains)
         )
     return found
-
-
-def trained_share(where: Where, layout: ParamLayout) -> float:
-    """Return the share of the values that a device computes gradients of.
-
-    Whole tensors and slices of them are skipped; among scattered positions a tensor that holds any
-    is computed whole.
-    """
-    if isinstance(where, np.ndarray):
-        counts = np.diff(np.searchsorted(where, (*layout.offsets, layout.size)))
-        return sum(n for n, held in zip(layout.sizes, counts, strict=True) if held) / layout.size
-    return size_of(where, layout.size) / layout.size
 
 
 def asked_again(

@@ -9,18 +9,19 @@ Shapes: n clients of a round.
 """
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import NamedTuple
 
+from fedllm_app.core.effort import Effort
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
+from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK, Work
 from fedllm_app.core.region import size_of
 from fedllm_app.core.support import Draw, Positions, expand
 from fedllm_app.devices.fleet import DeviceSettings
 from fedllm_app.devices.network import Network
-from fedllm_app.server.asked import expected_vectors, trained_share
+from fedllm_app.server.asked import expected_vectors
 from fedllm_app.wire.codec import WireSettings, max_bytes
 from fedllm_app.wire.slices import slices_of
 from fedllm_app.wire.uniform import stretches_of
@@ -35,15 +36,15 @@ class Balance:
     network : the clock, with the devices.
     steps : of a client, if all were alike: client.steps.
     most : times `steps` that one client takes at most.
+    effort : what a client computes with so much work.
     least : share of its density that an upload keeps at least; 1 leaves densities alone.
-    larger : how many times as large a batch is as that of the step which the clock has.
     """
 
     network: Network
     steps: int
     most: float
+    effort: Callable[[str, Work], Effort]
     least: float = 1.0
-    larger: float = 1.0
 
     def balanced(
         self, plan: RoundPlan, layout: ParamLayout, wire: WireSettings, seed: int, t: int
@@ -83,39 +84,45 @@ class Balance:
             wire.grid_bits, tensors=tensors,
         )  # fmt: skip
         up = sum(v.most_bytes for v in expected_vectors(plan, layout, draw, wire).values())
-        share = trained_share(expand(plan.train, layout, draw), layout)
-        whole = self.larger * self.network.whole_steps(1, share)
-        link = self.network.link(client)
-        return Took(
-            link.seconds(down), link.seconds(None, up), self.network.compute_seconds(client, whole)
-        )
+        trains = expand(plan.train, layout, draw)
+        part = self.network.amount(Effort(1, 1, 1), trains, layout)
+        link, one = self.network.link(client), self.network.compute_seconds(client, 1.0)
+
+        def computing(steps: int) -> float:
+            effort = self.effort(client, replace(plan.work, steps=steps))
+            return one * part * (effort.rows if self.network.fleet else effort.batches)
+
+        return Took(link.seconds(down), link.seconds(None, up), computing)
 
 
 class Took(NamedTuple):
-    """Seconds of a client: of its download, its upload, and one local step."""
+    """Seconds of a client: of its download, its upload, and so many local steps."""
 
     down: float
     up: float
-    step: float
+    computing: Callable[[int], float]
 
     def end(self, steps: int, density: float = 1.0) -> float:
         """Return when it is done, if its upload has this share of its coordinates."""
-        return self.down + density * self.up + steps * self.step
+        return self.down + density * self.up + self.computing(steps)
 
 
 def balance_of(
-    network: Network | None, devices: DeviceSettings, steps: int, larger: float = 1.0
+    network: Network | None,
+    devices: DeviceSettings,
+    steps: int,
+    effort: Callable[[str, Work], Effort],
 ) -> Balance | None:
     """Return what divides local steps by device, None where nothing does.
 
     Parameters
     ----------
     steps : client.steps.
-    larger : as of `Balance`.
+    effort : as of `Balance`.
     """
     if network is None or not devices.balance:
         return None
-    return Balance(network, steps, devices.balance_most, devices.balance_density, larger)
+    return Balance(network, steps, devices.balance_most, effort, devices.balance_density)
 
 
 def sparser(plan: ClientPlan, share: float) -> ClientPlan:
@@ -162,8 +169,8 @@ def shared_steps(costs: Mapping[str, Took], each: int, most: int) -> dict[str, i
     for _ in range(len(costs) * (each - 1)):
         if not ends:
             break
-        end, client = heapq.heappop(ends)
+        _, client = heapq.heappop(ends)
         taken[client] += 1
         if taken[client] < most:
-            heapq.heappush(ends, (end + costs[client].step, client))
+            heapq.heappush(ends, (costs[client].end(taken[client] + 1), client))
     return taken

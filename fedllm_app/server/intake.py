@@ -72,7 +72,7 @@ class Intake:
     dropped : count of drops by reason.
     failed : of each job whose reply was dropped, the reason and why.
     late : jobs whose upload may still come after they were given up.
-    steps : batches that each client was asked to compute last, in batches that train all.
+    amounts : what each client was asked to compute last (`Network.amount`).
     """
 
     def __init__(
@@ -101,7 +101,8 @@ class Intake:
         self._heard: dict[str, int] = {}
         self._groups: dict[str, str] = {}
         self._lengths: list[float] = []  # of the accepted updates, as they are weighed
-        self.steps: dict[str, float] = {}
+        self._most: dict[Key, int] = {}
+        self.amounts: dict[str, float] = {}
         self.add(asked)
 
     @property
@@ -109,15 +110,17 @@ class Intake:
         """Of each client with an accepted job, the last one's id."""
         return {client: id_ for id_, client in self.accepted}
 
-    def longest(self, most: Callable[[str], int]) -> int:
-        """Return the most local steps of an accepted job, none believed beyond `most` of it."""
-        return max((min(m.steps, most(c)) for (_, c), m in self.accepted.items()), default=0)
+    def longest(self) -> int:
+        """Return the most local steps of an accepted job, none believed beyond what was asked."""
+        found = (min(m.steps, self._most[key]) for key, m in self.accepted.items())
+        return max(found, default=0)
 
     def add(self, asked: Iterable[Asked]) -> None:
         """Wait for the replies to these jobs, too."""
         for one in asked:
             self.open[one.key] = one
-            self._groups[one.job.client], self.steps[one.job.client] = one.group, one.whole_steps
+            self._most[one.key] = one.steps
+            self._groups[one.job.client], self.amounts[one.job.client] = one.group, one.amount
             self._newest = max(self._newest, one.job.id)
 
     def take(self, reply: Reply) -> None:

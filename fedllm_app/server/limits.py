@@ -2,15 +2,19 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fedllm_app.core.effort import Effort
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.region import Where
 from fedllm_app.core.state import RunState
 from fedllm_app.devices.meter import Meter, Usage, total
 from fedllm_app.devices.network import Network, Traffic
 from fedllm_app.run.budget import Cost, over_budget
 from fedllm_app.run.clock import Clock
-from fedllm_app.run.ledger import Ledger, Totals
+from fedllm_app.run.ledger import Ledger
 from fedllm_app.run.settings import RoundSettings, RunSettings
 from fedllm_app.server.asked import Asked
 
@@ -60,7 +64,13 @@ class Limits:
         left = self.round.max_seconds - self.seconds(state)
         return min(self.round.timeout_s, max(left, self.closing_s, SHORTEST_WAIT_S))
 
-    def bound(self, state: RunState, asked: Sequence[Asked], open: Sequence[Asked] = ()) -> Cost:
+    def bound(
+        self,
+        state: RunState,
+        asked: Sequence[Asked],
+        open: Sequence[Asked] = (),
+        waits: bool = True,
+    ) -> Cost:
         """Return the most that a round can cost, late uploads of earlier ones included.
 
         The evaluation that follows is part of it, since a run ends with one.
@@ -69,25 +79,43 @@ class Limits:
         ----------
         asked : the jobs that are to be sent.
         open : jobs that were sent before.
+        waits : a client that is done waits for the end of the round.
         """
         traffic: Traffic = {a.job.client: (a.down_bytes, a.most_bytes) for a in asked}
         down, up = sum(a.down_bytes for a in asked), sum(a.most_bytes for a in (*asked, *open))
         if self.round.max_down_bytes:
             down += self.measured() * max((a.down_bytes for a in asked), default=0)
         up += sum(most for _, _, most in state.pending)
-        seconds, steps = max(state.spent.slowest_s, self.closing_s), steps_of(asked)
-        simulated_s = self.network.round_seconds(traffic, steps) if self.network else 0.0
-        meter, energy_j = self.meter, 0.0
-        if meter is not None:
-            energy_j = total(
-                meter.usage(client, *both, steps.get(client, 0), simulated_s)
-                for client, both in traffic.items()
-            ).energy_j
+        seconds, amounts = max(state.spent.slowest_s, self.closing_s), amounts_of(asked)
+        simulated_s = self.network.round_seconds(traffic, amounts) if self.network else 0.0
+        lasted_s = simulated_s if waits else 0.0
+        energy_j = self._energy_j(traffic, amounts, _to_come(state, open), lasted_s)
         return Cost(up, down, seconds, simulated_s, energy_j)
 
-    def whole_steps(self, steps: int, share: float) -> float:
-        """Return as how many steps count those in which this share of the values is trained."""
-        return self.network.whole_steps(steps, share) if self.network else float(steps)
+    def _energy_j(
+        self,
+        traffic: Traffic,
+        amounts: Mapping[str, float],
+        coming: Mapping[str, int],
+        lasted_s: float,
+    ) -> float:
+        """Return the joules of jobs that are to be sent, and of uploads that may still come.
+
+        What a job that was sent before has computed and received is spent already.
+        """
+        meter = self.meter
+        if meter is None:
+            return 0.0
+        used = []
+        for client in sorted(traffic.keys() | coming.keys()):
+            down, up = traffic.get(client, (None, None))
+            most = (up or 0) + coming.get(client, 0)
+            used.append(meter.usage(client, down, most, amounts.get(client, 0), lasted_s))
+        return total(used).energy_j
+
+    def amount(self, effort: Effort, where: Where, layout: ParamLayout) -> float:
+        """Return what a job computes that trains these coordinates, 0 without a clock."""
+        return self.network.amount(effort, where, layout) if self.network else 0.0
 
     @property
     def meter(self) -> Meter | None:
@@ -97,45 +125,55 @@ class Limits:
         return Meter(self.network.fleet, self.network)
 
     def usage(
-        self, ledger: Ledger, steps: Mapping[str, float], lasted_s: float
+        self, ledger: Ledger, amounts: Mapping[str, float], lasted_s: float
     ) -> dict[str, Usage]:
         """Return what each simulated device used in the open round, {} without devices.
 
         Parameters
         ----------
         ledger : has what went to each client and came from it.
-        steps : local steps of a job of each client, in steps that train all.
+        amounts : what a job of each client computes.
         lasted_s : of the round, 0 where nobody waits for its end.
         """
         meter = self.meter
         return {} if meter is None else {
             client: meter.usage(
-                client, one.down_bytes, one.up_bytes, one.jobs * steps.get(client, 0), lasted_s
+                client, one.down_bytes, one.up_bytes, one.jobs * amounts.get(client, 0), lasted_s
             )
             for client, one in sorted(ledger.moved().items())
         }  # fmt: skip
 
-    def over_budget(self, state: RunState, totals: Totals, bound: Cost) -> str:
-        """Return why the next round is not begun, or ""."""
+    def over_budget(
+        self, state: RunState, ledger: Ledger, bound: Cost, amounts: Mapping[str, float]
+    ) -> str:
+        """Return why the next jobs are not given, or "".
+
+        Parameters
+        ----------
+        ledger : of the run, with what the open round has moved.
+        bound : the most that the jobs can add.
+        amounts : as of `usage`.
+        """
+        totals, so_far = ledger.totals, total(self.usage(ledger, amounts, 0.0).values())
         spent = Cost(
             totals.up_bytes, totals.down_bytes, self.seconds(state), state.spent.simulated_s,
-            state.spent.energy_j,
+            state.spent.energy_j + so_far.energy_j,
         )  # fmt: skip
         return over_budget(self.round, spent, bound)
 
     def simulated_s(
-        self, traffic: Traffic, steps: Mapping[str, float], bound: Cost
+        self, traffic: Traffic, amounts: Mapping[str, float], bound: Cost
     ) -> float | None:
         """Return how long a round lasts by its measured bytes, None without a clock.
 
         Parameters
         ----------
-        steps : local steps of each client.
+        amounts : what each client computes.
         """
         if self.network is None:
             return None
         # A server hangs up where an update grows beyond what the plan allows.
-        return min(self.network.round_seconds(traffic, steps), bound.simulated_s)
+        return min(self.network.round_seconds(traffic, amounts), bound.simulated_s)
 
     def ended(self, state: RunState) -> str:
         """Return why no further round is due, or ""."""
@@ -191,6 +229,16 @@ class Limits:
         self.closing_s = max(self.closing_s, clock.seconds("step", "evaluate", "checkpoint"))
 
 
-def steps_of(asked: Sequence[Asked]) -> dict[str, float]:
-    """Return the batches that each client is asked to compute, in batches that train all."""
-    return {one.job.client: one.whole_steps for one in asked}
+def _to_come(state: RunState, open: Sequence[Asked]) -> dict[str, int]:
+    """Return by client the most bytes of uploads that were asked for before."""
+    coming = Counter[str]()
+    for client, _, most in state.pending:
+        coming[client] += most
+    for one in open:
+        coming[one.job.client] += one.most_bytes
+    return coming
+
+
+def amounts_of(asked: Sequence[Asked]) -> dict[str, float]:
+    """Return what each client is asked to compute."""
+    return {one.job.client: one.amount for one in asked}

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fedllm_app.core.counts import eligible
+from fedllm_app.core.effort import Effort
 from fedllm_app.core.errors import FedllmError
-from fedllm_app.core.plan import PARAMS
+from fedllm_app.core.plan import PARAMS, Work
 from fedllm_app.core.state import RunState
 from fedllm_app.run.clock import Clock
 from fedllm_app.run.record import Recorder
@@ -54,8 +55,7 @@ class Loop:
     recorder : writes the run's folder.
     min_replies : accepted replies below which a round takes no step.
     counting : how replies are weighed, bounded and combined.
-    most_steps : the most local steps that a job on so many examples can take.
-    steps_before : batches that it computes before them, such as MimeLite's gradient at the start.
+    effort : what a job of this work on so many examples computes at most.
     schedule : what the server's learning rate is multiplied by at a step.
     reading : how clients go through their examples.
     simulated : the devices are, so that a clock may say which reply is first.
@@ -74,8 +74,7 @@ class Loop:
     recorder: Recorder
     min_replies: int = 1
     counting: Counting = field(default_factory=Counting)
-    most_steps: Callable[[int], int] = lambda examples: MOST_COUNT
-    steps_before: Callable[[int], int] = lambda examples: 0
+    effort: Callable[[Work, int], Effort] = lambda work, examples: Effort(*3 * (MOST_COUNT,))
     schedule: Callable[[int], float] = lambda step: 1.0
     reading: Reading = field(default_factory=Epochs)
     simulated: bool = False
@@ -167,41 +166,41 @@ class Loop:
 
     def give(self, opened: OpenRound, cohort: Sequence[str]) -> str:
         """Give clients their jobs, or return the budget that does not allow it."""
-        planner, intake, clock = self.planner, opened.intake, opened.clock
-        state = advanced(self.state, intake)
+        planner, intake, arrivals = self.planner, opened.intake, self.arrivals
+        state, refills = advanced(self.state, intake), self.pacing.refills
         ids = dict.fromkeys(cohort, opened.t)
-        if self.pacing.refills:
-            ids = {client: state.given + 1 + number for number, client in enumerate(cohort)}
+        if refills:
+            ids = {client: state.given + number for number, client in enumerate(cohort, start=1)}
         requests, downloads = planner.requests(state, opened.planned, ids)
-        clock.lap("encode")
+        opened.clock.lap("encode")
         asked: list[Asked] = []
         for request in requests:
             plan = opened.planned.plan.groups[request.group]
             for job in asked_for(request, plan, planner.layout, planner.seed, planner.wire):
-                again = request if self.arrivals.clocked and self.pacing.waits_on else None
-                job = self.sized(job, opened.clients)
-                asked.append(replace(job, request=again, start_s=self.arrivals.now))
-        bound = self.limits.bound(self.state, asked, [*intake.open.values()])
+                again = request if arrivals.clocked and self.pacing.waits_on else None
+                job = replace(job, request=again, start_s=arrivals.now)
+                asked.append(self.sized(job, opened.clients))
+        open, ledger = [*intake.open.values()], self.recorder.ledger
+        bound = self.limits.bound(self.state, asked, open, waits=not refills)
         if self.pacing.ordered:
-            wanted, jobs = self.pacing.wanted(intake), [*intake.open.values(), *asked]
-            until_s = 0.0 if opened.bound else self.arrivals.bound_s(jobs, wanted)
-            bound = replace(bound, simulated_s=until_s)
-        if why := self.limits.over_budget(self.state, self.recorder.ledger.totals, bound):
+            until_s = arrivals.bound_s([*open, *asked], self.pacing.wanted(intake))
+            bound = replace(bound, simulated_s=0.0 if opened.bound else until_s)
+        if why := self.limits.over_budget(self.state, ledger, bound, intake.amounts):
             return why
         if opened.bound is None:
             opened.bound, opened.downloads = bound, downloads
         intake.add(asked)
-        self.state = replace(self.state, given=self.state.given + len(asked) * self.pacing.refills)
-        self.arrivals.give(requests, asked, self.limits.timeout_s(self.state))
-        record_downloads(self.recorder.ledger, opened.t, requests, planner.layout.size)
+        self.state = replace(self.state, given=self.state.given + len(asked) * refills)
+        arrivals.give(requests, asked, self.limits.timeout_s(self.state))
+        record_downloads(ledger, opened.t, requests, planner.layout.size)
         return ""
 
     def sized(self, job: Asked, clients: Mapping[str, int]) -> Asked:
-        """Return a job with the batches that it computes, and the rows that it uses up."""
-        work, examples = job.plan.work, clients.get(job.job.client, 1)
-        steps = (work.steps or self.most_steps(examples)) + self.steps_before(examples)
-        whole = self.limits.whole_steps(steps, job.share)
-        return replace(job, steps=steps, whole_steps=whole, rows=self.reading.rows(work))
+        """Return a job with what it computes, and the rows that it uses up."""
+        work = job.plan.work
+        effort = self.effort(work, clients.get(job.job.client, 1))
+        amount = self.limits.amount(effort, job.trains, self.planner.layout)
+        return replace(job, steps=effort.steps, amount=amount, rows=self.reading.rows(work))
 
     def collect(self, opened: OpenRound) -> None:
         """Fold replies in as they come, until the policy steps or the round's time is over."""
@@ -243,10 +242,10 @@ class Loop:
             now, lasted_s = arrivals.now, arrivals.now - now
         elif not self.pacing.ordered and opened.bound is not None:
             traffic = self.recorder.ledger.traffic()
-            lasted_s = self.limits.simulated_s(traffic, intake.steps, opened.bound)
+            lasted_s = self.limits.simulated_s(traffic, intake.amounts, opened.bound)
             now += lasted_s or 0.0
         waited_s = 0.0 if self.pacing.refills else lasted_s or 0.0
-        opened.used = self.limits.usage(self.recorder.ledger, intake.steps, waited_s)
+        opened.used = self.limits.usage(self.recorder.ledger, intake.amounts, waited_s)
         self.state = opened.closed(self.state, now, self.counting.most_units)
         ended = self.reading.ended(opened.clients, self.state.progress)
         curves = opened.curves(norm, self.optimizer)
@@ -264,8 +263,7 @@ class Loop:
         """Take the server's step; return the norm of the mean change and the state after it."""
         intake, planned = opened.intake, opened.planned
         state = replace(self.state, accepted=intake.remembered(self.state.accepted))
-        counts = opened.clients  # what a client says that it did is bounded by what it can do
-        clock = state.clock + intake.longest(lambda c: self.most_steps(counts.get(c, 1)))
+        clock = state.clock + intake.longest()
         if len(intake.accepted) < self.min_replies:
             log.warning("round %d takes no step: %d replies accepted, round.min-replies is %d",
                         opened.t, len(intake.accepted), self.min_replies)  # fmt: skip

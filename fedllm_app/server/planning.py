@@ -20,11 +20,13 @@ from fedllm_app.core.region import Where, take
 from fedllm_app.core.state import RunState
 from fedllm_app.core.support import All, Draw, Positions, expand
 from fedllm_app.core.versions import DOWNLOAD, with_version
+from fedllm_app.devices.fleet import DeviceSettings
 from fedllm_app.server.balance import Balance
 from fedllm_app.server.downloads import WHOLE, Sent, downloads_since
 from fedllm_app.server.methods.base import Inputs, Method, MethodState
 from fedllm_app.server.methods.settings import StrategySettings
 from fedllm_app.server.methods.shares import Tiers, tier_of
+from fedllm_app.server.tiers import by_tier
 from fedllm_app.wire.codec import WireSettings, decode
 from fedllm_app.wire.header import GRID
 from fedllm_app.wire.slices import origin_of
@@ -81,6 +83,7 @@ class Planner:
     tiers : the tier of a client, of so many.
     spoken : returns the same from what real devices say of themselves, None where they do not.
     balance : divides local steps by device, None where all take the same.
+    devices : says steps and batches by tier.
     """
 
     method: Method
@@ -94,6 +97,7 @@ class Planner:
     tiers: Tiers = tier_of
     balance: Balance | None = None
     spoken: Callable[[Mapping[str, Profile]], Tiers] | None = None
+    devices: DeviceSettings = field(default_factory=DeviceSettings)
     _untrained_logged: bool = False
 
     def plan(
@@ -122,6 +126,7 @@ class Planner:
             clients, heads=self.heads, tiers=tiers,
         )  # fmt: skip
         plan, method_state = self.method.plan(inputs, state.method)
+        plan = by_tier(plan, self.devices, tiers)
         if self.balance is not None:
             plan = self.balance.balanced(plan, self.layout, self.wire, self.seed, inputs.job)
         groups = {name: self._remembered(group) for name, group in plan.groups.items()}

@@ -216,7 +216,7 @@ def predictor(
 
     parts = parts or Parts(config, Place.of(config))
     if network is not None:
-        network.count(lambda: parts.step_flops, lambda: parts.cost_of_a_step.gradient_part)
+        network.count(lambda: parts.row_cost.flops(), lambda *set_: parts.row_cost.part(*set_))
     made = Predictor.of(parts, network)
     links = {client: network.link(client) for client in made.counts} if network else {}
     slow = [client for client, link in links.items() if not (link.down_mbps and link.up_mbps)]

@@ -74,24 +74,24 @@ class Costs:
         return Costs(**{f.name: getattr(self, f.name)[:rounds] for f in fields(self)})
 
     def put_seconds(self, t: int, traffic: Traffic, base: Mapping[str, int],
-                    network: Network, steps: Mapping[str, float]) -> None:  # fmt: skip
+                    network: Network, amounts: Mapping[str, float]) -> None:  # fmt: skip
         """Put down how long round `t` lasts, and how much longer with the base for new clients.
 
         Where devices are simulated, what they use, too.
         """
         whole = {c: (down + base.get(c, 0), up) for c, (down, up) in traffic.items()}
-        self.seconds[t - 1] = network.round_seconds(traffic, steps)
-        self.base_s[t - 1] = network.round_seconds(whole, steps) - self.seconds[t - 1]
+        self.seconds[t - 1] = network.round_seconds(traffic, amounts)
+        self.base_s[t - 1] = network.round_seconds(whole, amounts) - self.seconds[t - 1]
         if network.fleet is not None:
             meter, lasts_s = Meter(network.fleet, network), float(self.seconds[t - 1])
-            used = (meter.usage(c, *both, steps[c], lasts_s) for c, both in traffic.items())
+            used = (meter.usage(c, *both, amounts[c], lasts_s) for c, both in traffic.items())
             self.energy_j[t - 1] = total(used).energy_j
 
 
 def measured(
     folder: Path,
     network: Network | None = None,
-    steps: Callable[[str], int] = lambda client: 0,
+    amount: Callable[[str], float] = lambda client: 0.0,
 ) -> Costs:
     """Return what the rounds of a run have cost, by its ledger.
 
@@ -100,7 +100,7 @@ def measured(
     Parameters
     ----------
     network : what seconds are reckoned with, None for no seconds.
-    steps : local steps of a client in a round; a ledger does not tell.
+    amount : what a client computes in a round (`Network.amount`); a ledger does not tell.
     """
     rounds: dict[int, list[Record]] = {}
     for line in iterate_lines(folder / "ledger.jsonl"):
@@ -121,7 +121,7 @@ def measured(
         if network:
             traffic = {client: (size, up.get(client)) for client, size in down.items()}
             new = dict.fromkeys(down.keys() - met, base)
-            costs.put_seconds(t, traffic, new, network, {client: steps(client) for client in down})
+            costs.put_seconds(t, traffic, new, network, {client: amount(client) for client in down})
         met |= down.keys()
     return costs
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fedllm_app.client.rules import batches_on
 from fedllm_app.core.errors import FedllmError, RunFailedError
+from fedllm_app.core.layout import ParamLayout
+from fedllm_app.core.plan import Work
 from fedllm_app.core.progress import duration
 from fedllm_app.core.units import format_metric
 from fedllm_app.devices.network import Network
@@ -22,6 +23,7 @@ from fedllm_app.play import run_local
 from fedllm_app.report.run import read_run
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.costs import measured
+from fedllm_app.study.effort import effort
 from fedllm_app.study.pilot import Pilot, survivors
 from fedllm_app.study.planner import label
 
@@ -113,8 +115,13 @@ def _play(
         with suppress(RunFailedError):  # it has no value, which is the worst there is
             run_local(pilot.config.model_copy(update={"run": run}))
         value = _value_at(folder, rounds, metric)
-    client = pilot.config.resolved().client
-    costs = measured(folder, network, lambda name: batches_on(client, counts.get(name, 0)))
+    c, layout = pilot.config.resolved(), ParamLayout((), ())  # everything is trained
+
+    def amount(name: str) -> float:
+        computed = effort(c, Work(), counts.get(name, 1))
+        return network.amount(computed, None, layout) if network else 0.0
+
+    costs = measured(folder, network, amount)
     pilot.rung, pilot.value, pilot.played = rung, value, costs.rounds
     pilot.spent = {name: float(each.sum()) for name, each in budget.used(costs).items()}
 

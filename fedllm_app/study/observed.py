@@ -70,6 +70,7 @@ class Observed:
         strategy = StrategySettings.model_validate(asked)
         method = STRATEGIES.get(strategy.name)  # a result imports no module that it names
         follows = method is not None and method.tiered(strategy)
+        follows |= any(self.settings.get(f"devices.tier-{k}") for k in ("steps", "batches"))
         waits = self.settings.get("round.pacing", "sync") == "sync"
         return waits and not follows and not self.settings.get("devices.balance")
 

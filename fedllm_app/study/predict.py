@@ -36,9 +36,10 @@ from fedllm_app.server.methods import method_of
 from fedllm_app.server.methods.base import Inputs, MethodState
 from fedllm_app.server.methods.shares import tiers_of
 from fedllm_app.server.sampling import sample_cohort
+from fedllm_app.server.tiers import by_tier
 from fedllm_app.study.alike import same, signature
 from fedllm_app.study.costs import Costs, Payload, beside_bytes, measured, positions_of
-from fedllm_app.study.effort import shares, times_as_large, trained_shares, whole_steps
+from fedllm_app.study.effort import amounts, effort, shares
 from fedllm_app.study.rank import Rank
 from fedllm_app.study.uneven import Uneven
 from fedllm_app.wire.codec import PayloadSize, dense_bytes, encode, max_bytes, size_of
@@ -75,11 +76,10 @@ class Predictor:
         counts: Mapping[str, int],
         network: Network | None = None,
         heads: Heads | None = None,
-        batch: int = 1,
     ) -> None:
         self.layout, self.initial, self.heads, self.uneven = layout, initial, heads, Uneven()
         self.base_client_bytes, self.counts, self.network = base_client_bytes, counts, network
-        self.batch, self.tiers = batch, tiers_of(network.fleet if network else None)
+        self.tiers = tiers_of(network.fleet if network else None)
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
         self._cohorts: dict[tuple[int, int, int], list[str]] = {}
@@ -103,7 +103,7 @@ class Predictor:
             )
         return cls(
             parts.model.layout, parts.initial, parts.model.base_bytes, counts, network,
-            parts.heads, parts.config.client.batch,
+            parts.heads,
         )  # fmt: skip
 
     def costs(self, config: RunConfig) -> Costs:
@@ -130,9 +130,9 @@ class Predictor:
             if self.network:
                 base = dict.fromkeys(new, self.base_client_bytes)
                 counts = {client: self.counts[client] for client in sizes}
-                own = planned.shares.get(t, {}), planned.steps.get(t, {})
-                steps = whole_steps(self.network, self.batch, c, counts, *own)
-                costs.put_seconds(t, sizes, base, self.network, steps)
+                own = self.network, c, counts, planned.layout
+                computed = planned.amounts.get(t) or amounts(*own)
+                costs.put_seconds(t, sizes, base, self.network, computed)
         return costs
 
     def learn(self, config: RunConfig, folder: Path) -> None:
@@ -221,10 +221,11 @@ class _Rounds:
         adapters = c.model.train == "lora"
         self.rank = predictor.rank(c.lora.rank if adapters else 0)
         self.layout = self.rank.layout
-        self.shares: dict[int, dict[str, float]] = {}  # that a client trains, by round
-        self.steps: dict[int, dict[str, int]] = {}  # that a plan asks of a client, by round
-        larger = times_as_large(predictor.network, predictor.batch, c)
-        self.balance = balance_of(predictor.network, c.devices, c.client.steps, larger)
+        self.amounts: dict[int, dict[str, float]] = {}  # what a client computes, by round
+        self.balance = balance_of(
+            predictor.network, c.devices, c.client.steps,
+            lambda client, work: effort(c, work, predictor.counts[client]),
+        )  # fmt: skip
 
     def all(self) -> Sequence[dict[str, tuple[Payload, Payload]]]:
         """Return (down, up) by client for every round.
@@ -233,7 +234,8 @@ class _Rounds:
         taken to be the same in between. Only plans of one group without derived supports are
         compared so; any other is asked for in each round.
         """
-        N, state, before, look = self.c.run.rounds, dict[str, np.ndarray](), "", True
+        N, state, before = self.c.run.rounds, dict[str, np.ndarray](), ""
+        look = not self.c.devices.tiered
         rounds: list[dict[str, tuple[Payload, Payload]]] = []
         for t in range(1, N + 1):
             plan, after = self.plan(t, state)
@@ -261,13 +263,15 @@ class _Rounds:
             tiers=self.predictor.tiers,
         )  # fmt: skip
         plan, after = method_of(self.c.strategy.name).plan(inputs, state)
+        plan = by_tier(plan, self.c.devices, self.predictor.tiers)
         if self.balance is not None:
             plan = self.balance.balanced(plan, self.layout, self.c.wire, self.c.run.seed, t)
         return plan, after
 
     def payloads(self, t: int, plan: RoundPlan) -> dict[str, tuple[Payload, Payload]]:
-        self.shares[t] = trained_shares(plan, self.layout, self.c.run.seed, t)
-        self.steps[t] = {c: plan.groups[name].work.steps for c, name in plan.group_of.items()}
+        if network := self.predictor.network:
+            own = network, self.c, self.predictor.counts, self.layout
+            self.amounts[t] = amounts(*own, plan, t)
         downs = {name: self.down(t, name, group) for name, group in plan.groups.items()}
         return {
             client: (downs[name], self.up(t, name, client, plan.groups[name]))

@@ -12,13 +12,14 @@ import pytest
 import torch
 from toys import PARAMS, P, Scripted, toy_device, toy_loop
 
+from fedllm_app.client.effort import effort_of
 from fedllm_app.client.moving import Moving
-from fedllm_app.client.rules import batches_on, rule_of, steps_before
+from fedllm_app.client.rules import rule_of
 from fedllm_app.client.rules.base import LocalRule
 from fedllm_app.client.settings import ClientSettings
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import Beside, ClientPlan, RoundPlan
+from fedllm_app.core.plan import Beside, ClientPlan, RoundPlan, Work
 from fedllm_app.core.settings import Settings
 from fedllm_app.core.support import Derived, Draw, Positions, expand
 from fedllm_app.server.methods.base import Method, one_group
@@ -226,5 +227,4 @@ def test_a_pass_over_all_examples_is_counted_beside_the_local_steps():
     # 33 examples are three batches of 16; MimeLite reads them once more than the others do.
     for name, before in (("mimelite", 3), ("scaffold", 0), ("", 0)):
         settings = ClientSettings(rule=name, steps=10)
-        assert steps_before(settings, 33) == before
-        assert batches_on(settings, 33) == 10 + before
+        assert effort_of(settings, Work(), 33).batches == 10 + before

@@ -74,7 +74,7 @@ def test_a_wrong_fleet_is_refused_before_anything_loads(keys, told):
 
 def test_seconds_and_joules_are_those_of_the_profile():
     phone, network = fleet("phone=1"), clock(fleet("phone=1"))
-    used = Meter(phone, network).usage("a", 35_960_000, 11_220_000, steps=10, lasted_s=100)
+    used = Meter(phone, network).usage("a", 35_960_000, 11_220_000, amount=10, lasted_s=100)
     assert used.flops == 3.2e10
     assert used.compute_s == pytest.approx(10)
     assert used.down_s == pytest.approx(8 + 0.04)
@@ -86,7 +86,7 @@ def test_seconds_and_joules_are_those_of_the_profile():
 
 
 def test_a_client_that_nobody_waits_for_does_not_wait():
-    used = Meter(fleet("phone=1"), clock(fleet("phone=1"))).usage("a", None, 10, steps=0)
+    used = Meter(fleet("phone=1"), clock(fleet("phone=1"))).usage("a", None, 10, amount=0)
     assert (used.wait_s, used.compute_s, used.down_s) == (0, 0, 0)
 
 

@@ -4,68 +4,81 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
 
+from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.region import Region
 from fedllm_app.core.rules import HEAD_SLICES
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.models.adapter import wrap
-from fedllm_app.models.heads import attention_heads
+from fedllm_app.models.heads import ORDERS, OUT, attention_heads
 from fedllm_app.models.lstm import LstmConfig, LstmForCausalLM
 from fedllm_app.models.settings import LoraSettings, ModelSettings
+from fedllm_app.server.methods.base import Inputs
+from fedllm_app.server.methods.heads import HEADS
+from fedllm_app.server.methods.settings import StrategySettings
 
-V, T, D, H = 20, 6, 4, 4
+V, T, D, H = 20, 6, 4, 8
 WIDE = {"vocab_size": V, "hidden_size": D * H, "num_hidden_layers": 2, "num_attention_heads": H,
         "intermediate_size": 24, "pad_token_id": 0}  # fmt: skip
+GROUPED = WIDE | {"num_key_value_heads": 4}
+SHORT = {"vocab_size": V, "n_embd": D * H, "n_layer": 2, "n_head": H, "n_positions": 16}
+OPT = WIDE | {"ffn_dim": 24, "word_embed_proj_dim": D * H}
+FALCON = WIDE | {"alibi": False}
+# Model type, its config, units of attention.
+MADE = {
+    "llama": ("llama", GROUPED, 4),
+    "qwen3": ("qwen3", GROUPED | {"head_dim": 6}, 4),
+    "phi": ("phi", WIDE, 8),
+    "gptj": ("gptj", SHORT | {"rotary_dim": 2}, 8),
+    "gpt_neo": ("gpt_neo", {"vocab_size": V, "hidden_size": D * H, "num_layers": 2, "num_heads": H,
+                            "attention_types": [[["global"], 2]]}, 8),
+    "opt": ("opt", OPT, 8),
+    "bert": ("bert", WIDE, 8),
+    "albert": ("albert", WIDE | {"embedding_size": 8}, 8),
+    "distilbert": ("distilbert", {"vocab_size": V, "dim": D * H, "n_heads": H, "n_layers": 2,
+                                  "hidden_dim": 24}, 8),
+    "deberta-v2": ("deberta-v2", WIDE | {"relative_attention": True, "pos_att_type": "c2p|p2c",
+                                         "position_biased_input": False}, 8),
+    "bloom": ("bloom", {"vocab_size": V, "hidden_size": D * H, "n_layer": 2, "n_head": H}, 8),
+    "falcon": ("falcon", FALCON | {"multi_query": False}, 8),
+    "falcon-grouped": ("falcon", FALCON | {"new_decoder_architecture": True, "num_kv_heads": 4}, 4),
+    "falcon-one": ("falcon", FALCON | {"multi_query": True, "num_kv_heads": 1}, 1),
+    "gpt_bigcode": ("gpt_bigcode", SHORT | {"multi_query": False}, 8),
+    "gpt_bigcode-one": ("gpt_bigcode", SHORT | {"multi_query": True}, 1),
+    "gpt_neox": ("gpt_neox", WIDE, 8),
+    "gpt_neox_japanese": ("gpt_neox_japanese", WIDE, 8),
+    "persimmon": ("persimmon", WIDE, 8),
+    "gpt2": ("gpt2", SHORT, 8),
+    "modernbert": ("modernbert", WIDE, 8),
+    "mpt": ("mpt", {"vocab_size": V, "d_model": D * H, "n_layers": 2, "n_heads": H,
+                    "max_seq_len": 16}, 8),
+    "openai-gpt": ("openai-gpt", SHORT, 8),
+    "phi3": ("phi3", GROUPED, 4),
+}  # fmt: skip
 
 
-def llama():
-    return LlamaForCausalLM(LlamaConfig(**WIDE, num_key_value_heads=2))
-
-
-def gpt2():
-    sizes = {"vocab_size": V, "n_embd": D * H, "n_layer": 2, "n_head": H, "n_positions": 16}
-    off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    return GPT2LMHeadModel(GPT2Config(**sizes, **off))
-
-
-def phi3():
-    return Phi3ForCausalLM(Phi3Config(**WIDE, num_key_value_heads=2))
-
-
-def neox():
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**WIDE))
-
-
-def bert():
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return BertForSequenceClassification(BertConfig(**WIDE, **off, num_labels=V))
-
-
-MADE = {"llama": (llama, 2), "gpt2": (gpt2, 4), "phi3": (phi3, 2), "neox": (neox, 4),
-        "bert": (bert, 4)}  # fmt: skip
-OUT = {"llama": "o_proj", "gpt2": "attn.c_proj", "phi3": "o_proj", "neox": "attention.dense",
-       "bert": "attention.output.dense"}  # fmt: skip
+def backbone_of(name):
+    """Return a tiny model of an architecture, drawn at random."""
+    kind, words, _ = MADE[name]
+    config = CONFIG_MAPPING[kind](**words)
+    config.num_labels, config.use_cache = V, False
+    causal = type(config) in AutoModelForCausalLM._model_mapping
+    named = kind not in ("bert", "albert", "modernbert")
+    made = AutoModelForCausalLM if causal and named else AutoModelForSequenceClassification
+    return made.from_config(config)
 
 
 def model_of(name, train="full"):
     """Return a model; with LoRA on every linear layer, whose B is not zero."""
     torch.manual_seed(3)
     lora = LoraSettings(rank=3, alpha=3.0, dropout=0.0, targets="all-linear")
-    model = wrap(MADE[name][0](), ModelSettings(train=train), lora, 0)
+    model = wrap(backbone_of(name), ModelSettings(train=train), lora, 0)
     with torch.no_grad():
         model.flat.add_(0.1 * torch.randn(model.flat.shape))
+    model.model.eval()
     return model
 
 
@@ -85,56 +98,79 @@ def region(model, first, heads=1, only=True):
     return expand(Derived(HEAD_SLICES, args, ("round",)), model.layout, Draw(0, 1))
 
 
+def marked(model, where):
+    """Return of every tensor, by name, which of its entries are meant."""
+    flat = torch.zeros(model.layout.size)
+    flat[where.positions()] = 1
+    return {n: t > 0 for n, t in model.layout.unflatten(flat).items()}
+
+
+def ignore(model, mine):
+    """Set what W_o reads of a unit to zero, in the adapters and in what lies under them."""
+    modules = dict(model.model.named_modules())
+    values = model.layout.unflatten(model.flat)
+    for name in filter(is_out, mine):
+        values[name][mine[name]] = 0
+        if ".lora_A" in name:
+            base = modules[name.partition(".lora_A")[0]].base_layer
+            read = mine[name].any(0)
+            (base.weight.data.T if isinstance(base, Conv1D) else base.weight.data)[:, read] = 0
+
+
+def is_out(name):
+    """Say whether a tensor of attention is of the projection behind the heads."""
+    return name.partition(".lora_A")[0].removesuffix(".weight").rpartition(".")[2] in OUT
+
+
 @pytest.mark.parametrize("train", ["full", "lora"])
 @pytest.mark.parametrize("name", MADE)
-def test_a_unit_that_the_output_ignores_has_no_gradient_and_every_other_has(name, train):
+def test_exactly_the_rows_of_a_unit_that_the_output_ignores_have_no_gradient(name, train):
     model = model_of(name, train)
-    heads = attention_heads(model)
-    assert heads.of == MADE[name][1]
-    units = [set(region(model, u).positions().tolist()) for u in range(heads.of)]
-    assert sum(map(len, units)) == len(set.union(*units))  # disjoint
-    # Nothing of unit 0 reaches the output: its columns of W_o are zero, adapter and base.
-    mine = np.array(sorted(units[0]))
-    sizes = dict(zip(model.layout.names, model.layout.sizes, strict=True))
-    for layer, module in model.backbone.named_modules():
-        if layer.endswith(OUT[name]):
-            base = getattr(module, "base_layer", module).weight
-            ignore(base.data, heads, name)
-            for adapter in getattr(module, "lora_A", {}).values():
-                ignore(adapter.weight.data, heads, "linear")
-    found = gradient(model)
-    inside = [n for n in model.layout.names if OUT[name] in n]
-    out = np.zeros(model.layout.size, bool)
-    for n in inside:
-        out[model.layout.span(n)] = True
-    dead = mine[~out[mine]]
-    assert dead.size and np.abs(found[dead]).max() < 1e-6
-    for other in units[1:]:
-        alive = np.array(sorted(other))
-        alive = alive[~out[alive]]
-        assert (np.abs(found[alive]) > 1e-7).mean() > 0.5
-    assert sizes
+    first, seen = model.values(), np.zeros(model.layout.size, int)
+    bases = {n: p.detach().clone() for n, p in model.model.named_parameters()}
+    assert attention_heads(model).of == MADE[name][2]
+    for u in range(min(MADE[name][2], 2)):
+        model.load(first)
+        model.model.load_state_dict(bases, strict=False)
+        seen[region(model, u).positions()] += 1
+        mine = {n: mask for n, mask in marked(model, region(model, u)).items() if mask.any()}
+        assert any(map(is_out, mine))
+        ignore(model, mine)
+        found = model.layout.unflatten(torch.from_numpy(gradient(model)))
+        rows = [n for n in mine if not is_out(n)]
+        assert any(n.endswith("weight") for n in rows)
+        for n in rows:
+            of_rows, unit = found[n].abs(), mine[n]
+            if unit.ndim == 2:  # the axis that is cut: of outputs
+                across = 1 if (unit == unit[:, :1]).all() else 0
+                of_rows, unit = of_rows.amax(across), unit.any(across)
+                assert (of_rows[~unit] > 0).all(), n
+            assert (of_rows[unit] == 0).all(), n
+    assert seen.max() == 1  # disjoint
 
 
-def ignore(weight, heads, name):
-    """Set what the output projection reads of the unit that is dealt first to zero."""
-    order = expand_order(heads.of)
-    width = H // heads.of * D
-    begin = order[0] * width
-    if name == "gpt2":  # (inputs, outputs)
-        weight[begin : begin + width] = 0
-    else:
-        weight[:, begin : begin + width] = 0
+def test_every_architecture_with_a_fused_projection_that_is_cut_is_proven():
+    assert ORDERS.keys() <= {kind for kind, _, _ in MADE.values()}
 
 
-def expand_order(of):
-    """Return the units in the order in which round 1 deals them."""
-    from fedllm_app.core.layout import ParamLayout
+def test_heads_that_share_values_across_halves_are_refused():
+    config = CONFIG_MAPPING["diffllama"](**GROUPED)
+    model = wrap(AutoModelForCausalLM.from_config(config), ModelSettings(train="full"),
+                 LoraSettings(), 0)  # fmt: skip
+    assert "other half" in attention_heads(model).why
 
-    layout = ParamLayout(("q",), ((of,),))
-    args = {"rows": ["q"], "columns": [], "of": of, "heads": 1}
-    rule = [Derived(HEAD_SLICES, args | {"first": u}, ("round",)) for u in range(of)]
-    return [int(expand(one, layout, Draw(0, 1)).positions()[0]) for one in rule]
+
+def test_a_fused_projection_whose_order_is_not_known_is_refused():
+    """CodeGen's rows go by four shards, each with queries, values and keys."""
+    config = CONFIG_MAPPING["codegen"](**SHORT, n_ctx=16, rotary_dim=2)
+    model = wrap(AutoModelForCausalLM.from_config(config), ModelSettings(train="full"),
+                 LoraSettings(), 0)  # fmt: skip
+    assert not attention_heads(model).of
+    assert "qkv_proj holds queries, keys and values together" in attention_heads(model).why
+    inputs = Inputs(StrategySettings(), model.layout, 1, model.values(), model.values(), ["a"],
+                    heads=attention_heads(model))  # fmt: skip
+    with pytest.raises(ConfigError, match="in an order that is not known for 'codegen'"):
+        HEADS.plan(inputs, {})
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
@@ -165,17 +201,17 @@ def test_the_pass_backward_skips_the_heads_that_are_frozen():
         with FlopCounterMode(display=False) as counter:
             gradient(model)
         counted[heads] = counter.get_total_flops()
-    # Two layers; 18 tokens; half of 16 x 16 for q and o and of 8 x 16 for k and v.
-    assert counted[2] - counted[1] == 2 * 2 * 18 * (8 * 16 * 2 + 4 * 16 * 2)
+    # Two layers; 18 tokens; a quarter of 32 x 32 for q and o and of 16 x 32 for k and v.
+    assert counted[2] - counted[1] == 2 * 2 * 18 * (8 * 32 * 2 + 4 * 32 * 2)
 
 
 def test_a_model_without_attention_has_no_heads():
     sizes = {"vocab_size": V, "hidden_size": 8, "cell_size": 16, "num_hidden_layers": 1}
     model = wrap(LstmForCausalLM(LstmConfig(**sizes)), ModelSettings(train="full"),
                  LoraSettings(), 0)  # fmt: skip
-    assert attention_heads(model) is None
-    head = wrap(bert(), ModelSettings(train="head"), LoraSettings(), 0)
-    assert attention_heads(head) is None
+    assert not attention_heads(model).of
+    head = wrap(backbone_of("bert"), ModelSettings(train="head"), LoraSettings(), 0)
+    assert attention_heads(head).why == "no projection of attention is trained"
 
 
 def test_mixed_precision_cuts_the_same_heads():

@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from fedllm_app.core.rules import HEAD_SLICES, RANDOM_TENSORS
+from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.models.adapter import wrap
 from fedllm_app.models.flops import step_cost
-from fedllm_app.models.scratch import SHAPES, scratch_config
+from fedllm_app.models.heads import attention_heads
+from fedllm_app.models.scratch import DEVICE_SHAPES, SHAPES, scratch_config
 from fedllm_app.models.settings import LoraSettings, ModelSettings
 from fedllm_app.tasks.next_token import NextToken
 
@@ -53,15 +56,54 @@ def test_lora_saves_the_gradients_of_the_base(batch):
     assert 0.6 < lora.flops() / full.flops() < 0.75
 
 
-def test_a_share_of_the_tensors_costs_that_share_of_their_gradients(batch):
-    """Embeddings and MLPs are trained, attention is not."""
+SMALL = {"lstm-small": DEVICE_SHAPES, "transformer-small": DEVICE_SHAPES,
+         "conformer-small": DEVICE_SHAPES, "micro": SHAPES}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def family(request):
+    """Return a model of a family, one row, and what an example costs it."""
+    backbone = AutoModelForCausalLM.from_config(
+        scratch_config(SMALL[request.param][request.param], V, T, {})
+    )
+    backbone.config.use_cache = False
+    model = wrap(backbone, ModelSettings(train="full"), LoraSettings(), 0)
+    ids = torch.randint(0, V, (1, T), generator=torch.Generator().manual_seed(0))
+    row = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    return model, row, step_cost(model, row, NextToken().loss)
+
+
+def costs_what_torch_counts(family, rule, args, t=1):
+    """Hold the cost of a part against torch's counter."""
+    model, row, cost = family
+    where = expand(Derived(rule, args, ("round",)), model.layout, Draw(0, t))
+    model.freeze_outside(where)
+    torch_counts = counted(model, row)
+    model.freeze_outside(None)
+    assert cost.flops(where) == pytest.approx(torch_counts, rel=0.05)
+    part = cost.part(where, model.layout)
+    assert part == pytest.approx(cost.flops(where) / cost.flops()) and part < 1
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_a_part_of_the_tensors_costs_what_torch_counts(family, share):
+    for t in range(3):
+        costs_what_torch_counts(family, RANDOM_TENSORS, {"share": share}, t)
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_some_heads_cost_what_torch_counts(family, only):
+    if (heads := attention_heads(family[0])).of:
+        costs_what_torch_counts(family, HEAD_SLICES, heads.args(0, heads.of // 4 or 1, only))
+
+
+def test_a_tied_head_costs_a_product_and_an_embedding_none(batch):
     model = model_of("full")
-    cost, layout = step_cost(model, batch, NextToken().loss), model.layout
-    wanted = ["embed" in name or ".mlp." in name for name in layout.names]
-    share = sum(n for n, w in zip(layout.sizes, wanted, strict=True) if w) / layout.size
-    for (_, parameter), w in zip(model.model.named_parameters(), wanted, strict=True):
-        parameter.requires_grad_(w)
-    assert cost.flops(share) * B == pytest.approx(counted(model, batch), rel=0.05)
+    cost = step_cost(model, batch, NextToken().loss)
+    (embed,) = (i for i, name in enumerate(model.layout.names) if "embed" in name)
+    tied = model.backbone.config.tie_word_embeddings
+    product = 2 * T * V * SHAPES["tiny"].width
+    assert cost.backward.get(1 << embed, 0) == pytest.approx(tied * product, rel=0.1)
 
 
 def test_counting_leaves_the_model_as_it_was(batch):

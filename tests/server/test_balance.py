@@ -4,6 +4,7 @@ import pytest
 from toys import LAYOUT
 
 from fedllm_app.config import RunConfig
+from fedllm_app.core.effort import Effort
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.plan import ClientPlan, RoundPlan, TopK
 from fedllm_app.core.support import All
@@ -20,35 +21,45 @@ from fedllm_app.wire.codec import WireSettings
 MIXED = "phone=0.5,pc=0.5"
 
 
+def took(down, up, step):
+    """Return the seconds of a client whose steps all last the same."""
+    return Took(down, up, lambda steps: steps * step)
+
+
+def whole(client, work):
+    """Return what steps of one row each compute."""
+    return Effort(*3 * (work.steps,))
+
+
 def test_the_fast_take_the_steps_of_the_slow():
     # a takes 1 s a step, b a tenth: 11 tenths for every step of a.
-    taken = shared_steps({"a": Took(0.0, 0.0, 1.0), "b": Took(0.0, 0.0, 0.1)}, 11, 100)
+    taken = shared_steps({"a": took(0.0, 0.0, 1.0), "b": took(0.0, 0.0, 0.1)}, 11, 100)
     assert taken == {"a": 2, "b": 20}
-    assert shared_steps({"a": Took(0.0, 0.0, 1.0), "b": Took(0.0, 0.0, 1.0)}, 7, 28) == {
+    assert shared_steps({"a": took(0.0, 0.0, 1.0), "b": took(0.0, 0.0, 1.0)}, 7, 28) == {
         "a": 7,
         "b": 7,
     }
 
 
 def test_nobody_takes_more_than_the_limit_and_all_take_one():
-    assert shared_steps({"a": Took(0.0, 0.0, 1.0), "b": Took(0.0, 0.0, 1e-9)}, 4, 6) == {
+    assert shared_steps({"a": took(0.0, 0.0, 1.0), "b": took(0.0, 0.0, 1e-9)}, 4, 6) == {
         "a": 2,
         "b": 6,
     }
-    assert shared_steps({"a": Took(99.0, 0.0, 1.0), "b": Took(0.0, 0.0, 1.0)}, 4, 16) == {
+    assert shared_steps({"a": took(99.0, 0.0, 1.0), "b": took(0.0, 0.0, 1.0)}, 4, 16) == {
         "a": 1,
         "b": 7,
     }
-    assert shared_steps({"a": Took(0.0, 0.0, 1.0)}, 5, 5) == {"a": 5}
+    assert shared_steps({"a": took(0.0, 0.0, 1.0)}, 5, 5) == {"a": 5}
 
 
 def test_an_upload_is_halved_until_its_client_is_done_with_the_median_one():
-    took = {"a": Took(1.0, 8.0, 1.0), "b": Took(1.0, 1.0, 1.0), "c": Took(1.0, 64.0, 1.0)}
-    steps = dict.fromkeys(took, 1)
+    took_c = {"a": took(1.0, 8.0, 1.0), "b": took(1.0, 1.0, 1.0), "c": took(1.0, 64.0, 1.0)}
+    steps = dict.fromkeys(took_c, 1)
     # b is done after 3 s, a after 10, c after 66: with a quarter after 18, with an eighth after 10.
-    assert lowered(took, steps, 1 / 4) == {"c": 1 / 4}
-    assert lowered(took, steps, 1 / 64) == {"c": 1 / 8}
-    assert lowered(took, steps, 0.9) == {}
+    assert lowered(took_c, steps, 1 / 4) == {"c": 1 / 4}
+    assert lowered(took_c, steps, 1 / 64) == {"c": 1 / 8}
+    assert lowered(took_c, steps, 0.9) == {}
 
 
 def test_a_slow_link_sends_less_and_what_is_no_choice_of_the_device_stays():
@@ -57,7 +68,7 @@ def test_a_slow_link_sends_less_and_what_is_no_choice_of_the_device_stays():
     names = [str(i) for i in range(10, 21)]
     slow = {c for c in names if fleet.of(c).name == "phone"}
     assert 0 < len(slow) < len(names) / 2  # so that the median is a fast one
-    balance = Balance(network, 1, 1.0, least=1 / 8)
+    balance = Balance(network, 1, 1.0, whole, least=1 / 8)
     for up in (TopK(0.5), All()):
         plan = RoundPlan({"all": ClientPlan(up=up)}, dict.fromkeys(names, "all"))
         made = balance.balanced(plan, LAYOUT, WireSettings(), 0, 1)
@@ -75,7 +86,7 @@ def test_a_plan_is_divided_into_groups_by_steps():
     network = network_of(NetworkSettings(), 0, ComputeSettings(), fleet, lambda: 1e10)
     names = [str(i) for i in range(8)]
     plan = RoundPlan({"all": ClientPlan()}, dict.fromkeys(names, "all"))
-    made = Balance(network, 6, 3.0).balanced(plan, LAYOUT, WireSettings(), 0, 1)
+    made = Balance(network, 6, 3.0, whole).balanced(plan, LAYOUT, WireSettings(), 0, 1)
     steps = {c: made.groups[made.group_of[c]].work.steps for c in names}
     assert sum(steps.values()) == 8 * 6 and max(steps.values()) == 11
     fast = {c for c in names if fleet.of(c).name == "pc"}

@@ -16,6 +16,7 @@ from fedllm_app.client.answer import answer
 from fedllm_app.core.plan import ClientPlan, TopK
 from fedllm_app.core.support import Positions
 from fedllm_app.devices.compute import ComputeSettings
+from fedllm_app.devices.fleet import DeviceSettings, Fleet
 from fedllm_app.devices.network import NetworkSettings, network_of
 from fedllm_app.run.checkpoint import latest_checkpoint, load_state
 from fedllm_app.run.metrics import read_lines
@@ -69,20 +70,28 @@ def speeds(folder, **network):
     return network_of(NetworkSettings(**network), 0, compute)
 
 
+def phones():
+    """Return a clock of phones, of which a step takes 10 s and some 42 J, and a few computers."""
+    fleet = Fleet(DeviceSettings(fleet="phone=0.8,pc=0.2"), 0)
+    return network_of(NetworkSettings(), 0, ComputeSettings(), fleet, lambda: 3.2e10)
+
+
 def loop_over(folder, *, edits=None, shuffle=0, die_after=0, device=None, clock=True, network=None,
-              only="abcdefgh", **how):  # fmt: skip
+              only="abcdefgh", devices=False, **how):  # fmt: skip
     made = toy_device(SLOPES, folder / "kept", bend=0.3, **(device or {}))
     counts = dict.fromkeys(only, 2)
     transport = Workers(made, counts, edits or {}, shuffle=shuffle, die_after=die_after)
     how = {"checkpoint_every": 2, "evaluate_every": 3, "server": {"lr": 0.5}} | how
     return toy_loop(
         folder, transport, most_steps=lambda examples: 1,
-        network=speeds(folder, **(network or {})) if clock else None, **how,
+        network=phones() if devices else speeds(folder, **(network or {})) if clock else None,
+        **how,
     )  # fmt: skip
 
 
 ASYNC = {"pacing": "async", "concurrency": 5, "goal": 2, "rounds": 12}
 DEADLINE = {"pacing": "deadline", "clients": 3, "over_select": 1.6, "rounds": 8}
+SYNC = {"pacing": "sync", "clients": 3, "rounds": 60}
 
 
 def rows(folder):
@@ -297,6 +306,20 @@ def test_no_budget_is_exceeded(tmp_path, how, budget):
     spent = {"max_up_bytes": totals.up_bytes, "max_down_bytes": totals.down_bytes}
     assert 0.5 * limit < spent.get(budget, state.spent.simulated_s) <= limit
     assert state.round > 1
+
+
+@pytest.mark.parametrize(
+    "how",
+    [ASYNC, ASYNC | {"concurrency": 3, "goal": 30}, DEADLINE, SYNC],
+    ids=["async", "async-long", "deadline", "sync"],
+)
+@pytest.mark.parametrize("failing", [False, True], ids=["fine", "failing"])
+def test_no_joules_are_spent_beyond_the_budget(tmp_path, how, failing):
+    edits = {"b": lambda r: [replace(r, vectors={}, error="no")]} if failing else {}
+    how = how | {"rounds": 60, "evaluate_every": 0, "max_energy_j": 800.0}
+    loop = loop_over(tmp_path, edits=edits, devices=True, **how)
+    assert "budget round.max-energy-j" in loop.play()
+    assert 400 < loop.state.spent.energy_j <= 800
 
 
 HOSTILE = {

@@ -41,18 +41,5 @@ def rule_kind(settings: ClientSettings) -> type[LocalRule]:
     return kind
 
 
-def steps_before(settings: ClientSettings, examples: int) -> int:
-    """Return the batches that a rule's pass over all examples takes before the local steps.
-
-    Each takes a pass forward and one backward, as a local step does; 0 where no rule looks first.
-    """
-    return -(-examples // settings.batch) if rule_kind(settings).looks_first else 0
-
-
-def batches_on(settings: ClientSettings, examples: int) -> int:
-    """Return the batches that a job on so many examples computes at most, both kinds together."""
-    return settings.steps_on(examples) + steps_before(settings, examples)
-
-
 def _is_rule(found: object) -> bool:
     return isinstance(found, type) and issubclass(found, LocalRule)

@@ -47,13 +47,16 @@ def _units(inputs: Inputs) -> Heads:
     ConfigError
         If there are none among what is trained.
     """
-    if inputs.heads is None:
+    known = inputs.heads
+    if known is None or not known.of:
+        why = f" ({known.why})" if known and known.why else ""
         raise ConfigError(
             "strategy.name is 'heads', and no attention heads are found among the "
-            f"{len(inputs.layout.names)} tensors that are trained; expected a model with attention "
-            "whose query, key and value projections are trained (with LoRA: lora.targets)"
+            f"{len(inputs.layout.names)} tensors that are trained{why}; expected a model with "
+            "attention whose query, key and value projections are trained (with LoRA: "
+            "lora.targets), such as Llama, BERT or GPT-2, or strategy.name = 'partial'"
         )
-    return inputs.heads
+    return known
 
 
 HEADS = Method(
