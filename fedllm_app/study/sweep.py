@@ -5,7 +5,6 @@ off goes on from its own checkpoint. Nothing here is kept beside the runs' folde
 no state of its own that could disagree with them.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from fedllm_app.config.checks import PATH_KEYS
 from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
-from fedllm_app.models.export import ABOUT, RESULTS
+from fedllm_app.models.export import has_result
 from fedllm_app.play import CHANGEABLE
 from fedllm_app.run.checkpoint import newest_whole
 from fedllm_app.run.metrics import iterate_lines, read_lines
@@ -88,10 +87,7 @@ def finished(cell: Cell, home: Path) -> bool:
     if restored is None:
         return False
     progress = restored.state
-    results = (folder / result / ABOUT for result in RESULTS)
-    written = (json.loads(file.read_text()) for file in results if file.exists())
-    # A result of an earlier version does not say after which round; one of a shorter run does.
-    if not any(about.get("round", progress.round) == progress.round for about in written):
+    if not has_result(folder, progress.round):
         return False
     whole = f"all {progress.round} rounds"
     return progress.round >= config.run.rounds or progress.finished not in ("", whole)
