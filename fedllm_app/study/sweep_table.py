@@ -17,10 +17,10 @@ from fedllm_app.config.unread import unread_keys
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.report.page import write_comparison
 from fedllm_app.report.run import Run, read_run
+from fedllm_app.study.finished_runs import TABLE
 from fedllm_app.study.search import Sweep
 from fedllm_app.study.sweep import Cell, finished
 
-TABLE = "table.parquet"
 COSTS = ("up-bytes", "down-bytes", "simulated-s", "flops", "compute-s", "energy-j")
 MOST_COMPARED = 12  # runs of the page, the best
 

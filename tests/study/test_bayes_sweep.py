@@ -65,7 +65,7 @@ def test_an_illegal_proposal_is_a_failed_trial_and_the_sweep_goes_on(tiny, tmp_p
     tell = "fedllm_app.study.search.Bayes.tell"
     monkeypatch.setattr(tell, lambda self, trial, value: told.append(value))
     fixed = {k: v for k, v in tiny.keys().items() if k != "run.home"}
-    fixed |= {"run.rounds": 1, "lora.rank": 2, "partition.clients": 3}
+    fixed |= {"run.rounds": 1, "lora.rank": 2, "partition.clients": 3, "devices.fleet": "phone=1"}
     clients = {"round.clients": [2, 5], "partition.clients": [6, 3]}
     file = asked(tmp_path / "mine.toml", clients, trials=6, seed=1, set=fixed)
     result = CliRunner().invoke(app, ["sweep", str(file), "--home", str(tmp_path / "home")])
@@ -81,6 +81,10 @@ def test_an_illegal_proposal_is_a_failed_trial_and_the_sweep_goes_on(tiny, tmp_p
     # Trials are counted over the whole sweep.
     assert "cells 1 to 2 of 6: " in result.output and "cells 5 to 6 of 6: " in result.output
     assert "why a run failed is in the table" in result.output
+    # The guide finds the runs by the table.
+    words = ["guide", str(tmp_path / "home/sweeps/mine"), "--fleet", "phone=1", "--goal", "time"]
+    guide = CliRunner().invoke(app, words)
+    assert guide.exit_code == 0 and "Take: " in guide.output, guide.output
 
 
 def test_the_time_left_counts_trials_that_nobody_has_proposed_yet(tmp_path):
