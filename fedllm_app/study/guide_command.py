@@ -57,9 +57,7 @@ def guide(
     on = OnFleet(fleet, ",".join(str(file.absolute()) for file in files or ()), scale)
     advice = advise(runs, on, goal, within, most)
     console = Console(width=max(100, Console().width))
-    for words in left_out:
-        console.print(words, highlight=False)
-    for words in sentences(advice, fleet):
+    for words in (*left_out, *sentences(advice, fleet)):
         console.print(words, highlight=False)
     head, *body = neighbours(advice)
     if body:

@@ -179,8 +179,8 @@ def play(
             continue
         good.append(cell)
         waiting += [] if done else [cell]
-    which = _which(len(cells), len(before), later)
-    say(f"{which}: {len(good) - len(waiting)} are finished, {len(waiting)} to play")
+    counts = f"{len(good) - len(waiting)} are finished, {len(waiting)} to play"
+    say(f"{_which(len(cells), len(before), later)}: {counts}")
     at_work: dict[str, Cell] = {}
     known = [cell for cell in before if _is_legal(cell, home)]
     with crew() as hands:
@@ -191,16 +191,14 @@ def play(
                 cell, took = at_work.pop(name), duration(seconds)
                 if played:
                     still = len(waiting) + len(at_work) + later
-                    need = seconds_left(good, home, known, later) if still else None
-                    rest = _rest(need, min(workers, still))
+                    rest = _rest(good, still, home, workers, known, later)
                     say(f"{name}: {_result(home, name)} in {took}; {still} left{rest}")
                 else:
                     failed[name] = f"{_last_words(home, name)} (more in {_log_file(home, name)})"
                     say(f"{name} failed after {took}: {failed[name]}")
                     good.remove(cell)
     if failed:
-        words = "\n".join(f"{name}: {why}" for name, why in failed.items())
-        raise SweepError(f"{len(failed)} of {len(cells)} cells failed\n{words}", failed)
+        raise _failure(len(cells), failed)
 
 
 def _is_legal(cell: Cell, home: Path) -> bool:
@@ -255,6 +253,15 @@ def _which(count: int, before: int, later: int) -> str:
     return f"cells {before + 1} to {before + count} of {before + count + later}"
 
 
-def _rest(seconds: float | None, workers: int) -> str:
-    """Return the estimate of the time that is left, in words; "" without any."""
-    return "" if seconds is None else f", about {duration(seconds / workers)}"
+def _failure(count: int, failed: Mapping[str, str]) -> SweepError:
+    """Return the error that names the cells which failed."""
+    words = "\n".join(f"{name}: {why}" for name, why in failed.items())
+    return SweepError(f"{len(failed)} of {count} cells failed\n{words}", failed)
+
+
+def _rest(
+    cells: Sequence[Cell], still: int, home: Path, workers: int, before: Sequence[Cell], later: int
+) -> str:
+    """Return the estimate of the time that `still` runs need, in words; "" without any."""
+    seconds = seconds_left(cells, home, before, later) if still else None
+    return "" if seconds is None else f", about {duration(seconds / min(workers, still))}"
