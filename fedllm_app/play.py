@@ -146,10 +146,12 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
     planner = _planner(parts, fleet, network)
     if fleet is not None:
         refuse_too_small(Fitting(parts), planner, state, optimizer.params, fleet)
-    asked = c.round if c.data.train == NODE else c.round.sized(len(eligible(parts.counts())))
+    real = c.data.train == NODE
+    population = 0 if real else len(eligible(parts.counts()))
+    asked = c.round if real else c.round.sized(population)
     recorder = Recorder(
         folder, state if restored else None, c.run.rounds, c.run.checkpoint_every,
-        parts.model.base_bytes, parts.task.unit, bool(network and network.fleet),
+        parts.model.base_bytes, parts.task.unit, bool(network and network.fleet), population,
     )  # fmt: skip
     limits = Limits(c.run, asked, network, c.task.kind.falling)
     evaluator = evaluator_of(parts, recorder, limits, transport)

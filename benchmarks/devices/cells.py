@@ -23,6 +23,8 @@ BATCHES, CENTRAL_BATCHES = (1, 4, 16), (1, 4, 16, 64)
 CLIENTS, LOCAL_STEPS = (2, 8, 32), (4, 16, 64)
 SHARES = (0.5, 0.25)
 SEEDS = (0, 1, 2)
+# At equal rows they follow from batch, clients and local steps.
+DERIVED = ("run.rounds", "client.schedule-steps", "client.warmup-steps")
 STAGES = (
     "batches", "centralized", "clients", "steps", "options", "seeds", "uneven", "held out",
 )  # fmt: skip

@@ -10,7 +10,8 @@ from statistics import fmean, stdev
 
 from benchmarks.devices.cells import BETA2, CENTRE, half_life
 from benchmarks.reproduce.claims import PENDING, Verdict
-from fedllm_app.study.observed import Row, grouped, observed, spread
+from fedllm_app.study.grouped import grouped, spread
+from fedllm_app.study.observed import Row, observed
 
 LEAST = 0.5  # percent of perplexity; two runs nearer than this are never told apart
 Select = Callable[[Row], bool]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.devices.cells import (
+    DERIVED,
     FLEETS,
     HELD_FLEET,
     Entry,
@@ -16,8 +17,9 @@ from benchmarks.devices.cells import (
 )
 from benchmarks.record import kept_rows, write_result
 from benchmarks.study_kit.study import row_there_is
+from fedllm_app.study.finished_runs import row_of
 from fedllm_app.study.guide import Advice, advise
-from fedllm_app.study.observed import Observed, Row, observed, row_of
+from fedllm_app.study.observed import Observed, Row, observed
 from fedllm_app.study.on_fleet import GOALS, OnFleet
 from fedllm_app.study.sweep import Cell
 
@@ -26,14 +28,18 @@ NOWHERE: Settings = {"data.train": "org/data"}
 
 
 def measured(entry: Entry, home: Path, known: Mapping[str, Row]) -> Row | None:
-    """Return the row of a finished run; where its folder is not here, the row that is known."""
+    """Return the row of a finished run; where its folder is not here, the row that is known.
+
+    It names the keys that follow from others, which are no knobs of an advice.
+    """
 
     def read(folder: Path) -> Row:
         row = {"figure": entry.figure} | row_of(folder, entry.settings)
         own = {"seconds": row["simulated-s"], "joules": row["energy-j"]}
         return row | {"fleets": costs(observed(row)) or {"mixed": own}}
 
-    return row_there_is(entry.cell(NOWHERE), dict(entry.settings), home, known, read)
+    row = row_there_is(entry.cell(NOWHERE), dict(entry.settings), home, known, read)
+    return row and row | {"derived": list(DERIVED)}
 
 
 def costs(run: Observed) -> dict[str, dict[str, float]]:

@@ -19,6 +19,7 @@ from fedllm_app.data.partition import BY_LABEL, law_of
 from fedllm_app.data.settings import TEXTS, DataSettings
 from fedllm_app.data.source import dataset_function
 from fedllm_app.data.templates import template_problem
+from fedllm_app.devices.fleet import paths_in
 from fedllm_app.devices.network import network_problems
 from fedllm_app.models.settings import BACKBONES, TRAIN
 from fedllm_app.server.methods import method_of
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
 
 PATH_KEYS = (
     "run.home", "data.train", "data.test", "model.source", "model.tokenizer", "network.file",
-    "compute.file", "devices.file",
+    "compute.file", "devices.file", "devices.files",
 )  # fmt: skip
 # Always a path, never a hub name.
-LOCAL_KEYS = ("run.home", "network.file", "compute.file", "devices.file")
+LOCAL_KEYS = ("run.home", "network.file", "compute.file", "devices.file", "devices.files")
+LIST_KEYS = ("devices.files",)  # several paths, with commas between them
 FILE_SUFFIXES = (*SUFFIXES, ".gguf")
 
 
@@ -209,7 +211,13 @@ def _of_modules(c: "RunConfig", simulated: bool) -> Iterator[str]:
 def _relative_paths(c: "RunConfig") -> Iterator[str]:
     values = c.flat()
     for key in PATH_KEYS:
-        value = str(values[key])
-        local = key in LOCAL_KEYS or value.startswith((".", "~")) or value.endswith(FILE_SUFFIXES)
-        if value and local and not Path(value).is_absolute():
-            yield f"{key} is {value!r}; expected an absolute path: the run's folder is anybody's"
+        several = key in LIST_KEYS
+        for value in paths_in(str(values[key])) if several else [str(values[key])]:
+            local = key in LOCAL_KEYS or value.startswith((".", "~"))
+            local = local or value.endswith(FILE_SUFFIXES)
+            if value and local and not Path(value).is_absolute():
+                has = "has" if several else "is"
+                yield (
+                    f"{key} {has} {value!r}; expected an absolute path: the run's folder is "
+                    "anybody's"
+                )

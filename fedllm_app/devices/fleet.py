@@ -109,7 +109,7 @@ def device_problems(settings: DeviceSettings) -> Iterator[str]:
             "devices.fleet, such as phone=0.6,pc=0.4"
         )
     try:
-        known = read_profiles(_paths(settings.files))
+        known = read_profiles(map(Path, paths_in(settings.files)))
     except ConfigError as error:
         yield from (f"devices.files: {line}" for line in str(error).splitlines())
         return
@@ -165,7 +165,7 @@ class Fleet:
     """
 
     def __init__(self, settings: DeviceSettings, seed: int) -> None:
-        known = read_profiles(_paths(settings.files))
+        known = read_profiles(map(Path, paths_in(settings.files)))
         pairs = [part.partition("=") for part in settings.fleet.split(",")]
         self.profiles = known
         self._shares = [(name.strip(), float(share)) for name, _, share in pairs]
@@ -210,9 +210,9 @@ class Fleet:
         return dict(sorted(Counter(self.of(client).name for client in clients).items()))
 
 
-def _paths(files: str) -> list[Path]:
-    """Return the files of a key."""
-    return [Path(name.strip()) for name in files.split(",") if name.strip()]
+def paths_in(files: str) -> list[str]:
+    """Return the paths of devices.files, which has commas between them."""
+    return [name.strip() for name in files.split(",") if name.strip()]
 
 
 def _classes(path: Path, known: Mapping[str, Profile]) -> dict[str, str]:

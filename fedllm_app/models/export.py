@@ -34,6 +34,16 @@ ABOUT = "fedllm.json"
 RESULTS = ("adapter", "model")  # where a result is, one of both
 
 
+def has_result(folder: Path, round: int) -> bool:
+    """Say whether a run's folder holds the result after a round.
+
+    A result of an earlier version does not say after which round; one of a shorter run does.
+    """
+    files = (folder / result / ABOUT for result in RESULTS)
+    written = (json.loads(file.read_text()) for file in files if file.exists())
+    return any(about.get("round", round) == round for about in written)
+
+
 def save_adapter(
     model: TrainableModel,
     run_folder: Path,

@@ -77,6 +77,7 @@ class Recorder:
     base_client_bytes : what a device downloads once for the frozen base.
     unit : what the task counts, "examples" or "tokens".
     devices : simulated devices use seconds and joules, which devices.jsonl has by client.
+    population : clients with examples in a simulation; 0 where devices come and go.
     """
 
     def __init__(
@@ -88,8 +89,9 @@ class Recorder:
         base_client_bytes: int,
         unit: str = "examples",
         devices: bool = False,
+        population: int = 0,
     ) -> None:
-        self.unit = unit
+        self.unit, self.population = unit, population
         self.folder, self.rounds, self.every = folder, rounds, checkpoint_every
         round_ = state.round if state else -1
         self.metrics = JsonLines(folder / "metrics.jsonl")
@@ -109,7 +111,7 @@ class Recorder:
         """Write the evaluation before round 1."""
         record: dict[str, object] = {"round": 0, "headline": headline}
         record |= {"evaluation": dict(evaluation)} | self.by_client.close(0)
-        self.metrics.append(record)
+        self.metrics.append(record | ({"population": self.population} if self.population else {}))
         self.timing.append({"round": 0, "versions": versions()})
         self.board.scalars(0, record)
 

@@ -7,17 +7,19 @@ the limit pays for. It says what it cannot tell apart, and what nobody has measu
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import isfinite, log, sqrt
 from statistics import fmean
 
 from fedllm_app.core.errors import DataError
 from fedllm_app.core.settings import Scalar
-from fedllm_app.study.observed import Observed, Setting, grouped, spread
+from fedllm_app.study.grouped import Setting, grouped, spread
+from fedllm_app.study.observed import Observed, perplexity
 from fedllm_app.study.on_fleet import GOALS, OnFleet
 
 WITHIN = 5.0  # percent of perplexity above the best
 SIZES = 4.0  # how many times larger or smaller a model may be than those measured
 SURE = 2.0  # standard deviations of a difference
+NAMED = 6  # settings of a doubt
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Choice:
     ----------
     setting : that was played.
     round, of : when to stop, and the rounds that its schedule is made for.
-    loss : held-out, the mean over seeds.
+    loss : held-out, the mean over seeds; infinite where one of them diverged.
     costs : by goal: seconds, joules, FLOPs, bytes.
     """
 
@@ -41,7 +43,7 @@ class Choice:
     @property
     def perplexity(self) -> float:
         """Of the held-out text."""
-        return exp(self.loss)
+        return perplexity(self.loss)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Neighbour:
     Attributes
     ----------
     knob, before, after : what differs.
-    percent : of perplexity at the same limit: above 0 is worse than the advice.
+    percent : of perplexity at the same limit: above 0 is worse than the advice, infinite where it
+        diverged.
     times : what it costs to its end, beside the advice to its own end.
     """
 
@@ -91,20 +94,25 @@ class Advice:
 
 
 def choices(runs: Iterable[Observed], fleet: OnFleet) -> list[Choice]:
-    """Return every setting at each of its evaluations, with what it costs on a fleet."""
+    """Return every setting at each of its evaluations, with what it costs on a fleet.
+
+    A seed that ended before costs what it had spent.
+    """
     found = []
     for setting in grouped(runs):
         spent = [fleet.spent(run) for run in setting.runs]
         for t, loss in setting.curve.items():
-            costs = {g: fmean(float(getattr(one, g)[t - 1]) for one in spent) for g in GOALS}
-            found.append(Choice(setting, t, setting.runs[0].rounds, loss, costs))
+            by_goal = {g: [getattr(one, g) for one in spent] for g in GOALS}
+            costs = {g: fmean(float(of[:t][-1]) for of in all_) for g, all_ in by_goal.items()}
+            found.append(Choice(setting, t, setting.asked, loss, costs))
     return found
 
 
 def front(found: Iterable[Choice], goal: str) -> list[Choice]:
     """Return what nothing cheaper is as good as, the cheapest first."""
     kept: list[Choice] = []
-    for one in sorted(found, key=lambda c: (c.costs[goal], c.loss)):
+    finite = [c for c in found if isfinite(c.loss)]
+    for one in sorted(finite, key=lambda c: (c.costs[goal], c.loss)):
         if not kept or one.loss < kept[-1].loss:
             kept.append(one)
     return kept
@@ -123,23 +131,29 @@ def advise(
     Raises
     ------
     DataError
-        If nothing fits into the limit.
+        If nothing fits into the limit, or all settings diverged.
     """
     found = choices(runs, fleet)
-    best, sigma = min(found, key=lambda c: c.loss), spread(grouped(runs))
+    good = [c for c in found if isfinite(c.loss)]
+    if not good:
+        raise DataError(
+            "every setting diverged in some seed, so there is nothing to advise; expected runs of "
+            "a smaller client.lr or server.lr"
+        )
+    best, sigma = min(good, key=lambda c: c.loss), spread(grouped(runs))
     if most:
-        allowed = [c for c in found if c.costs[goal] <= most]
+        allowed = [c for c in good if c.costs[goal] <= most]
         if not allowed:
-            least = min(c.costs[goal] for c in found)
+            least = min(c.costs[goal] for c in good)
             raise DataError(
                 f"nothing that was measured costs at most {most:g} {GOALS[goal]} of {goal}; the "
                 f"cheapest evaluation costs {least:.3g}"
             )
         choice = min(allowed, key=lambda c: c.loss)
     else:
-        allowed = [c for c in found if c.loss <= best.loss + log(1 + within / 100)]
+        allowed = [c for c in good if c.loss <= best.loss + log(1 + within / 100)]
         choice = min(allowed, key=lambda c: (c.costs[goal], c.loss))
-    rivals = list(_rivals(found, choice, goal, sigma, None if most else best.loss, within, most))
+    rivals = list(_rivals(good, choice, goal, sigma, None if most else best.loss, within, most))
     doubts = list(_doubts(runs, fleet, choice, sigma))
     return Advice(
         goal, choice, best, None if most else within, most or None, sigma, rivals,
@@ -176,7 +190,7 @@ def _neighbours(found: Sequence[Choice], choice: Choice, goal: str) -> list[Neig
         knobs = other.setting.knobs
         differ = [k for k, value in choice.setting.knobs.items() if knobs[k] != value]
         if len(differ) == 1:
-            knob, percent = differ[0], 100 * (exp(other.loss - own.loss) - 1)
+            knob, percent = differ[0], 100 * (perplexity(other.loss - own.loss) - 1)
             times = other.costs[goal] / own.costs[goal]
             before = choice.setting.knobs[knob]
             near.append(Neighbour(knob, before, knobs[knob], percent, times))
@@ -211,6 +225,10 @@ def _doubts(
     if sigma is None:
         yield "no setting was played with two seeds, so nothing can be said about chance"
     yield from edges(runs, choice)
+    if bad := [setting for setting in grouped(runs) if setting.diverged]:
+        named = "; ".join(f"{s.words} ({s.diverged} of {len(s.runs)})" for s in bad[:NAMED])
+        more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        yield f"settings of which a seed diverged are not advised: {named}{more}"
     if choice.round < choice.of:
         yield (
             f"it stops after round {choice.round} of {choice.of}, before its learning rate has "
@@ -229,6 +247,7 @@ def _doubts(
             "costs are those measured, scaled by parameters; perplexities are those of "
             f"{fmean(sizes):,.0f} parameters, and only their order is taken over"
         )
-    yield f"no run saw more than {tokens:,} tokens; longer runs may prefer other settings"
+    if tokens:
+        yield f"no run saw more than {tokens:,} tokens; longer runs may prefer other settings"
     if fleet.assumed:
         yield "figures that nobody measured: " + "; ".join(fleet.assumed)

@@ -14,7 +14,11 @@ GOAL_WORDS = "time, energy, compute or bytes"
 
 def guide(
     results: Annotated[
-        Path, typer.Argument(help="JSON with rows of finished runs, or a folder that holds runs.")
+        Path,
+        typer.Argument(
+            help="JSON with rows of finished runs, a sweep's folder (~/.fedllm/sweeps/NAME), or a "
+            "folder that holds runs."
+        ),
     ],
     fleet: Annotated[str, Option(help="Classes with their shares, as in devices.fleet.")],
     goal: Annotated[str, Option(help=f"What is to be spared: {GOAL_WORDS}.")] = "energy",
@@ -40,19 +44,20 @@ def guide(
     from rich.table import Table
 
     from fedllm_app.core.errors import ConfigError
+    from fedllm_app.study.finished_runs import read_observed
     from fedllm_app.study.guide import advise, choices
     from fedllm_app.study.guide_words import draw_front, neighbours, sentences
-    from fedllm_app.study.observed import read_observed
     from fedllm_app.study.on_fleet import GOALS, OnFleet
 
     if goal not in GOALS:
         raise ConfigError(f"--goal is {goal!r}; expected {GOAL_WORDS}")
-    runs = read_observed(results)
+    left_out: list[str] = []
+    runs = read_observed(results, left_out.append)
     scale = parameters / fmean(run.parameters for run in runs) if parameters else 1.0
     on = OnFleet(fleet, ",".join(str(file.absolute()) for file in files or ()), scale)
     advice = advise(runs, on, goal, within, most)
     console = Console(width=max(100, Console().width))
-    for words in sentences(advice, fleet):
+    for words in (*left_out, *sentences(advice, fleet)):
         console.print(words, highlight=False)
     head, *body = neighbours(advice)
     if body:

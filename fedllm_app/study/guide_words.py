@@ -1,6 +1,7 @@
 """The guide in words and as a figure, for the terminal and for docs/guide.md."""
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def stop(choice: Choice) -> str:
 
 def taken(choice: Choice) -> str:
     """Return the knobs of a choice, as a run-config has them."""
-    return ", ".join(f"{key} = {_value(value)}" for key, value in choice.setting.knobs.items())
+    knobs = [f"{key} = {_value(value)}" for key, value in choice.setting.knobs.items()]
+    return ", ".join(knobs) or "the only setting that was played"
 
 
 def _value(value: Any) -> str:
@@ -79,8 +81,8 @@ def neighbours(advice: Advice) -> list[list[str]]:
     body = []
     for n in advice.neighbours:
         mark = "" if abs(n.percent) > noise else " (within chance)"
-        cells = [n.knob, _value(n.before), _value(n.after), f"{n.percent:+.1f} %{mark}"]
-        body.append([*cells, f"{n.times:.2f}x"])
+        worse = f"{n.percent:+.1f} %{mark}" if isfinite(n.percent) else "diverged"
+        body.append([n.knob, _value(n.before), _value(n.after), worse, f"{n.times:.2f}x"])
     return [head, *body]
 
 

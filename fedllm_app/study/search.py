@@ -35,6 +35,7 @@ from fedllm_app.study.sweep import Cell
 
 Search = Literal["grid", "random", "bayes"]
 MOST = 10_000  # runs of a grid
+MOST_AROUND = 500  # runs that tell whether a value goes with any of the other keys
 Settings = dict[str, Scalar]
 
 
@@ -91,6 +92,26 @@ class Sweep:
         """Return the run of these values of the keys that vary."""
         settings = self.base | dict(own)
         return Cell(f"sweep-{digest(settings)}", settings)
+
+    def around(self, fixed: Mapping[str, Scalar] | None = None) -> Iterator[Cell]:
+        """Yield runs with some keys fixed: all values of the others, or ends and middle of a range.
+
+        Where that is more than MOST_AROUND runs, so many of them.
+        """
+        given = dict(fixed or {})
+        others = {
+            key: [of.at(share) for share in (0.0, 1.0, 0.5)] if isinstance(of, Range) else of
+            for key, of in self.vary.items()
+            if key not in given
+        }
+        if math.prod(map(len, others.values())) <= MOST_AROUND:
+            for values in itertools.product(*others.values()):
+                yield self.cell(dict(zip(others, values, strict=True)) | given)
+            return
+        rng = generator(self.seed, "around")
+        for _ in range(MOST_AROUND):
+            drawn = {key: of[int(rng.integers(len(of)))] for key, of in others.items()}
+            yield self.cell(drawn | given)
 
     def _grid(self) -> Iterator[Settings]:
         lists = [values for values in self.vary.values() if not isinstance(values, Range)]
@@ -167,7 +188,7 @@ def digest(settings: Mapping[str, Scalar]) -> str:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Return a sweep's file, with every run's settings checked.
+    """Return a sweep's file, with the settings checked of every run that is known.
 
     Raises
     ------
@@ -226,19 +247,43 @@ def _values(key: str, of: Any, search: str) -> Sequence[Scalar] | Range | str:
 
 
 def _check(path: Path, sweep: Sweep) -> None:
-    """Refuse a sweep of which a run has wrong settings, or a grid of too many."""
+    """Refuse a grid of too many runs, and settings that are known to be wrong.
+
+    Of a grid and a random search every run is known; of bayes the ends of what varies.
+    """
     if sweep.search == "grid":
         count = math.prod(len(of) for of in sweep.vary.values() if not isinstance(of, Range))
         if count > MOST:
             raise ConfigError(f"{path}: the grid has {count:,} runs; expected at most {MOST:,}")
-    ends = [of.at(0.0) if isinstance(of, Range) else of[0] for of in sweep.vary.values()]
-    first = dict(zip(sweep.vary, ends, strict=True))
-    cells = sweep.cells() if sweep.search != "bayes" else [sweep.cell(first)]
-    problems: dict[str, None] = {}
-    for cell in cells:
-        try:
-            RunConfig.parse(cell.settings)
-        except ConfigError as error:
-            problems |= dict.fromkeys(str(error).splitlines())
+    if sweep.search == "bayes":
+        problems = list(_hopeless(sweep))
+    else:
+        problems = [line for cell in sweep.cells() for line in _problems(cell)]
     if problems:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise ConfigError("\n".join(f"{path}: {line}" for line in dict.fromkeys(problems)))
+
+
+def _hopeless(sweep: Sweep) -> Iterator[str]:
+    """Yield what is wrong with values, and ends of ranges, whatever the other keys are.
+
+    What lies between is not known before it is proposed.
+    """
+    for key, of in sweep.vary.items():
+        for value in (of.low, of.high) if isinstance(of, Range) else of:
+            found: list[list[str]] = []
+            for cell in sweep.around({key: value}):
+                found.append(_problems(cell))
+                if not found[-1]:
+                    break
+            else:
+                always = [line for line in found[0] if all(line in lines for lines in found)]
+                yield from always or found[0]
+
+
+def _problems(cell: Cell) -> list[str]:
+    """Return what is wrong with the settings of a run, a line each."""
+    try:
+        RunConfig.parse(cell.settings)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []

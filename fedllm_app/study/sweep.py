@@ -5,7 +5,6 @@ off goes on from its own checkpoint. Nothing here is kept beside the runs' folde
 no state of its own that could disagree with them.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from pathlib import Path
 
 from fedllm_app.config import RunConfig, read_recipe
 from fedllm_app.config.checks import PATH_KEYS
-from fedllm_app.core.errors import FedllmError
+from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.core.progress import duration
 from fedllm_app.core.settings import Scalar
-from fedllm_app.models.export import ABOUT, RESULTS
+from fedllm_app.models.export import has_result
 from fedllm_app.play import CHANGEABLE
 from fedllm_app.run.checkpoint import newest_whole
 from fedllm_app.run.metrics import iterate_lines, read_lines
@@ -28,7 +27,16 @@ ELSEWHERE = (*CHANGEABLE, *PATH_KEYS, "run.name", "client.threads")
 
 
 class SweepError(FedllmError):
-    """Some cells of a sweep failed; the others are finished."""
+    """Some cells of a sweep failed; the others are finished.
+
+    Attributes
+    ----------
+    failed : why, by the name of the cell; empty where the sweep did not begin.
+    """
+
+    def __init__(self, words: str, failed: Mapping[str, str] | None = None) -> None:
+        super().__init__(words)
+        self.failed = dict(failed or {})
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,7 @@ def finished(cell: Cell, home: Path) -> bool:
     if restored is None:
         return False
     progress = restored.state
-    results = (folder / result / ABOUT for result in RESULTS)
-    written = (json.loads(file.read_text()) for file in results if file.exists())
-    # A result of an earlier version does not say after which round; one of a shorter run does.
-    if not any(about.get("round", progress.round) == progress.round for about in written):
+    if not has_result(folder, progress.round):
         return False
     whole = f"all {progress.round} rounds"
     return progress.round >= config.run.rounds or progress.finished not in ("", whole)
@@ -96,27 +101,40 @@ def rounds_left(cell: Cell, home: Path) -> int:
     return max(1, cell.config(home).run.rounds - max(rounds, default=0))
 
 
-def seconds_left(cells: Sequence[Cell], home: Path) -> float | None:
+def seconds_left(
+    cells: Sequence[Cell], home: Path, before: Sequence[Cell] = (), later: int = 0
+) -> float | None:
     """Return the seconds of one worker that the cells still need, None if nothing was measured.
 
     A round costs what rounds of the same task and model have cost so far; a kind without any
     measured round costs the mean of the others.
+
+    Parameters
+    ----------
+    before : cells that need nothing more, and tell what a round costs.
+    later : runs to come that nobody knows yet: each takes the mean of those that are known.
     """
     spent: dict[tuple[str, str], list[float]] = {}
     left: dict[tuple[str, str], int] = {}
-    by_rounds = sorted(cells, key=lambda cell: cell.config(home).run.rounds)
+    asked: dict[tuple[str, str], int] = {}
+    by_rounds = sorted((*before, *cells), key=lambda cell: cell.config(home).run.rounds)
     longest = {cell.name: cell for cell in by_rounds}  # of one name, the longest holds the others
+    open_ = {cell.name for cell in cells}
     for cell in longest.values():
         config = cell.config(home)
         kind = (config.task.name, config.model.source)
         timing = read_lines(home / "runs" / cell.name / "timing.jsonl")
         spent.setdefault(kind, []).extend(r["seconds"] for r in timing if "seconds" in r)
-        left[kind] = left.get(kind, 0) + rounds_left(cell, home)
+        to_play = rounds_left(cell, home) if cell.name in open_ else 0
+        left[kind] = left.get(kind, 0) + to_play
+        asked[kind] = asked.get(kind, 0) + config.run.rounds
     every = [seconds for measured in spent.values() for seconds in measured]
     if not every:
         return None
     return sum(
-        left[kind] * sum(measured or every) / len(measured or every)
+        (left[kind] + later * asked[kind] / len(longest))
+        * sum(measured or every)
+        / len(measured or every)
         for kind, measured in spent.items()
     )
 
@@ -127,6 +145,8 @@ def play(
     workers: int = 2,
     say: Say = print,
     crew: Callable[[], AbstractContextManager[Crew]] = processes,
+    before: Sequence[Cell] = (),
+    later: int = 0,
 ) -> None:
     """Play the cells that are not finished, `workers` at a time, in the order given.
 
@@ -137,6 +157,8 @@ def play(
     Parameters
     ----------
     crew : where the processes are: on this machine, or on those of a Ray cluster.
+    before, later : where this is a part of a sweep: its cells that are over, and how many runs come
+        after these. What is said of the time left covers them all.
 
     Raises
     ------
@@ -157,8 +179,10 @@ def play(
             continue
         good.append(cell)
         waiting += [] if done else [cell]
-    say(f"{len(cells)} cells: {len(good) - len(waiting)} are finished, {len(waiting)} to play")
+    counts = f"{len(good) - len(waiting)} are finished, {len(waiting)} to play"
+    say(f"{_which(len(cells), len(before), later)}: {counts}")
     at_work: dict[str, Cell] = {}
+    known = [cell for cell in before if _is_legal(cell, home)]
     with crew() as hands:
         while waiting or at_work:
             for cell in _next(waiting, at_work, workers):
@@ -166,16 +190,24 @@ def play(
             for name, seconds, played in hands.ended():
                 cell, took = at_work.pop(name), duration(seconds)
                 if played:
-                    still = [*waiting, *at_work.values()]
-                    rest = _rest(good, still, home, workers)
-                    say(f"{name}: {_result(home, name)} in {took}; {len(still)} left{rest}")
+                    still = len(waiting) + len(at_work) + later
+                    rest = _rest(good, still, home, workers, known, later)
+                    say(f"{name}: {_result(home, name)} in {took}; {still} left{rest}")
                 else:
                     failed[name] = f"{_last_words(home, name)} (more in {_log_file(home, name)})"
                     say(f"{name} failed after {took}: {failed[name]}")
                     good.remove(cell)
     if failed:
-        words = "\n".join(f"{name}: {why}" for name, why in failed.items())
-        raise SweepError(f"{len(failed)} of {len(cells)} cells failed\n{words}")
+        raise _failure(len(cells), failed)
+
+
+def _is_legal(cell: Cell, home: Path) -> bool:
+    """Say whether the cell's settings can be played."""
+    try:
+        cell.config(home)
+    except ConfigError:
+        return False
+    return True
 
 
 def _next(waiting: list[Cell], at_work: dict[str, Cell], workers: int) -> Iterator[Cell]:
@@ -214,11 +246,22 @@ def _result(home: Path, name: str) -> str:
     return f"{headline} {evaluated[-1][headline]:.4f}" if evaluated and headline else "played"
 
 
-def _rest(cells: Sequence[Cell], still: Sequence[Cell], home: Path, workers: int) -> str:
-    """Return the estimate of the time that the cells still need, in words."""
-    if not still:
-        return ""
-    seconds = seconds_left(cells, home)
-    if seconds is None:
-        return ""
-    return f", about {duration(seconds / min(workers, len(still)))}"
+def _which(count: int, before: int, later: int) -> str:
+    """Return which cells of a sweep these are."""
+    if not before and not later:
+        return f"{count} cells"
+    return f"cells {before + 1} to {before + count} of {before + count + later}"
+
+
+def _failure(count: int, failed: Mapping[str, str]) -> SweepError:
+    """Return the error that names the cells which failed."""
+    words = "\n".join(f"{name}: {why}" for name, why in failed.items())
+    return SweepError(f"{len(failed)} of {count} cells failed\n{words}", failed)
+
+
+def _rest(
+    cells: Sequence[Cell], still: int, home: Path, workers: int, before: Sequence[Cell], later: int
+) -> str:
+    """Return the estimate of the time that `still` runs need, in words; "" without any."""
+    seconds = seconds_left(cells, home, before, later) if still else None
+    return "" if seconds is None else f", about {duration(seconds / min(workers, still))}"

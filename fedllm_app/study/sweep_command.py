@@ -3,10 +3,10 @@
 fedllm sweep sweep.toml --workers 2
 
 It may be stopped at any moment; started again it goes on. <home>/sweeps/NAME/ holds table.parquet,
-table.csv and report.html, written anew after every stretch.
+table.csv and report.html, written anew each time when all is played.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fedllm_app.report.run import Run
     from fedllm_app.study.crew import Crew
     from fedllm_app.study.search import Sweep
     from fedllm_app.study.sweep import Cell
-
-COSTS = ("up-bytes", "down-bytes", "simulated-s", "flops", "compute-s", "energy-j")
-MOST_COMPARED = 12  # runs of the page, the best
 
 
 def sweep(
@@ -39,21 +35,24 @@ def sweep(
     """Play a grid, a random or a Bayesian search over any keys, and compare what came of it."""
     from fedllm_app.study.search import read_sweep
     from fedllm_app.study.sweep import SweepError, play
+    from fedllm_app.study.sweep_table import write_table
 
     asked, place = read_sweep(file), home.expanduser().resolve()
-    out, failed = place / "sweeps" / file.stem, ""
+    out, whole = place / "sweeps" / file.stem, ""
+    cells, failed = asked.cells() if asked.search != "bayes" else [], dict[str, str]()
     if asked.search == "bayes":
-        cells = _play_bayes(asked, place, workers, _crew(ray, workers))
+        cells, failed = _play_bayes(asked, place, workers, _crew(ray, workers))
     else:
-        cells = asked.cells()
         try:
             play(cells, place, workers, crew=_crew(ray, workers))
         except SweepError as error:
-            failed = str(error)
-    runs = write_table(asked, cells, place, out)
+            failed, whole = error.failed, str(error)
+    runs = write_table(asked, cells, failed, place, out)
     typer.echo(f"{len(runs)} runs in {out / 'table.csv'}, table.parquet and report.html")
-    if failed:
-        raise SweepError(failed)
+    if failed and asked.search == "bayes":
+        typer.echo(f"{len(failed)} other runs failed; why a run failed is in the table", err=True)
+    if whole or not runs:
+        raise SweepError(whole or "no run was played to its end", failed)
 
 
 def _crew(ray: str, workers: int) -> "Callable[[], AbstractContextManager[Crew]]":
@@ -69,69 +68,28 @@ def _crew(ray: str, workers: int) -> "Callable[[], AbstractContextManager[Crew]]
 
 def _play_bayes(
     asked: "Sweep", home: Path, workers: int, crew: "Callable[[], AbstractContextManager[Crew]]"
-) -> "list[Cell]":
-    """Play what is proposed, some at a time, and return all runs; one that fails is told of."""
-    from fedllm_app.study.search import Bayes
-    from fedllm_app.study.sweep import SweepError, finished, play
+) -> "tuple[list[Cell], dict[str, str]]":
+    """Play what is proposed, some at a time; return all runs, and why some failed, by name.
 
-    search, cells = Bayes(asked, _falling(asked)), list["Cell"]()
+    A run that failed, or whose settings are refused, is told to the search as such.
+    """
+    from fedllm_app.report.run import read_run
+    from fedllm_app.study.search import Bayes
+    from fedllm_app.study.sweep import SweepError, play
+    from fedllm_app.study.sweep_table import falling
+
+    search, cells, failed = Bayes(asked, falling(asked)), list["Cell"](), dict[str, str]()
     for begin in range(0, asked.trials, workers):
         batch = search.ask(min(workers, asked.trials - begin))
+        own, now = [cell for _, cell in batch], dict[str, str]()
+        later = asked.trials - begin - len(own)
         try:
-            play([cell for _, cell in batch], home, workers, crew=crew)
+            play(own, home, workers, crew=crew, before=cells, later=later)
         except SweepError as error:
-            typer.echo(str(error), err=True)
+            now = error.failed
         for trial, cell in batch:
-            run = _read(cell, home) if finished(cell, home) else None
+            failed.pop(cell.name, None)
+            run = None if cell.name in now else read_run(home / "runs" / cell.name)
             search.tell(trial, run.final(run.headline) if run else None)
-        cells += [cell for _, cell in batch]
-    return list({cell.name: cell for cell in cells}.values())
-
-
-def _falling(asked: "Sweep") -> bool:
-    """Say whether the headline of the runs is better when it is lower."""
-    from fedllm_app.config import RunConfig
-
-    kind = RunConfig.parse(asked.base).task.kind
-    return kind.headline in kind.falling
-
-
-def _read(cell: "Cell", home: Path) -> "Run":
-    from fedllm_app.report.run import read_run
-
-    return read_run(home / "runs" / cell.name)
-
-
-def write_table(asked: "Sweep", cells: "Sequence[Cell]", home: Path, out: Path) -> "list[Run]":
-    """Write table.parquet, table.csv and report.html of what is finished; return these runs.
-
-    A row for each run, the best first: the keys that vary, the last value of each metric, and what
-    the run cost.
-    """
-    import pyarrow as pa
-    import pyarrow.csv as pc
-    import pyarrow.parquet as pq
-
-    from fedllm_app.config.unread import unread_keys
-    from fedllm_app.report.page import write_comparison
-    from fedllm_app.study.sweep import finished
-
-    found = [(cell, _read(cell, home)) for cell in cells if finished(cell, home)]
-    sign = 1 if _falling(asked) else -1
-    found.sort(key=lambda pair: sign * (pair[1].final(pair[1].headline) or 0.0))
-    if not found:
-        return []
-    rows = []
-    for cell, run in found:
-        last, evaluated = run.metrics[-1], [r for r in run.metrics if r.get("evaluation")]
-        row = {"run": cell.name} | {key: cell.settings.get(key) for key in asked.vary}
-        row |= evaluated[-1]["evaluation"] if evaluated else {}
-        rows.append(row | {key: last.get(key) for key in COSTS} | {"seconds": run.seconds})
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, out / "table.parquet")
-    pc.write_csv(table, out / "table.csv")
-    best = [run.folder for _, run in found[:MOST_COMPARED]]
-    write_comparison(best, out / "report.html", unread=unread_keys)
-    return [run for _, run in found]
+        cells, failed = cells + own, failed | now
+    return list({cell.name: cell for cell in cells}.values()), failed

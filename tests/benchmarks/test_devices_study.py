@@ -8,6 +8,7 @@ from benchmarks.devices import results
 from benchmarks.devices.cells import (
     BETA2,
     CENTRE,
+    DERIVED,
     FLEETS,
     HELD_MODEL,
     ROWS,
@@ -20,6 +21,8 @@ from benchmarks.devices.cells import (
 from benchmarks.devices.claims import verdicts
 from benchmarks.devices.document import DOCUMENT, write
 from benchmarks.devices.results import NOWHERE, left
+from fedllm_app.study.grouped import grouped
+from fedllm_app.study.observed import observed
 
 ALL = [*entries(), *held_grid()]
 RUNS = {e.name: e.cell(NOWHERE).config("/home") for e in ALL}
@@ -57,7 +60,8 @@ def row_of(entry, loss):
         "loss": loss, "perplexity": 2.718281828**loss, "curve": {str(t): loss}, "rounds": t,
         "clients": min(c.round.cohort, c.partition.clients), "population": c.partition.clients,
         "seed": c.run.seed, "flops": 1e12, "up-bytes": 1e8, "down-bytes": 1e8,
-        "parameters": 500_000, "tokens": 64 * ROWS, "simulated-s": 100.0, "energy-j": 1e4,
+        "derived": list(DERIVED), "parameters": 500_000, "tokens": 64 * ROWS,
+        "simulated-s": 100.0, "energy-j": 1e4,
     }  # fmt: skip
     return row | {"fleets": {key: {"seconds": 9.0, "joules": 8.0} for key in FLEETS}}
 
@@ -81,6 +85,27 @@ def test_claims_follow_the_rows_and_wait_without_any():
     assert found["A schedule that falls ends lower than a constant rate"] == "cannot be told apart"
     robust = next(v for w, v in found.items() if w.startswith("An uneven fleet"))
     assert robust == "confirmed"
+
+
+def test_what_follows_from_batch_clients_and_steps_is_no_knob():
+    runs = [observed(row_of(e, loss_of(e))) for e in entries()]
+    settings = grouped(runs)
+    assert not set(DERIVED) & set(settings[0].knobs)
+    # Seeds stand together: without them a setting is one run.
+    assert len(settings) == len({e.name.rsplit("-s", 1)[0] for e in entries()})
+    # So a smaller batch, which has more rounds, is one knob away from the centre.
+    centre = next(s.knobs for s in settings if s.runs[0].name == "fed-b4-n8-h16-lr0.008-s0")
+    differ = [{k for k, v in s.knobs.items() if v != centre[k]} for s in settings]
+    assert {"client.batch"} in differ and {"client.steps"} in differ
+
+
+def test_rows_name_the_keys_that_follow(tmp_path, monkeypatch):
+    entry = entries()[0]
+    kept = row_of(entry, 5.0)
+    del kept["derived"]  # of a results file of an earlier version
+    monkeypatch.setattr(results, "kept_rows", lambda _: [kept])
+    (row,) = results.rows_of([entry], tmp_path, "any")
+    assert row["derived"] == list(DERIVED)
 
 
 def test_a_run_whose_row_is_kept_is_not_played_again(tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
 """Which client is which device, and what a job costs it in seconds and joules."""
 
+from pathlib import Path
+
 import pytest
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.devices import profile
 from fedllm_app.devices.compute import ComputeSettings
 from fedllm_app.devices.fleet import DeviceSettings, Fleet
 from fedllm_app.devices.meter import Meter, Usage, total
@@ -70,6 +73,19 @@ def test_a_wrong_fleet_is_refused_before_anything_loads(keys, told):
     with pytest.raises(ConfigError) as error:
         RunConfig.parse(keys)
     assert told in str(error.value)
+
+
+def test_a_relative_profile_is_refused_also_where_it_happens_to_lie(tmp_path, monkeypatch):
+    phone = (Path(profile.__file__).parent / "profiles" / "phone.toml").read_text()
+    (tmp_path / "board.toml").write_text(phone.replace('name = "phone"', 'name = "board"'))
+    monkeypatch.chdir(tmp_path)
+    keys = {"devices.fleet": "board=1"}
+    here = str(tmp_path / "board.toml")
+    with pytest.raises(ConfigError, match=r"devices.files has 'board.toml'; expected an absolute"):
+        RunConfig.parse(keys | {"devices.files": "board.toml"})
+    with pytest.raises(ConfigError, match=r"devices.files has 'board.toml'; expected an absolute"):
+        RunConfig.parse(keys | {"devices.files": f"{here}, board.toml"})
+    assert RunConfig.parse(keys | {"devices.files": here}).devices.files == here
 
 
 def test_seconds_and_joules_are_those_of_the_profile():

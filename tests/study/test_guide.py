@@ -13,8 +13,9 @@ from fedllm_app.play import run_local
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.study.budget import Budget
 from fedllm_app.study.command import network_for, predictor
+from fedllm_app.study.finished_runs import read_observed, row_of
 from fedllm_app.study.guide import advise, choices, front
-from fedllm_app.study.observed import observed, read_observed, row_of
+from fedllm_app.study.observed import observed
 from fedllm_app.study.on_fleet import OnFleet
 
 FLEET = "phone=0.5,pc=0.5"
