@@ -151,7 +151,7 @@ class Parts:
         if c.client.autocast:
             attend_in_float32(backbone)
         if not self.kind.images:
-            check_positions(backbone, c.task.max_tokens)
+            check_positions(backbone, c.task.max_tokens, c.task.answer_tokens)
         # Adapters and head are drawn on the CPU, so that every device draws the same.
         device = device_of(c.model)
         log.info("the model computes on: %s", device)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from fedllm_app.data.chat import prompt_ids
-from fedllm_app.data.conversations import Message, without_oldest
+from fedllm_app.data.conversations import Message
+from fedllm_app.data.shorten import ASKED, shortened_prompt
 from fedllm_app.talk.answers import device_of, generated
 from fedllm_app.talk.loaded import Speaker
 
@@ -24,7 +24,13 @@ def talk(
     write : takes pieces of text as they are generated.
     most : tokens of an answer at most.
     system : message that every conversation begins with.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no positions for an answer of that length.
     """
+    room = with_.room(most)
     first = [{"role": "system", "content": system}] if system else []
     messages: list[Message] = list(first)
     for line in said:
@@ -35,23 +41,19 @@ def talk(
             messages = list(first)
             write("A new conversation.\n")
         elif text:
-            messages.append({"role": "user", "content": text})
-            messages = _fitting(with_, messages, most)
-            messages.append({"role": "assistant", "content": _say(with_, messages, write, most)})
+            asked: list[Message] = [*messages, {"role": "user", "content": text}]
+            asked, ids, done = shortened_prompt(with_.tokenizer, asked, room)
+            if ids is None:
+                write(f"(The message of the system leaves no room in {room} tokens.)\n")
+                continue
+            if ASKED in done:
+                write(f"(Longer than {room} tokens: it lost the beginning of your question.)\n")
+            answer = _say(with_, ids, write, most)
+            messages = [*asked, {"role": "assistant", "content": answer}]
             write("\n")
 
 
-def _fitting(with_: Speaker, messages: list[Message], most: int) -> list[Message]:
-    """Return the conversation without its oldest turns, if it is longer than the model reads."""
-    while len(prompt_ids(with_.tokenizer, messages)) + most > with_.positions:
-        fewer = without_oldest(messages)
-        if not fewer:
-            break
-        messages = fewer
-    return messages
-
-
-def _say(with_: Speaker, messages: list[Message], write: Callable[[str], None], most: int) -> str:
+def _say(with_: Speaker, ids: list[int], write: Callable[[str], None], most: int) -> str:
     from transformers import TextStreamer
 
     class Streamer(TextStreamer):  # type: ignore[misc]
@@ -61,7 +63,7 @@ def _say(with_: Speaker, messages: list[Message], write: Callable[[str], None], 
             write(text)
 
     model, tokenizer = with_.model, with_.tokenizer
-    ids_1T = torch.tensor([prompt_ids(tokenizer, messages)], device=device_of(model))
+    ids_1T = torch.tensor([ids], device=device_of(model))
     streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     (text,) = generated(model, tokenizer, ids_1T, torch.ones_like(ids_1T), most, streamer)
     return text
