@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from fedllm_app.data.conversations import Message
+from fedllm_app.core.errors import ConfigError
+from fedllm_app.data.chat import prompt_ids
+from fedllm_app.data.conversations import ASSISTANT, SYSTEM, USER, Message, NoConversationError
 from fedllm_app.data.shorten import ASKED, shortened_prompt
 from fedllm_app.talk.answers import device_of, generated
 from fedllm_app.talk.loaded import Speaker
@@ -28,10 +30,10 @@ def talk(
     Raises
     ------
     ConfigError
-        If the model has no positions for an answer of that length.
+        If the model has no positions for an answer of that length, or its template refuses a
+        message of the system.
     """
-    room = with_.room(most)
-    first = [{"role": "system", "content": system}] if system else []
+    room, first = with_.room(most), _first(with_, system)
     messages: list[Message] = list(first)
     for line in said:
         text = line.strip()
@@ -41,16 +43,35 @@ def talk(
             messages = list(first)
             write("A new conversation.\n")
         elif text:
-            asked: list[Message] = [*messages, {"role": "user", "content": text}]
-            asked, ids, done = shortened_prompt(with_.tokenizer, asked, room)
+            asked: list[Message] = [*messages, {"role": USER, "content": text}]
+            try:
+                asked, ids, done = shortened_prompt(with_.tokenizer, asked, room)
+            except NoConversationError as error:
+                write(f"({error})\n")
+                continue
             if ids is None:
                 write(f"(The message of the system leaves no room in {room} tokens.)\n")
                 continue
             if ASKED in done:
                 write(f"(Longer than {room} tokens: it lost the beginning of your question.)\n")
             answer = _say(with_, ids, write, most)
-            messages = [*asked, {"role": "assistant", "content": answer}]
+            messages = [*asked, {"role": ASSISTANT, "content": answer}]
             write("\n")
+
+
+def _first(with_: Speaker, system: str) -> list[Message]:
+    """Return what every conversation begins with."""
+    if not system:
+        return []
+    first: list[Message] = [{"role": SYSTEM, "content": system}]
+    try:
+        prompt_ids(with_.tokenizer, [*first, {"role": USER, "content": "a"}])
+    except NoConversationError as error:
+        raise ConfigError(
+            f"--system is {system!r}: {error}; expected none with this model, or say it in the "
+            "first line"
+        ) from None
+    return first
 
 
 def _say(with_: Speaker, ids: list[int], write: Callable[[str], None], most: int) -> str:

@@ -42,7 +42,8 @@ def answer_file(with_: Speaker, file: Path, out: Path, most: int) -> dict[str, f
     Raises
     ------
     DataError
-        If the file cannot be read, or a row is no conversation or leaves no room for its question.
+        If the file cannot be read, or a row is no conversation, is refused by the chat template,
+        or leaves no room for its question.
     ConfigError
         If the model has no positions for an answer of that length.
     """
@@ -70,7 +71,10 @@ def _prompts(
     """Return the tokens of messages that are to be answered, of at most so many each."""
     prompts, cut = [], 0
     for number, messages in enumerate(asked):
-        _, ids, done = shortened_prompt(with_.tokenizer, messages, room)
+        try:
+            _, ids, done = shortened_prompt(with_.tokenizer, messages, room)
+        except NoConversationError as error:
+            raise DataError(f"row {number} of {source}: {error}") from None
         if ids is None:
             raise DataError(
                 f"row {number} of {source}: what comes before the question leaves no room for it "
@@ -119,7 +123,7 @@ def _asked(
             filled["messages"], given = last, False
         columns = columns_of(shape, list(filled), settings)
         found = conversation({c: filled[c] for c in columns}, shape, settings)
-        if not found:
+        if len(found) < 2:
             raise NoConversationError("nobody asks anything")
     except (NoConversationError, KeyError, TypeError) as error:
         raise DataError(f"row {number} of {source}: {error}") from None
