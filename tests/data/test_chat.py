@@ -18,25 +18,30 @@ MARKS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["trimmed", "whole"])
-def tokenizer(request):
-    """Return a byte-level BPE; some count a space to the token behind it, some do not."""
+def byte_level(trim, **strips):
+    """Return a byte-level BPE, whose marks may take the white space beside them."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    inner.post_processor = processors.ByteLevel(trim_offsets=request.param)
+    inner.post_processor = processors.ByteLevel(trim_offsets=trim)
     text = [turn["content"] for turn in TURNS] + ["user assistant system model a rock of ice"]
     inner.train_from_iterator(
         text * 3,
         trainers.BpeTrainer(
             vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=[AddedToken(mark, special=True, normalized=False) for mark in MARKS],
+            special_tokens=[AddedToken(mark, special=True, normalized=False, **strips) for mark in MARKS],
             show_progress=False,
         ),
     )  # fmt: skip
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["trimmed", "whole"])
+def tokenizer(request):
+    """Return a byte-level BPE; some count a space to the token behind it, some do not."""
+    return byte_level(request.param)
 
 
 def learned(one):
@@ -68,6 +73,42 @@ def test_each_response_and_its_end_mark_is_learned_and_nothing_else(
             at = size
     assert at == len(text)
     assert len(one.responses) == 3
+
+
+@pytest.mark.parametrize("trim", [True, False], ids=["trimmed", "whole"])
+@pytest.mark.parametrize("strips", [{"rstrip": True}, {"lstrip": True}, {"rstrip": True,
+                         "lstrip": True}], ids=["right", "left", "both"])  # fmt: skip
+@pytest.mark.parametrize(("template", "system", "written"), [row[1:] for row in WRITTEN],
+                         ids=[row[0] for row in WRITTEN])  # fmt: skip
+def test_marks_that_take_white_space_shift_nothing(template, system, written, strips, trim):
+    """As Phi-3's: `<|assistant|>` holds the line break behind it, and spaces of the response."""
+    tokenizer = byte_level(trim, **strips)
+    tokenizer.chat_template = template
+    messages = [SYSTEM, *TURNS] if system else TURNS
+    (one,) = encoded(tokenizer, [messages])
+    text = written.replace("«", "").replace("»", "")
+    wanted, inside = [], False
+    for character in written:
+        if character in "«»":
+            inside = character == "«"
+        else:
+            wanted.append(inside)
+    at, begin, found = 0, 0, learned(one)
+    for t, token in enumerate(tokenizer.convert_ids_to_tokens(one.ids)):
+        if token in MARKS:
+            mark = text.index(token, at)
+            assert not text[at:mark].strip()  # white space that the mark took
+            assert {t in found} == set(wanted[mark : mark + len(token)]), (t, token)
+            at, begin = mark + len(token), t + 1
+            continue
+        said = tokenizer.decode(one.ids[begin : t + 1]).rstrip("\ufffd")
+        before = tokenizer.decode(one.ids[begin:t]).rstrip("\ufffd")
+        if new := said[len(before) :]:
+            start = text.index(new, at)
+            assert not text[at:start].strip()
+            assert {t in found} == set(wanted[start : start + len(new)]), (t, new)
+            at = start + len(new)
+    assert not text[at:].strip() and len(one.responses) == 3
 
 
 @pytest.mark.parametrize(("template", "system"), [row[1:3] for row in WRITTEN if "system" not in
