@@ -3,13 +3,13 @@
 import pytest
 from templates import GEMMA, LLAMA3, SYSTEM, TURNS, WRITTEN
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fedllm_app.data.chat import Encoded, encoded, prompt_ids, stop_ids
 from fedllm_app.data.conversations import NoConversationError
 from fedllm_app.data.shorten import ASKED, NOTHING, RESPONSE, shortened
 from fedllm_app.data.shorten import TURNS as LOST_TURNS
-from fedllm_app.data.templates import PLAIN
+from fedllm_app.data.templates import PLAIN, TEMPLATES, set_template
 
 MARKS = (
     "<s>", "</s>", "<pad>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
@@ -29,7 +29,9 @@ def byte_level(trim, **strips):
         text * 3,
         trainers.BpeTrainer(
             vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=[AddedToken(mark, special=True, normalized=False, **strips) for mark in MARKS],
+            special_tokens=[
+                AddedToken(mark, special=True, normalized=False, **strips) for mark in MARKS
+            ],
             show_progress=False,
         ),
     )  # fmt: skip
@@ -122,6 +124,33 @@ def test_what_comes_before_a_response_is_what_a_model_is_given_to_answer(
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     for i, (begin, _) in zip(answers, one.responses, strict=True):
         assert one.ids[:begin] == prompt_ids(tokenizer, messages[:i])
+
+
+@pytest.mark.parametrize("name", ["plain", "chatml"])
+def test_a_template_of_ours_begins_with_the_mark_that_the_tokenizer_puts_first(name, tmp_path):
+    def begun(tokenizer):
+        return tokenizer.convert_ids_to_tokens(
+            [encoded(tokenizer, [TURNS])[0].ids[0], prompt_ids(tokenizer, TURNS[:1])[0]]
+        )
+
+    tokenizer = byte_level(trim=True)  # has a <s>, and puts it nowhere, as SmolLM2's
+    set_template(tokenizer, name)
+    assert "<s>" not in begun(tokenizer)
+    assert tokenizer.chat_template == TEMPLATES[name]
+    tokenizer = byte_level(trim=True)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    set_template(tokenizer, name)
+    assert begun(tokenizer) == ["<s>", "<s>"]
+    (one,) = encoded(tokenizer, [TURNS])
+    assert one.ids.count(tokenizer.bos_token_id) == 1 and 0 not in learned(one)
+    # A text of one's own stays as it is, and what is saved is what was trained with.
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert begun(saved) == ["<s>", "<s>"]
+    set_template(tokenizer, PLAIN)
+    assert tokenizer.chat_template == PLAIN
 
 
 def test_an_answer_ends_with_the_mark_of_the_template(tokenizer):
