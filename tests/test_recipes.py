@@ -103,6 +103,13 @@ def test_a_recipe_parses_and_says_what_it_is_for(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_for_a_gpu_gives_its_clients_one(path):
+    c, text = RunConfig.parse(placed(read_recipe(path))), path.read_text("utf-8")
+    if c.model.quantize:
+        assert f"fedllm run recipes/{named(path)}.toml" in text and "--federation gpu.toml" in text
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_a_recipe_runs(path, tiny):
     name = named(path).replace("/", "-")
     keys = shrunk(read_recipe(path), tiny) | {"run.name": f"recipe-{name}"}
