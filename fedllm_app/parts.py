@@ -159,7 +159,7 @@ class Parts:
         if self.tokenizer is not None:
             check_reads(model.backbone, self.tokenizer)
         if self.kind.packed and c.data.documents == "apart":
-            check_apart(model)
+            check_apart(model, self.kind.whole_rows)
         if c.model.scratch:
             # Nothing is frozen, but a device with another tokenizer would learn other words.
             model.fingerprint = tokenizer_digest(self.tokenizer)
