@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.config.inputs import input_problems
 from fedllm_app.models.scratch import SHAPES
 from fedllm_app.play import run_local
 from fedllm_app.run.metrics import read_lines
@@ -100,6 +101,14 @@ def test_a_recipe_parses_and_says_what_it_is_for(path):
     assert path.read_text("utf-8").startswith("# ")
     # Places are the user's: nobody else has that folder.
     assert not any(str(v).startswith("/") for v in read_recipe(path).values())
+
+
+def test_any_file_of_conversations_does_for_the_recipe_of_instruction_tuning(tiny, tmp_path):
+    row = {"messages": [{"role": role, "content": "the sun"} for role in ("user", "assistant")]}
+    (tmp_path / "chats.jsonl").write_text(f"{json.dumps(row)}\n" * 40)
+    keys = read_recipe(ROOT / "recipes" / "instruction.toml") | tiny.keys("instruction")
+    keys |= {"data.train": str(tmp_path / "chats.jsonl"), "lora.rank": 2}
+    assert not input_problems(RunConfig.parse(keys))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)
