@@ -52,7 +52,7 @@ class Speaker:
         return self.positions - most
 
 
-def speaker(run: Path, base: str, cache: Path) -> Speaker:
+def speaker(run: Path, base: str, cache: Path, device: str = "cpu") -> Speaker:
     """Return the model of a run with its adapters.
 
     Parameters
@@ -60,6 +60,7 @@ def speaker(run: Path, base: str, cache: Path) -> Speaker:
     run : folder of the run.
     base : where the base is now; "" where it was in training.
     cache : folder for a base that is converted from a .gguf file.
+    device : "auto", "cpu" or "cuda".
 
     Raises
     ------
@@ -68,7 +69,7 @@ def speaker(run: Path, base: str, cache: Path) -> Speaker:
     """
     settings = flatten(tomllib.loads((run / "config.toml").read_text("utf-8")))
     folder = result_folder(run)
-    model, tokenizer, about = load_result(folder, base, cache)
+    model, tokenizer, about = load_result(folder, base, cache, device)
     if not hasattr(model, "generate") or tokenizer is None or about["labels"]:
         raise ConfigError(
             f"{folder / ABOUT} is of task {about['task']!r}, which gives labels and no answers; "
