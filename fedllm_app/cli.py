@@ -88,14 +88,23 @@ def run(
     from fedllm_app.config.inputs import input_problems
     from fedllm_app.core.settings import flatten
     from fedllm_app.deploy.bundle import kept_back, too_deep, unshipped_modules
-    from fedllm_app.deploy.launch import find_app, merged_config, recipe_and_pairs, run_flower
+    from fedllm_app.deploy.federation import federation_problems
+    from fedllm_app.deploy.launch import (
+        FEDERATION,
+        find_app,
+        merged_config,
+        recipe_and_pairs,
+        run_flower,
+    )
 
     recipe, overrides = recipe_and_pairs(settings)
     root = find_app()
     overrides = [*overrides, *(["run.verbose=true"] if verbose else [])]
     config = RunConfig.parse(flat := flatten(merged_config(recipe, overrides)))
     check_listed(root, flat)
+    federation = federation or root / FEDERATION
     problems = [*unshipped_modules(root, config.flat()), *too_deep(root)]
+    problems += federation_problems(config, federation)
     embedded = config.model.source in BACKBONES
     problems += input_problems(config) if embedded else []
     if problems:
@@ -112,7 +121,7 @@ def run(
         root,
         recipe=recipe,
         overrides=overrides,
-        federation=federation or root / "pyproject-federation.toml",
+        federation=federation,
     )
     raise typer.Exit(code)
 

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from fedllm_app.core.errors import RunFailedError
+from fedllm_app.core.errors import RunFailedError, first_line
 from fedllm_app.models.export import save_adapter
 from fedllm_app.parts import Parts
 from fedllm_app.report.answers import write_answers
@@ -38,7 +38,10 @@ def finish_run(parts: Parts, folder: Path, loop: Loop) -> None:
             metrics=dict(state.evaluation),
         )
         write_classes(folder, state.round, parts.classes)
-        answer_sample(parts, folder, loop)
+        try:
+            answer_sample(parts, folder, loop)
+        except Exception as error:  # the run is whole without its answers, too
+            log.warning("no answers.json: %s", first_line(error))
     try:
         write_report(folder)
     except Exception as error:  # the run is whole without its page, whatever is wrong with that

@@ -153,7 +153,7 @@ class Parts:
         if c.client.autocast:
             attend_in_float32(backbone)
         if not self.kind.images:
-            check_positions(backbone, c.task.max_tokens)
+            check_positions(backbone, c.task.max_tokens, c.task.answer_tokens)
         # Adapters and head are drawn on the CPU, so that every device draws the same.
         device = device_of(c.model)
         log.info("the model computes on: %s", device)
@@ -161,7 +161,7 @@ class Parts:
         if self.tokenizer is not None:
             check_reads(model.backbone, self.tokenizer)
         if self.kind.packed and c.data.documents == "apart":
-            check_apart(model)
+            check_apart(model, self.kind.whole_rows)
         if c.model.scratch:
             # Nothing is frozen, but a device with another tokenizer would learn other words.
             model.fingerprint = tokenizer_digest(self.tokenizer)

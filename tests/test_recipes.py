@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LAYERS
 
 from fedllm_app.config import RunConfig, read_recipe
+from fedllm_app.config.inputs import input_problems
 from fedllm_app.models.scratch import SHAPES
 from fedllm_app.play import run_local
 from fedllm_app.run.metrics import read_lines
@@ -100,6 +102,31 @@ def test_a_recipe_parses_and_says_what_it_is_for(path):
     assert path.read_text("utf-8").startswith("# ")
     # Places are the user's: nobody else has that folder.
     assert not any(str(v).startswith("/") for v in read_recipe(path).values())
+
+
+@pytest.mark.parametrize("of", ["general", "finance", "medical", "code"])
+def test_a_flowertune_recipe_has_the_settings_of_the_leaderboard(of):
+    c = RunConfig.parse(read_recipe(ROOT / "recipes" / f"flowertune-{of}.toml"))
+    assert (c.partition.clients, c.round.clients, c.run.rounds) == (20, 2, 200)
+    assert (c.client.steps, c.client.batch, c.task.max_tokens) == (10, 16, 512)
+    assert (c.lora.rank, c.lora.alpha, c.lora.dropout) == (32, 64.0, 0.075)
+    # Its template names no layers, and these are PEFT's for Mistral.
+    assert c.lora.targets.split(",") == LAYERS["mistral"]
+
+
+def test_any_file_of_conversations_does_for_the_recipe_of_instruction_tuning(tiny, tmp_path):
+    row = {"messages": [{"role": role, "content": "the sun"} for role in ("user", "assistant")]}
+    (tmp_path / "chats.jsonl").write_text(f"{json.dumps(row)}\n" * 40)
+    keys = read_recipe(ROOT / "recipes" / "instruction.toml") | tiny.keys("instruction")
+    keys |= {"data.train": str(tmp_path / "chats.jsonl"), "lora.rank": 2}
+    assert not input_problems(RunConfig.parse(keys))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_for_a_gpu_gives_its_clients_one(path):
+    c, text = RunConfig.parse(placed(read_recipe(path))), path.read_text("utf-8")
+    if c.model.quantize:
+        assert f"fedllm run recipes/{named(path)}.toml" in text and "--federation gpu.toml" in text
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)

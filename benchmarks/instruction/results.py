@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.instruction.cells import STAGES, entries, trials
+from benchmarks.instruction.figures import NAME, draw
 from benchmarks.markers import fill, printed
 from benchmarks.record import ROOT
 from benchmarks.study_kit.entry import Row
@@ -12,6 +13,10 @@ from fedllm_app.report.answers import read_answers
 from fedllm_app.run.metrics import read_lines
 
 DOCUMENT = ROOT / "docs" / "instruction-tuning.md"
+FIGURE = (
+    "![Held-out response loss against rounds and against megabytes up and down]"
+    f"(figures/{NAME}.png)"
+)
 TEXTS, LONGEST = 3, 300
 
 
@@ -34,10 +39,11 @@ def more(folder: Path) -> Row:
 
 
 def write(rows: Sequence[Row]) -> None:
-    """Write the table and the texts into the document."""
+    """Write the table, the figure and the texts into the document."""
     played = [row for row in rows if not row["run"].startswith("trial-")]
     if played:
-        fill(DOCUMENT, {"instruction-results": table(played), "instruction-texts": texts(played)})
+        shown = table(played) + (f"\n\n{FIGURE}" if draw(played) else "")
+        fill(DOCUMENT, {"instruction-results": shown, "instruction-texts": texts(played)})
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -220,6 +220,7 @@ def _loads(c: "RunConfig", cache: Path) -> Callable[[Path], None]:
         check_model(
             c.model, c.lora, source, c.task.name, labels, c.task.max_tokens, cache,
             None if kind.images or c.model.tokenizer == TRAIN else tokenizer,
+            c.task.answer_tokens,
         )  # fmt: skip
 
     return look

@@ -115,14 +115,27 @@ def _located(
             asked = (0, 0) if span is None else _inside(starts, stops, *span)
             continue
         assert span is not None
-        begin, end = _overlapping(starts, stops, one.begins[number], span[1])
-        last = _overlapping(starts, stops, span[1], one.ends[number])[1]
-        mark = next((at for at in range(end, last) if ids[at] in marks), last - 1)
-        spans.append((begin, max(end, mark + 1)))
+        begin, end = _begun(starts, stops, one.begins[number], span[1])
+        # A mark may hold white space beside it: this one may be in the response already.
+        closes, last = _overlapping(starts, stops, span[1], one.ends[number])
+        mark = next((at for at in range(closes, last) if ids[at] in marks), last - 1)
+        spans.append((begin, max(begin, end, mark + 1)))
         number += 1
         if i < len(messages) - 1:
             asked = (0, 0)
     return Encoded(list(ids), tuple(spans), asked)
+
+
+def _begun(starts: Sequence[int], stops: Sequence[int], begin: int, end: int) -> Span:
+    """Return the tokens that begin in [begin, end).
+
+    One that begins before holds a part of what asks for the response, as Phi-3's `<|assistant|>`
+    holds all white space behind it: the model is given that one, and does not write it.
+    """
+    first, after = _overlapping(starts, stops, begin, end)
+    while first < after and starts[first] < begin:
+        first += 1
+    return first, after
 
 
 def _overlapping(starts: Sequence[int], stops: Sequence[int], begin: int, end: int) -> Span:

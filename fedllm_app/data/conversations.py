@@ -21,8 +21,8 @@ SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
 ROLES = (SYSTEM, USER, ASSISTANT, TOOL)
 
 
-class NoConversationError(Exception):
-    """A row is no conversation; the message says why."""
+class NoConversationError(DataError):
+    """A row is no conversation; the message says why, and whoever knows the row names it."""
 
 
 def shape_of(columns: Sequence[str], settings: DataSettings, source: "Source") -> Shape:

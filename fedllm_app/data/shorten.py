@@ -10,8 +10,9 @@ Shapes: T tokens.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from fedllm_app.data.chat import Encoded
+from fedllm_app.data.chat import Encoded, prompt_ids
 from fedllm_app.data.conversations import Message, without_oldest
 from fedllm_app.data.written import Span
 
@@ -52,6 +53,48 @@ def shortened(
     if not any(end > begin for begin, end in one.responses):
         return None, {NOTHING}
     return one, done
+
+
+def shortened_prompt(
+    tokenizer: Any, messages: Sequence[Message], T: int
+) -> tuple[list[Message], list[int] | None, set[str]]:
+    """Return messages that are to be answered within T tokens: rules 1 and 2 for them.
+
+    All of the question but its last words may go, since there is no response yet.
+
+    Parameters
+    ----------
+    messages : the last one is the question.
+
+    Returns
+    -------
+    The messages that are left; their tokens, None if there is no room for any question; and what
+    was done, of TURNS and ASKED.
+
+    Raises
+    ------
+    NoConversationError
+        If the template refuses them.
+    """
+    left, ids, done = list(messages), prompt_ids(tokenizer, messages), set[str]()
+    while len(ids) > T and (fewer := without_oldest(left)):
+        left, ids = fewer, prompt_ids(tokenizer, fewer)
+        done.add(TURNS)
+    while len(ids) > T:
+        said = _tail(tokenizer, left[-1]["content"], len(ids) - T)
+        if not said.strip():
+            return left, None, done
+        left[-1] = {**left[-1], "content": said}
+        ids = prompt_ids(tokenizer, left)
+        done.add(ASKED)
+    return left, ids, done
+
+
+def _tail(tokenizer: Any, text: str, gone: int) -> str:
+    """Return a text without its first tokens, and at least one character shorter."""
+    places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    starts = [begin for begin, _ in places["offset_mapping"]]
+    return text[max(1, starts[gone]) :] if gone < len(starts) else ""
 
 
 def _without(one: Encoded, begin: int, end: int) -> Encoded:

@@ -22,6 +22,8 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# A template writes all marks itself: of a tokenizer that puts one in front, ours write it, too.
+BEGIN = "{{ bos_token }}"
 TEMPLATES = {"plain": PLAIN, "chatml": CHATML}
 
 
@@ -40,6 +42,8 @@ def template_problem(value: str) -> str:
 def set_template(tokenizer: Any, value: str) -> None:
     """Give a tokenizer the template that model.chat-template names; "" leaves its own.
 
+    A template of ours begins with the tokenizer's begin mark, where the tokenizer would put it.
+
     Raises
     ------
     ConfigError
@@ -54,4 +58,11 @@ def set_template(tokenizer: Any, value: str) -> None:
             f"model.chat-template is {value!r}, and the tokenizer has no token {lost[0]!r}, which "
             "would be cut into pieces; expected 'plain'"
         )
-    tokenizer.chat_template = TEMPLATES.get(value, value)
+    begun = BEGIN if value in TEMPLATES and _puts_first(tokenizer) else ""
+    tokenizer.chat_template = begun + TEMPLATES.get(value, value)
+
+
+def _puts_first(tokenizer: Any) -> bool:
+    """Return whether a tokenizer begins a text with its begin mark, as Mistral's does."""
+    mark = tokenizer.bos_token_id
+    return mark is not None and list(tokenizer("a")["input_ids"])[:1] == [mark]

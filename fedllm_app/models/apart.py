@@ -12,8 +12,13 @@ from fedllm_app.models.trainable import TrainableModel
 NEARLY = 1e-5  # of the largest logit; what is cut off leaves no trace but rounding
 
 
-def check_apart(model: TrainableModel) -> None:
-    """Raise ConfigError if a document's logits change with the document before it."""
+def check_apart(model: TrainableModel, whole_rows: bool = False) -> None:
+    """Raise ConfigError if a document's logits change with the document before it.
+
+    Parameters
+    ----------
+    whole_rows : packed rows hold whole examples, as conversations, which cannot be joined.
+    """
     device = model.flat.device
     ids = torch.tensor([[3, 4, 5, 6], [5, 3, 5, 6]], device=device)
     positions = torch.tensor([[0, 1, 0, 1]] * 2, device=device)
@@ -28,8 +33,10 @@ def check_apart(model: TrainableModel) -> None:
     finally:
         model.model.train(training)
     if not cut:
+        asked, instead = "data.documents is 'apart'", "data.documents = 'joined'"
+        if whole_rows:
+            asked, instead = "task.packing is true", "task.packing = false"
         raise ConfigError(
-            f"data.documents is 'apart', but {type(model.backbone).__name__} reads from one "
-            "document of a packed row into the next; set data.documents = 'joined', or "
-            "choose another model"
+            f"{asked}, but {type(model.backbone).__name__} reads from one document of a packed row "
+            f"into the next; set {instead}, or choose another model"
         )

@@ -29,19 +29,33 @@ def most_tokens(model: PreTrainedModel) -> int | None:
     return min(found, default=None)
 
 
-def check_positions(model: PreTrainedModel, max_tokens: int) -> None:
+def check_positions(model: PreTrainedModel, max_tokens: int, answer_tokens: int = 0) -> None:
     """Refuse inputs that are longer than the positions that a model has.
+
+    Parameters
+    ----------
+    max_tokens : as in task.max-tokens.
+    answer_tokens : that may be generated behind an input of that length.
 
     Raises
     ------
     ConfigError
-        If task.max-tokens is above them.
+        If task.max-tokens is above them, or leaves no room for an answer.
     """
     most = most_tokens(model)
     if most is not None and max_tokens > most:
         raise ConfigError(
             f"task.max-tokens is {max_tokens}; expected at most {most}, the positions of "
             f"model.source ({type(model).__name__}), beyond which it has learnt nothing"
+        )
+    if most is not None and answer_tokens and max_tokens + answer_tokens > most:
+        room = most - max_tokens
+        fewer = f"at most {room}, or " if room else ""
+        raise ConfigError(
+            f"task.generate-tokens is {answer_tokens} behind rows of task.max-tokens = "
+            f"{max_tokens}, and model.source ({type(model).__name__}) has {most} positions for "
+            f"both; expected {fewer}task.max-tokens of at most {max(most - answer_tokens, 2)}, or "
+            "set task.generate to 0"
         )
 
 

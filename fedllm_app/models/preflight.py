@@ -29,6 +29,7 @@ def check_model(
     max_tokens: int,
     cache: Path,
     tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None,
+    answer_tokens: int = 0,
 ) -> None:
     """Refuse a model that cannot be trained as the settings ask; nothing is read but its heads.
 
@@ -40,6 +41,7 @@ def check_model(
     labels : class names; any two where they are not known yet.
     cache : folder for converted models.
     tokenizer : loads it; None leaves its size unchecked.
+    answer_tokens : that a run generates behind a row.
 
     Raises
     ------
@@ -57,6 +59,6 @@ def check_model(
     if settings.checkpointing:
         check_checkpoints(model)
     if not task_of(task).images:
-        check_positions(model, max_tokens)
+        check_positions(model, max_tokens, answer_tokens)
     if settings.train == "lora":
         check_rank(adapted(model, lora_targets(model, lora.targets, ())), lora.rank)

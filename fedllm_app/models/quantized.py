@@ -1,5 +1,6 @@
 """A frozen base in 8 or 4 bits by bitsandbytes (QLoRA, Dettmers et al. 2023), on a CUDA device.
 
+The base is loaded where it computes, PEFT puts the adapters there, and nothing is moved later.
 Adapters stay float32. bitsandbytes is an extra: `pip install 'fedllm[quantized]'`.
 """
 

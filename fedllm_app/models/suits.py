@@ -131,6 +131,8 @@ def check_reads(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
     """
     ids = [tokenizer(text)["input_ids"] or [0] for text in ("a b c d", "a")]
     batch = padded([{"input_ids": row} for row in ids], tokenizer.pad_token_id or 0)
+    place = next(model.parameters()).device  # a base in few bits is on its device already
+    batch = {name: tensor.to(place) for name, tensor in batch.items()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model(**batch)

@@ -116,8 +116,12 @@ class TrainableModel:
         return self.flat.cpu().numpy().copy()
 
     def to(self, device: str) -> Self:
-        """Move the model, what is frozen included; `flat` and `grad` are then other tensors."""
-        if self.flat.device != torch.device(device):
+        """Move the model, what is frozen included; `flat` and `grad` are then other tensors.
+
+        Where all of it is there, nothing happens: a base in few bits is loaded where it computes.
+        """
+        tensors = (*self.model.parameters(), *self.model.buffers(), self.flat)
+        if not all(lies_on(tensor.device, device) for tensor in tensors):
             # Where memory cannot be swapped, torch puts other parameters in the place of these.
             names = {id(p): name for name, p in self.model.named_parameters()}
             own = {name: names[id(p)] for name, p in self._tensors.items()}
@@ -228,6 +232,12 @@ class TrainableModel:
                     f"{name} no longer lies in the flat vector: something replaced its data, for "
                     "example a .to() of the wrapped model's"
                 )
+
+
+def lies_on(place: torch.device, device: str) -> bool:
+    """Return whether a tensor's place is a device; "cuda" is any of the GPUs."""
+    asked = torch.device(device)
+    return place.type == asked.type and asked.index in (None, place.index)
 
 
 def memory_of(tensor: Tensor) -> tuple[int, int]:

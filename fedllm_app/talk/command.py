@@ -12,6 +12,13 @@ Base = Annotated[
     str, typer.Option(help="The base where it has moved: its folder, hub name or .gguf file.")
 ]
 Home = Annotated[Path, typer.Option(help="Folder for runs and caches.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Where it computes: cuda (in bfloat16), cpu (in float32), or auto, a GPU if there is "
+        "one."
+    ),
+]
 Most = Annotated[int, typer.Option(help="Most tokens of an answer.")]
 HOME = Path.home() / ".fedllm"
 Find = Callable[[str, Path], Path]
@@ -24,6 +31,7 @@ def commands(find: Find) -> dict[str, Callable[..., None]]:
         name: Run,
         system: Annotated[str, typer.Option(help="What a conversation begins with.")] = "",
         max_tokens: Most = 256,
+        device: Device = "auto",
         base: Base = "",
         home: Home = HOME,
     ) -> None:
@@ -31,7 +39,7 @@ def commands(find: Find) -> dict[str, Callable[..., None]]:
         from fedllm_app.talk.chat import talk
         from fedllm_app.talk.loaded import speaker
 
-        found = speaker(find(name, home), base, home.resolve() / "cache")
+        found = speaker(find(name, home), base, home.resolve() / "cache", device)
         talk(found, _lines(), _write, max_tokens, system)
 
     def generate(
@@ -39,6 +47,7 @@ def commands(find: Find) -> dict[str, Callable[..., None]]:
         file: Annotated[Path, typer.Argument(help="Rows to answer: .jsonl, .parquet, .csv, ...")],
         out: Annotated[Path | None, typer.Option(help="File to write, .jsonl.")] = None,
         max_tokens: Most = 256,
+        device: Device = "auto",
         base: Base = "",
         home: Home = HOME,
     ) -> None:
@@ -47,7 +56,7 @@ def commands(find: Find) -> dict[str, Callable[..., None]]:
         from fedllm_app.talk.rows import answer_file
 
         target = out or file.with_name(f"{file.stem}-answers.jsonl")
-        found = speaker(find(name, home), base, home.resolve() / "cache")
+        found = speaker(find(name, home), base, home.resolve() / "cache", device)
         scored = answer_file(found, file, target, max_tokens)
         for metric, value in scored.items():
             typer.echo(f"{metric} {value:.4f}")
@@ -62,6 +71,7 @@ def commands(find: Find) -> dict[str, Callable[..., None]]:
         ] = None,
         limit: Annotated[int, typer.Option(help="Examples of each task; 0 is all.")] = 0,
         chat_template: Annotated[bool, typer.Option(help="Ask as in a conversation.")] = False,
+        device: Device = "auto",
         base: Base = "",
         home: Home = HOME,
     ) -> None:
@@ -70,7 +80,9 @@ def commands(find: Find) -> dict[str, Callable[..., None]]:
 
         run = find(name, home)
         cache = home.resolve() / "cache"
-        hand_over(run, tasks, out or run / "eval", base, cache, include_path, limit, chat_template)
+        hand_over(
+            run, tasks, out or run / "eval", base, cache, include_path, limit, chat_template, device
+        )  # fmt: skip
 
     return {"chat": chat, "generate": generate, "eval": evaluate}
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.models.export import merge
-from fedllm_app.models.result import result_folder
+from fedllm_app.models.result import computes_on, result_folder
 
 INSTALL = "pip install 'fedllm[eval]', or pip install 'lm-eval[hf]>=0.4.9'"
 
 
 def evaluate(
     run: Path, tasks: str, out: Path, base: str, cache: Path, include: Path | None, limit: int,
-    chat: bool,
+    chat: bool, device: str = "cpu",
 ) -> None:  # fmt: skip
     """Run tasks of lm-evaluation-harness on the model of a run; it prints its own table.
 
@@ -28,6 +28,7 @@ def evaluate(
     include : folder with tasks of your own (.yaml), None for those of the harness.
     limit : examples of each task, 0 for all.
     chat : apply the chat template.
+    device : "auto", "cpu" or "cuda".
 
     Raises
     ------
@@ -36,12 +37,14 @@ def evaluate(
     """
     if find_spec("lm_eval") is None:
         raise ConfigError(f"fedllm eval needs lm-evaluation-harness, which is not here: {INSTALL}")
-    folder = result_folder(run)
+    processor, dtype = computes_on(device)
+    folder, name = result_folder(run), str(dtype).removeprefix("torch.")
     with tempfile.TemporaryDirectory(prefix="fedllm-merged-") as place:
         whole = folder if folder.name == "model" else merge(folder, Path(place) / "m", base, cache)
         words = [
             sys.executable, "-m", "lm_eval", "--model", "hf",
-            "--model_args", f"pretrained={whole},dtype=float32", "--tasks", tasks,
+            "--model_args", f"pretrained={whole},dtype={name}", "--tasks", tasks,
+            "--device", processor,
             # Given a folder, it would make one below it that is named by the temporary model.
             "--output_path", str(out / "results.json"), "--batch_size", "8",
         ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.settings import flatten
 from fedllm_app.models.export import ABOUT
+from fedllm_app.models.positions import most_tokens
 from fedllm_app.models.result import load_result, result_folder
 
 
@@ -28,10 +29,30 @@ class Speaker:
     @property
     def positions(self) -> int:
         """Most tokens that the model reads, a large number where its config does not say."""
-        return int(getattr(self.model.config, "max_position_embeddings", 0) or 1 << 30)
+        said = int(getattr(self.model.config, "max_position_embeddings", 0) or 1 << 30)
+        return min(said, most_tokens(self.model) or said)
+
+    def room(self, most: int) -> int:
+        """Return how many tokens a prompt may have in front of an answer.
+
+        Parameters
+        ----------
+        most : tokens of an answer at most.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        """
+        if most >= self.positions:
+            raise ConfigError(
+                f"--max-tokens is {most}, and the model has {self.positions} positions for prompt "
+                f"and answer; expected for example {self.positions // 2}"
+            )
+        return self.positions - most
 
 
-def speaker(run: Path, base: str, cache: Path) -> Speaker:
+def speaker(run: Path, base: str, cache: Path, device: str = "cpu") -> Speaker:
     """Return the model of a run with its adapters.
 
     Parameters
@@ -39,6 +60,7 @@ def speaker(run: Path, base: str, cache: Path) -> Speaker:
     run : folder of the run.
     base : where the base is now; "" where it was in training.
     cache : folder for a base that is converted from a .gguf file.
+    device : "auto", "cpu" or "cuda".
 
     Raises
     ------
@@ -47,7 +69,7 @@ def speaker(run: Path, base: str, cache: Path) -> Speaker:
     """
     settings = flatten(tomllib.loads((run / "config.toml").read_text("utf-8")))
     folder = result_folder(run)
-    model, tokenizer, about = load_result(folder, base, cache)
+    model, tokenizer, about = load_result(folder, base, cache, device)
     if not hasattr(model, "generate") or tokenizer is None or about["labels"]:
         raise ConfigError(
             f"{folder / ABOUT} is of task {about['task']!r}, which gives labels and no answers; "

@@ -1,14 +1,14 @@
 """Answer every row of a file, of the same shapes that the task `instruction` takes."""
 
 import json
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.files import replacing
-from fedllm_app.data.chat import prompt_ids
 from fedllm_app.data.conversations import (
     ASSISTANT,
     USER,
@@ -19,10 +19,13 @@ from fedllm_app.data.conversations import (
     conversation,
 )
 from fedllm_app.data.settings import DataSettings
+from fedllm_app.data.shorten import shortened_prompt
 from fedllm_app.data.source import Source
 from fedllm_app.talk.answers import answers
 from fedllm_app.talk.loaded import Speaker
 from fedllm_app.talk.scores import scores
+
+log = logging.getLogger("fedllm")
 
 
 def answer_file(with_: Speaker, file: Path, out: Path, most: int) -> dict[str, float]:
@@ -39,7 +42,10 @@ def answer_file(with_: Speaker, file: Path, out: Path, most: int) -> dict[str, f
     Raises
     ------
     DataError
-        If the file cannot be read, or a row is no conversation.
+        If the file cannot be read, or a row is no conversation, is refused by the chat template,
+        or leaves no room for its question.
+    ConfigError
+        If the model has no positions for an answer of that length.
     """
     settings = _settings(with_.settings)
     source = Source("FILE", str(file.resolve()), settings=settings)
@@ -49,7 +55,7 @@ def answer_file(with_: Speaker, file: Path, out: Path, most: int) -> dict[str, f
             raise DataError(f"{source} holds no rows")
         rows = [raw.rows[i] for i in range(len(raw.rows))]
     asked = [_asked(row, settings, number, source) for number, row in enumerate(rows)]
-    prompts = [prompt_ids(with_.tokenizer, messages) for messages, _ in asked]
+    prompts = _prompts(with_, [messages for messages, _ in asked], with_.room(most), source)
     said = answers(with_.model, with_.tokenizer, prompts, most)
     with replacing(out) as written:
         for row, answer in zip(rows, said, strict=True):
@@ -57,6 +63,32 @@ def answer_file(with_: Speaker, file: Path, out: Path, most: int) -> dict[str, f
             written.write(text.encode() + b"\n")
     known = [(a, r) for a, (_, r) in zip(said, asked, strict=True) if r is not None]
     return scores([a for a, _ in known], [r for _, r in known])
+
+
+def _prompts(
+    with_: Speaker, asked: Sequence[Sequence[Message]], room: int, source: Source
+) -> list[list[int]]:
+    """Return the tokens of messages that are to be answered, of at most so many each."""
+    prompts, cut = [], 0
+    for number, messages in enumerate(asked):
+        try:
+            _, ids, done = shortened_prompt(with_.tokenizer, messages, room)
+        except NoConversationError as error:
+            raise DataError(f"row {number} of {source}: {error}") from None
+        if ids is None:
+            raise DataError(
+                f"row {number} of {source}: what comes before the question leaves no room for it "
+                f"in {room} tokens; expected a lower --max-tokens, or a shorter row"
+            )
+        prompts.append(ids)
+        cut += bool(done)
+    if cut:
+        log.warning(
+            "%d of %d rows are longer than the model reads in front of an answer (%d tokens): "
+            "they lost their oldest turns, then the beginning of the question",
+            cut, len(asked), room,
+        )  # fmt: skip
+    return prompts
 
 
 def _settings(run: Mapping[str, Any]) -> DataSettings:
@@ -91,7 +123,7 @@ def _asked(
             filled["messages"], given = last, False
         columns = columns_of(shape, list(filled), settings)
         found = conversation({c: filled[c] for c in columns}, shape, settings)
-        if not found:
+        if len(found) < 2:
             raise NoConversationError("nobody asks anything")
     except (NoConversationError, KeyError, TypeError) as error:
         raise DataError(f"row {number} of {source}: {error}") from None

@@ -61,6 +61,11 @@ class TaskSettings(Settings):
     )
 
     @property
+    def answer_tokens(self) -> int:
+        """Most tokens that a run generates behind a row, 0 if it answers none."""
+        return self.generate_tokens if self.generate else 0
+
+    @property
     def kind(self) -> TaskKind:
         """The task itself, as these settings ask for it; ConfigError if there is none."""
         kind = task_of(self.name)

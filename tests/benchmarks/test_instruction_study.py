@@ -5,6 +5,7 @@ import pytest
 from benchmarks.instruction import results
 from benchmarks.instruction.__main__ import places
 from benchmarks.instruction.cells import METHODS, SERVER_LRS, entries, trials
+from benchmarks.instruction.figures import curves
 from fedllm_app.config import RunConfig
 
 RATES = {method: {"server.lr": SERVER_LRS[0]} for method in METHODS}
@@ -31,7 +32,9 @@ def test_the_table_shows_loss_scores_bytes_and_texts(tmp_path, monkeypatch):
         "run": "medquad-floss", "loss-before": 2.5, "loss": 2.25,
         "answers-before": {"rouge-l": 0.1}, "answers-after": {"rouge-l": 0.2}, "texts": [text],
         "up-bytes": 1_500_000, "down-bytes": 2_000_000,
+        "curve": {"0": 2.5, "2": 2.25}, "megabytes": {"0": 0.0, "2": 3.5},
     }  # fmt: skip
+    monkeypatch.setattr("benchmarks.reproduce.figures.FOLDER", tmp_path / "figures")
     page = tmp_path / "page.md"
     page.write_text(results.DOCUMENT.read_text("utf-8"), "utf-8")
     monkeypatch.setattr(results, "DOCUMENT", page)
@@ -39,6 +42,11 @@ def test_the_table_shows_loss_scores_bytes_and_texts(tmp_path, monkeypatch):
     shown = page.read_text("utf-8")
     assert "| medquad | floss | 2.500 | 2.250 | 0.100 | 0.200 | 1.50 | 2.00 |" in shown
     assert "| a \\| b | r | x y | z |" in shown
+    assert "(figures/instruction-loss.png)" in shown
+    assert (tmp_path / "figures" / "instruction-loss.png").stat().st_size > 1000
+    # The curve goes over rounds, and over all bytes both ways.
+    assert [*curves([row], "medquad")] == [("floss", [(0, 0.0, 2.5), (2, 3.5, 2.25)])]
+    assert not [*curves([row], "assistant")]
 
 
 def test_the_settings_of_every_run_are_checked_as_a_recipe_is():

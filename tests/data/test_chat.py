@@ -3,13 +3,13 @@
 import pytest
 from templates import GEMMA, LLAMA3, SYSTEM, TURNS, WRITTEN
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fedllm_app.data.chat import Encoded, encoded, prompt_ids, stop_ids
 from fedllm_app.data.conversations import NoConversationError
 from fedllm_app.data.shorten import ASKED, NOTHING, RESPONSE, shortened
 from fedllm_app.data.shorten import TURNS as LOST_TURNS
-from fedllm_app.data.templates import PLAIN
+from fedllm_app.data.templates import PLAIN, TEMPLATES, set_template
 
 MARKS = (
     "<s>", "</s>", "<pad>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
@@ -18,25 +18,32 @@ MARKS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["trimmed", "whole"])
-def tokenizer(request):
-    """Return a byte-level BPE; some count a space to the token behind it, some do not."""
+def byte_level(trim, **strips):
+    """Return a byte-level BPE, whose marks may take the white space beside them."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    inner.post_processor = processors.ByteLevel(trim_offsets=request.param)
+    inner.post_processor = processors.ByteLevel(trim_offsets=trim)
     text = [turn["content"] for turn in TURNS] + ["user assistant system model a rock of ice"]
     inner.train_from_iterator(
         text * 3,
         trainers.BpeTrainer(
             vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=[AddedToken(mark, special=True, normalized=False) for mark in MARKS],
+            special_tokens=[
+                AddedToken(mark, special=True, normalized=False, **strips) for mark in MARKS
+            ],
             show_progress=False,
         ),
     )  # fmt: skip
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["trimmed", "whole"])
+def tokenizer(request):
+    """Return a byte-level BPE; some count a space to the token behind it, some do not."""
+    return byte_level(request.param)
 
 
 def learned(one):
@@ -70,6 +77,42 @@ def test_each_response_and_its_end_mark_is_learned_and_nothing_else(
     assert len(one.responses) == 3
 
 
+@pytest.mark.parametrize("trim", [True, False], ids=["trimmed", "whole"])
+@pytest.mark.parametrize("strips", [{"rstrip": True}, {"lstrip": True}, {"rstrip": True,
+                         "lstrip": True}], ids=["right", "left", "both"])  # fmt: skip
+@pytest.mark.parametrize(("template", "system", "written"), [row[1:] for row in WRITTEN],
+                         ids=[row[0] for row in WRITTEN])  # fmt: skip
+def test_marks_that_take_white_space_shift_nothing(template, system, written, strips, trim):
+    """As Phi-3's: `<|assistant|>` holds the line break behind it, and spaces of the response."""
+    tokenizer = byte_level(trim, **strips)
+    tokenizer.chat_template = template
+    messages = [SYSTEM, *TURNS] if system else TURNS
+    (one,) = encoded(tokenizer, [messages])
+    text = written.replace("«", "").replace("»", "")
+    wanted, inside = [], False
+    for character in written:
+        if character in "«»":
+            inside = character == "«"
+        else:
+            wanted.append(inside)
+    at, begin, found = 0, 0, learned(one)
+    for t, token in enumerate(tokenizer.convert_ids_to_tokens(one.ids)):
+        if token in MARKS:
+            mark = text.index(token, at)
+            assert not text[at:mark].strip()  # white space that the mark took
+            assert {t in found} == set(wanted[mark : mark + len(token)]), (t, token)
+            at, begin = mark + len(token), t + 1
+            continue
+        said = tokenizer.decode(one.ids[begin : t + 1]).rstrip("\ufffd")
+        before = tokenizer.decode(one.ids[begin:t]).rstrip("\ufffd")
+        if new := said[len(before) :]:
+            start = text.index(new, at)
+            assert not text[at:start].strip()
+            assert {t in found} == set(wanted[start : start + len(new)]), (t, new)
+            at = start + len(new)
+    assert not text[at:].strip() and len(one.responses) == 3
+
+
 @pytest.mark.parametrize(("template", "system"), [row[1:3] for row in WRITTEN if "system" not in
                          row[0] and row[0] != "thinks"])  # fmt: skip
 def test_what_comes_before_a_response_is_what_a_model_is_given_to_answer(
@@ -81,6 +124,33 @@ def test_what_comes_before_a_response_is_what_a_model_is_given_to_answer(
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     for i, (begin, _) in zip(answers, one.responses, strict=True):
         assert one.ids[:begin] == prompt_ids(tokenizer, messages[:i])
+
+
+@pytest.mark.parametrize("name", ["plain", "chatml"])
+def test_a_template_of_ours_begins_with_the_mark_that_the_tokenizer_puts_first(name, tmp_path):
+    def begun(tokenizer):
+        return tokenizer.convert_ids_to_tokens(
+            [encoded(tokenizer, [TURNS])[0].ids[0], prompt_ids(tokenizer, TURNS[:1])[0]]
+        )
+
+    tokenizer = byte_level(trim=True)  # has a <s>, and puts it nowhere, as SmolLM2's
+    set_template(tokenizer, name)
+    assert "<s>" not in begun(tokenizer)
+    assert tokenizer.chat_template == TEMPLATES[name]
+    tokenizer = byte_level(trim=True)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    set_template(tokenizer, name)
+    assert begun(tokenizer) == ["<s>", "<s>"]
+    (one,) = encoded(tokenizer, [TURNS])
+    assert one.ids.count(tokenizer.bos_token_id) == 1 and 0 not in learned(one)
+    # A text of one's own stays as it is, and what is saved is what was trained with.
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert begun(saved) == ["<s>", "<s>"]
+    set_template(tokenizer, PLAIN)
+    assert tokenizer.chat_template == PLAIN
 
 
 def test_an_answer_ends_with_the_mark_of_the_template(tokenizer):

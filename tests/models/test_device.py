@@ -13,6 +13,8 @@ from fedllm_app.core.plan import ClientPlan
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.models.backbone import device_of
 from fedllm_app.models.settings import ModelSettings
+from fedllm_app.models.suits import check_reads
+from fedllm_app.models.trainable import lies_on
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
 from fedllm_app.play import run_local
@@ -49,6 +51,28 @@ def test_where_it_is_already_nothing_moves(trainable):
     model = trainable("bert")
     flat = model.flat
     assert model.to("cpu").flat is flat
+
+
+def test_what_is_on_a_gpu_already_is_not_moved():
+    """A base in few bits is loaded there: it cannot be moved, and the first GPU is `cuda`."""
+    assert lies_on(torch.device("cuda:0"), "cuda") and lies_on(torch.device("cuda:1"), "cuda:1")
+    assert not lies_on(torch.device("cuda:0"), "cuda:1")
+    assert not lies_on(torch.device("cpu"), "cuda") and lies_on(torch.device("cpu"), "cpu")
+
+
+def test_a_model_is_tried_where_its_weights_are(trainable, monkeypatch):
+    model = trainable("llama").to("meta").backbone
+    seen = []
+    monkeypatch.setattr(model, "forward", lambda **batch: seen.append(batch))
+
+    class Words:
+        pad_token_id = 0
+
+        def __call__(self, text):
+            return {"input_ids": [3] * len(text.split())}
+
+    check_reads(model, Words())
+    assert {tensor.device.type for tensor in seen[0].values()} == {"meta"}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

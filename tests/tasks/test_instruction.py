@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
 from fedllm_app.config import RunConfig
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.parts import Parts
+from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.run.metrics import read_lines
 from fedllm_app.tasks import falls
@@ -78,6 +80,19 @@ def test_no_gradient_crosses_from_one_conversation_to_another(tiny):
     torch.nn.functional.cross_entropy(logits[0, 5:7], ids[0, 6:8]).backward()
     assert inputs.grad[0, :5].abs().max() == 0
     assert inputs.grad[0, 5:7].abs().min() > 0
+
+
+def test_a_model_that_reads_on_is_refused_with_a_way_out_that_is_legal(tiny, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 12}
+    MambaForCausalLM(MambaConfig(**sizes)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny.root / "llama").save_pretrained(tmp_path)
+    keys = tiny.keys("instruction") | {
+        "model.source": str(tmp_path), "model.train": "full", "task.packing": True,
+        "strategy.name": "fedavg",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"task.packing is true.*set task.packing = false"):
+        _ = Parts(RunConfig.parse(keys), Place(tiny.home)).model
+    assert Parts(RunConfig.parse(keys | {"task.packing": False}), Place(tiny.home)).model
 
 
 def test_a_federation_learns_to_answer(tiny):
