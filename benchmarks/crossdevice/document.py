@@ -12,6 +12,7 @@ from benchmarks.study_kit.points import by_point, number, perplexity, plot_bytes
 
 DOCUMENT = ROOT / "docs" / "reproducing-cross-device.md"
 COLOURS = {"lstm": "C7", "transformer": "C0", "conformer": "C1"}
+MARKERS = {LARGE: "o", SMALL: "s"}
 
 
 def write(rows: Sequence[Row]) -> None:
@@ -114,6 +115,7 @@ def draw(points: Points) -> None:
 
     def style(name: str) -> tuple[str, str]:
         family, size, _ = name.split("-", 2)
-        return COLOURS[family], "o" if size == LARGE else "s"
+        return COLOURS[family], MARKERS[size]
 
-    plot_bytes(shown, "crossdevice-bytes", style)
+    kinds = {f"{f}-{size}": (COLOURS[f], MARKERS[size]) for f in FAMILIES for size in MARKERS}
+    plot_bytes(shown, "crossdevice-bytes", style, lambda name: name.split("-", 2)[2], kinds)

@@ -1,6 +1,6 @@
 """Rows by point, and how a point stands in a table."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, stdev
 
 from benchmarks.reproduce.figures import save
@@ -24,13 +24,21 @@ def perplexity(points: Points, name: str) -> str:
     return f"{fmean(values):.1f}{spread}" if values else ""
 
 
-def plot_bytes(shown: Points, name: str, style: Callable[[str], tuple[str, str]]) -> None:
+def plot_bytes(
+    shown: Points,
+    name: str,
+    style: Callable[[str], tuple[str, str]],
+    label: Callable[[str], str] = str,
+    kinds: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
     """Draw the perplexity of points against their megabytes up, if there are any.
 
     Parameters
     ----------
     name : of the figure.
     style : returns colour and marker by a point's name.
+    label : what is written beside a point; where close points have the same, it is written once.
+    kinds : colour and marker by what they stand for, for the legend.
     """
     import matplotlib
 
@@ -40,12 +48,22 @@ def plot_bytes(shown: Points, name: str, style: Callable[[str], tuple[str, str]]
     if not shown:
         return
     figure, axis = plt.subplots(figsize=(8, 5))
+    written: list[tuple[str, float, float]] = []
     for point, own in shown.items():
         up, values = own[0]["up-bytes"] / 1e6, [row["perplexity"] for row in own]
-        spread = stdev(values) if len(values) > 1 else 0
+        spread, at = stdev(values) if len(values) > 1 else 0, fmean(values)
         colour, marker = style(point)
-        axis.errorbar(up, fmean(values), spread, fmt=marker, color=colour, capsize=2)
-        axis.annotate(point, (up, fmean(values)), (5, 3), textcoords="offset points", fontsize=6)
+        axis.errorbar(up, at, spread, fmt=marker, color=colour, capsize=2)
+        words = label(point)
+        if not any(
+            words == w and 0.8 < up / x < 1.25 and 0.9 < at / y < 1.1 for w, x, y in written
+        ):
+            axis.annotate(words, (up, at), (5, 4), textcoords="offset points", fontsize=7)
+            written.append((words, up, at))
+    for words, (colour, marker) in (kinds or {}).items():
+        axis.plot([], [], marker, color=colour, label=words)
+    if kinds:
+        axis.legend(frameon=False, fontsize=8)
     axis.set(xscale="log", xlabel="MB up, all clients", ylabel="held-out perplexity")
     axis.grid(alpha=0.3)
     save(figure, name)
