@@ -20,7 +20,7 @@ from fedllm_app.run.metrics import iterate_lines, read_lines
 
 FLEET = "phone=0.6,wearable=0.1,embedded=0.2,pc=0.1"
 ALIKE = {
-    "devices.fleet": FLEET, "run.rounds": 60, "client.steps": 4, "client.lr": 0.01,
+    "devices.fleet": FLEET, "run.rounds": 30, "client.steps": 4, "client.lr": 0.01,
     "round.clients": 10,
 }  # fmt: skip
 FLOSS = {"strategy.name": "floss", "server.lr": 0.01, "wire.up-values": "q4"}
