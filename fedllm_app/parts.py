@@ -25,7 +25,9 @@ from fedllm_app.core.counts import Counts
 from fedllm_app.core.effort import Effort
 from fedllm_app.core.errors import WireError
 from fedllm_app.core.heads import Heads
+from fedllm_app.core.layout import ParamLayout
 from fedllm_app.core.plan import Work
+from fedllm_app.core.region import Where
 from fedllm_app.data.federated import FederatedData, batches, federated_data, node_data, stream
 from fedllm_app.data.image import ImageSpec
 from fedllm_app.data.labels import fixed_labels
@@ -206,6 +208,14 @@ class Parts:
     def effort(self, work: Work, examples: int) -> Effort:
         """Return what a job on so many examples computes at most."""
         return effort_of(self.config.client, work, examples, self.config.reading == STREAM)
+
+    def row_flops(self) -> float:
+        """Return the FLOPs of an example in a local step that trains all."""
+        return self.row_cost.flops()
+
+    def row_part(self, where: Where, layout: ParamLayout) -> float:
+        """Return what part of them is computed where these coordinates are trained."""
+        return self.row_cost.part(where, layout)
 
     @cached_property
     def row_cost(self) -> StepCost:

@@ -183,8 +183,8 @@ def _devices(parts: Parts) -> tuple[Fleet | None, Network | None]:
     c = parts.config
     fleet, real = Fleet(c.devices, c.run.seed) if c.devices.on else None, c.data.train == NODE
     network = network_of(
-        c.network, c.run.seed, c.compute, None if real else fleet, lambda: parts.row_cost.flops(),
-        lambda where, layout: parts.row_cost.part(where, layout),
+        c.network, c.run.seed, c.compute, None if real else fleet, parts.row_flops,
+        parts.row_part,
     )  # fmt: skip
     if network and not real:
         network.warn_of_strangers(parts.counts())

@@ -106,14 +106,18 @@ def entry(figure: str, stage: str, point: str, seed: int = 0, data: str = ROLES)
     return Entry(figure, stage, f"{name}-s{seed}", settings, shape, needs=needs)
 
 
+def trial_name(shape: str, client: float, server: float) -> str:
+    """Return the name of a run that tries rates."""
+    return f"trial-{shape}-{client:g}-{server:g}"
+
+
 def trials() -> Iterator[Entry]:
     """Yield the trials of every shape: full training, half as long as a run, one seed."""
     for shape in (f"{family}-{size}" for family in FAMILIES for size in (SMALL, LARGE)):
         made = BASE | {"model.source": f"scratch:{shape}", "run.rounds": ROUNDS // 2}
         for client, server in RATES:
             rates = {"client.lr": client, "server.lr": server}
-            name = f"trial-{shape}-{client:g}-{server:g}"
-            yield Entry(shape, "rates", name, made, tries=rates)
+            yield Entry(shape, "rates", trial_name(shape, client, server), made, tries=rates)
 
 
 def edges() -> Iterator[Entry]:
@@ -122,7 +126,7 @@ def edges() -> Iterator[Entry]:
         for client, server in tried:
             made = BASE | {"model.source": f"scratch:{shape}", "run.rounds": ROUNDS // 2}
             made |= {"client.lr": client, "server.lr": server}
-            yield Entry("edges", "edges", f"trial-{shape}-{client:g}-{server:g}", made)
+            yield Entry("edges", "edges", trial_name(shape, client, server), made)
 
 
 def by_user(point: str) -> Entry:

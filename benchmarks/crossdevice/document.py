@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from benchmarks.crossdevice.cells import EDGES, FAMILIES, LARGE, PRETRAINED, RATES, SMALL
+from benchmarks.crossdevice.cells import (
+    EDGES,
+    FAMILIES,
+    LARGE,
+    PRETRAINED,
+    RATES,
+    SMALL,
+    trial_name,
+)
 from benchmarks.crossdevice.claims import LITERATURE, LSTM, sooner, verdicts
 from benchmarks.markers import fill, printed
 from benchmarks.record import ROOT
@@ -85,28 +93,28 @@ def transfer(points: Points) -> str:
 
 def rates(rows: Sequence[Row]) -> str:
     """Return the perplexities of all trials."""
-    trials = {row["run"]: row["perplexity"] for row in rows if row["run"].startswith("trial-")}
+    trials = tried(rows)
     shapes = [f"{family}-{size}" for family in FAMILIES for size in (SMALL, LARGE)]
-    body = [
-        [s, *(number(trials.get(f"trial-{s}-{client:g}-{server:g}")) for client, server in RATES)]
-        for s in shapes
-    ]
+    body = [[s, *(number(trials.get(trial_name(s, *own))) for own in RATES)] for s in shapes]
     return printed([["client.lr, server.lr", *(f"{c:g}, {s:g}" for c, s in RATES)], *body])
 
 
 def edges(rows: Sequence[Row]) -> str:
     """Return the perplexities at rates beyond the trials', beside the best trial."""
-    trials = {row["run"]: row["perplexity"] for row in rows if row["run"].startswith("trial-")}
-    body = []
+    trials, body = tried(rows), []
     for shape, beyond in EDGES.items():
-        tried = {rates: trials.get(f"trial-{shape}-{rates[0]:g}-{rates[1]:g}") for rates in RATES}
-        best = min((value, rates) for rates, value in tried.items() if value)
-        further = [
-            f"{client:g}, {server:g}: {number(trials.get(f'trial-{shape}-{client:g}-{server:g}'))}"
-            for client, server in beyond
-        ]
-        body.append([shape, f"{best[1][0]:g}, {best[1][1]:g}: {best[0]:.1f}", *further])
+        found = {own: trials.get(trial_name(shape, *own)) for own in (*RATES, *beyond)}
+        known = [own for own in RATES if found[own] is not None]
+        if known:
+            best = min(known, key=lambda own: found[own] or 0.0)
+            cells = (f"{own[0]:g}, {own[1]:g}: {number(found[own])}" for own in (best, *beyond))
+            body.append([shape, *cells])
     return printed([["model", "best trial", "beyond", "beyond"], *body])
+
+
+def tried(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the perplexity of every run that tries rates, by its name."""
+    return {row["run"]: row["perplexity"] for row in rows if row["run"].startswith("trial-")}
 
 
 def draw(points: Points) -> None:

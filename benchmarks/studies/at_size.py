@@ -10,7 +10,6 @@ Results go to benchmarks/results/at-size.json and into docs/scaling.md.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import psutil
 
 from benchmarks.markers import fill, printed
+from benchmarks.playing import run_command
 from benchmarks.record import ROOT, kept_rows, write_result
 from fedllm_app.run.metrics import read_lines
 
@@ -137,10 +137,10 @@ def play(method: str, text: Path, home: Path, vocabulary: int) -> dict[str, Any]
         "run.home": str(home), "run.name": name, "data.train": str(text),
         "model.vocabulary": vocabulary,
     }  # fmt: skip
-    words = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
     others = beside()
-    command = [sys.executable, "-m", "fedllm_app.cli", "run", str(RECIPE), *words]
-    seen = watched(command, os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    seen = watched(
+        run_command(keys, RECIPE), os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    )
     if seen["exit-code"]:
         raise RuntimeError(f"the run {name} ended with exit code {seen['exit-code']}")
     folder = home / "runs" / name

@@ -7,21 +7,19 @@ embedded text and pre-trains its backbone, the second starts from the cache.
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import ROOT, write_result
+from benchmarks.playing import play_run
+from benchmarks.record import write_result
 
 
 def play(home: Path, name: str) -> dict[str, Any]:
     """Play the default run and return what it measured."""
-    words = [f'run.home="{home}"', f'run.name="{name}"']
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "fedllm_app.cli", "run", *words], check=True, cwd=ROOT)
+    play_run({"run.home": str(home), "run.name": name})
     seconds = time.monotonic() - began
     folder = home / "runs" / name
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -75,13 +75,18 @@ def write_inputs(folder: Path, clients: int) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_users(folder: Path, users: int) -> None:
-    """Write the same inputs with texts that belong to users in turn."""
-    write_inputs(folder, TEXTS)
-    for name in ("train", "test"):
-        rows = map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
-        owned = (row | {"user": f"user-{i % users:06d}"} for i, row in enumerate(rows))
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in owned))
+def write_users(folder: Path, users: int, rows: int = TEXTS) -> None:
+    """Write the same inputs, with train.parquet, whose rows belong to users in turn."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_inputs(folder, 1)
+    columns = {
+        "text": [f"the {WORDS[i % 8]} of {WORDS[i % 5]}" for i in range(rows)],
+        "label": [i % 2 for i in range(rows)],
+        "user": [f"user-{i % users:06d}" for i in range(rows)],
+    }
+    pq.write_table(pa.table(columns), folder / "train.parquet")
 
 
 def settings(folder: Path, clients: int, rounds: int, cohort: int, by_user: bool) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def settings(folder: Path, clients: int, rounds: int, cohort: int, by_user: bool
         "run.home": str(folder / "home"),
         "run.rounds": rounds,
         "run.checkpoint-every": 5,
-        "data.train": str(folder / "train.jsonl"),
+        "data.train": str(folder / ("train.parquet" if by_user else "train.jsonl")),
         "data.test": str(folder / "test.jsonl"),
         "model.source": str(folder / "model"),
         "model.init": "random",

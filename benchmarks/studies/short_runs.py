@@ -11,11 +11,10 @@ loaded with plain transformers at the end.
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.playing import play_run
 from benchmarks.record import ROOT, write_result
 
 RUNS = ("shakespeare", "cifar10")
@@ -25,11 +24,9 @@ def play(name: str, data: Path, model: Path, home: Path) -> dict[str, Any]:
     """Play one recipe and return what it measured."""
     recipe = ROOT / "recipes" / f"{name}.toml"
     settings = {"data.train": data, "model.source": model, "run.home": home, "run.name": name}
-    words = [f"{key}={json.dumps(str(value))}" for key, value in settings.items()]
-    command = [sys.executable, "-m", "fedllm_app.cli", "run", str(recipe), *words]
     folder = home / "runs" / name
     if not (folder / "report.html").exists():
-        subprocess.run(command, check=True, cwd=ROOT)
+        play_run({key: str(value) for key, value in settings.items()}, recipe)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     evaluated = {r["round"]: r["evaluation"] for r in records if "evaluation" in r}
     timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]

@@ -8,12 +8,10 @@ goes to benchmarks/results/uneven-fleet.json and docs/figures/uneven-fleet.png.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.playing import play_run
 from benchmarks.record import ROOT, write_result
 from benchmarks.reproduce.figures import save
 from fedllm_app.run.metrics import iterate_lines, read_lines
@@ -23,12 +21,14 @@ ALIKE = {
     "devices.fleet": FLEET, "run.rounds": 30, "client.steps": 4, "client.lr": 0.01,
     "round.clients": 10,
 }  # fmt: skip
-FLOSS = {"strategy.name": "floss", "server.lr": 0.01, "wire.up-values": "q4"}
+FLOSS = {
+    "strategy.name": "floss", "strategy.d-down": 0.25, "strategy.d-up": 0.0625,
+    "server.lr": 0.01, "wire.up-values": "q4",
+}  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
     "dense": {"strategy.name": "dense", "server.lr": 0.003},
-    "floss": FLOSS | {"strategy.d-down": 0.25, "strategy.d-up": 0.0625},
-    "floss, balanced": FLOSS
-    | {"strategy.d-down": 0.25, "strategy.d-up": 0.0625, "devices.balance": True},
+    "floss": FLOSS,
+    "floss, balanced": FLOSS | {"devices.balance": True},
 }
 PARTS = {"compute-j": "computing", "radio-j": "sending and receiving", "wait-j": "waiting"}
 
@@ -40,25 +40,18 @@ def play(name: str, keys: dict[str, Any], places: dict[str, Any], home: Path) ->
     folder = home / "runs" / run
     if not (folder / "report.html").exists():
         asked = settings | places | {"run.home": str(home), "run.name": run}
-        words = [f"{key}={json.dumps(value)}" for key, value in asked.items()]
-        command = [
-            sys.executable,
-            "-m",
-            "fedllm_app.cli",
-            "run",
-            str(ROOT / "recipes/bench-s.toml"),
-        ]
-        subprocess.run([*command, *words], check=True, cwd=ROOT)
-    records = [r for r in read_lines(folder / "metrics.jsonl") if "up-bytes" in r]
-    evaluated = [r for r in read_lines(folder / "metrics.jsonl") if r.get("evaluation")]
+        play_run(asked, ROOT / "recipes" / "bench-s.toml")
+    records = read_lines(folder / "metrics.jsonl")
+    evaluated = [r for r in records if r.get("evaluation")]
+    last = next(r for r in reversed(records) if "up-bytes" in r)
+    spent = ("up-bytes", "down-bytes", "energy-j", "flops", "simulated-s")
     return {
         "run": name,
         "settings": settings,
         "curve": [
             [r["round"], r.get("energy-j", 0.0), r["evaluation"]["accuracy"]] for r in evaluated
         ],
-        **{key: records[-1][key] for key in ("up-bytes", "down-bytes", "energy-j", "flops")},
-        "simulated-s": records[-1]["simulated-s"],
+        **{key: last[key] for key in spent},
         "by-class": by_class(folder),
     }
 

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import write_result
-from benchmarks.studies.overhead import WORDS, write_inputs
+from benchmarks.studies.overhead import TEXTS, write_users
 from fedllm_app.config import RunConfig
 from fedllm_app.core.job import Reply
 from fedllm_app.parts import Parts
 from fedllm_app.place import Place
 from fedllm_app.play import LocalTransport, build_loop, opened_run
 
-USERS, ROWS, COHORTS, ROUNDS = (100, 10_000, 100_000), 100_000, (50, 200), 8
+USERS, COHORTS, ROUNDS = (100, 10_000, 100_000), (50, 200), 8
 MEANING = {
     "prepare-s": "the first start: reading, tokenizing and dealing out all rows, and start-s.",
     "start-s": "a later start, from the settings to the first round: data, model, digests, loop.",
@@ -39,20 +39,6 @@ MEANING = {
     "clients-s": "the least of the devices' work in a round.",
     "rss-mb": "largest resident set size of the process of the later start.",
 }
-
-
-def write_users(folder: Path, users: int, rows: int) -> None:
-    """Write the inputs of `overhead` with rows that belong to users in turn."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    write_inputs(folder, 1)
-    columns = {
-        "text": [f"the {WORDS[i % 8]} of {WORDS[i % 5]}" for i in range(rows)],
-        "label": [i % 2 for i in range(rows)],
-        "user": [f"user-{i % users:06d}" for i in range(rows)],
-    }
-    pq.write_table(pa.table(columns), folder / "train.parquet")
 
 
 def config(folder: Path, cohort: int, rounds: int) -> RunConfig:
@@ -144,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, nargs="+", default=USERS)
     parser.add_argument("--cohorts", type=int, nargs="+", default=COHORTS)
-    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--rows", type=int, default=TEXTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"

@@ -69,15 +69,10 @@ class Moving:
         if self._gathered:
             self._write(self.parts, self._flat)
 
-    def select(self, vector_P: Tensor, device: str = "") -> list[Tensor]:
-        """Return the same parts of another vector of shape (P,): views, or gathered.
-
-        Parameters
-        ----------
-        device : "cpu" for a vector that is there, whatever the parts are on.
-        """
+    def select(self, vector_P: Tensor) -> list[Tensor]:
+        """Return the same parts of another vector of shape (P,): views, or gathered."""
         found: list[Tensor] = []
-        for chosen in self._kept if device == "cpu" else self._chosen:
+        for chosen in self._where(vector_P):
             found += chosen.views(vector_P) if isinstance(chosen, Region) else [vector_P[chosen]]
         return found
 
@@ -111,10 +106,13 @@ class Moving:
                 targets[len(parts)].copy_(part.cpu())
         return into
 
+    def _where(self, vector_P: Tensor) -> "list[slice | Region | Tensor]":
+        """Return what each part selects, positions where the vector is."""
+        return self._kept if vector_P.device.type == "cpu" else self._chosen
+
     def _write(self, parts: list[Tensor], into_P: Tensor) -> None:
         if self._gathered:
-            here = self._kept if into_P.device.type == "cpu" else self._chosen
-            for chosen, part in zip(here, parts, strict=True):
+            for chosen, part in zip(self._where(into_P), parts, strict=True):
                 assert not isinstance(chosen, Region)
                 into_P[chosen] = part
             return
@@ -141,7 +139,7 @@ def restore(
                 optimizer.state[part][name] = tensor.clone()
             continue
         if name == STEPS:
-            for part, counts in zip(moving.parts, moving.select(tensor, "cpu"), strict=True):
+            for part, counts in zip(moving.parts, moving.select(tensor), strict=True):
                 optimizer.state[part][name] = counts.min() if counts.numel() else torch.zeros(())
             continue
         device = moving.parts[0].device if moving.parts else tensor.device

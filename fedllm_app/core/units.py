@@ -46,6 +46,12 @@ def format_metric(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def words(metric: str) -> str:
     """Return a metric's name as a heading: `macro-f1` is `Macro F1`."""
     return metric.replace("-", " ").capitalize().replace("f1", "F1")

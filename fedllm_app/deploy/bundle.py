@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_app.core.settings import Scalar
-from fedllm_app.core.units import format_bytes
+from fedllm_app.core.units import format_bytes, listed
 from fedllm_app.data.own import is_own
 
 # What Flower ships by itself, folders that it passes over, and those that it ships nothing of.
@@ -44,10 +44,9 @@ def kept_back(app: Path) -> str:
     if not files:
         return ""
     files.sort(key=lambda file: (-file[1], file[0]))
-    shown = ", ".join(name for name, _ in files[:NAMED])
-    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    named = listed([name for name, _ in files], NAMED)
     return (
-        f"Not sent to devices, though Flower would send them: {shown}{more} "
+        f"Not sent to devices, though Flower would send them: {named} "
         f"({format_bytes(sum(size for _, size in files))}). The app's own code alone travels "
         "(fab-include in pyproject.toml)."
     )

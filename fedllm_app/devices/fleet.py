@@ -78,12 +78,12 @@ class DeviceSettings(Settings):
     @property
     def steps(self) -> list[int]:
         """Local steps of each tier, [] where client.steps says it."""
-        return [int(word) for word in self.tier_steps.split(",") if word]
+        return _counts(self.tier_steps)
 
     @property
     def batches(self) -> list[int]:
         """Examples in a batch of each tier, [] where client.batch says it."""
-        return [int(word) for word in self.tier_batches.split(",") if word]
+        return _counts(self.tier_batches)
 
     def most_rows(self, steps: int, batch: int) -> int:
         """Return the most rows of a job of any tier, by client.steps and client.batch."""
@@ -208,6 +208,11 @@ class Fleet:
     def counts(self, clients: Collection[str]) -> dict[str, int]:
         """Return how many of the clients are of each class."""
         return dict(sorted(Counter(self.of(client).name for client in clients).items()))
+
+
+def _counts(text: str) -> list[int]:
+    """Return the numbers of tiers, which have commas between them."""
+    return [int(word) for word in text.split(",")] if text else []
 
 
 def paths_in(files: str) -> list[str]:

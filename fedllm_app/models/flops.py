@@ -131,15 +131,16 @@ def _counted(
             node.register_prehook(_noted(spent, node, counter, -1))
             node.register_hook(_noted(spent, node, counter, 1))
         torch.autograd.backward(value)
-    found = Counter[int]()
+    found = dict[int, float]()
     for node, cost in spent.items():
         ways = dict(enumerate(source for source, _ in node.next_functions))
         products = PRODUCTS.get(node.name(), tuple(ways))
         shares = dict(zip(products, parts.get(node, [1] * len(products)), strict=True))
         needed = {i: shares[i] for i in products if ways.get(i) is not None}
         for i, share in needed.items():
-            found[above[ways[i]]] += cost * share / sum(needed.values())  # type: ignore[assignment]
-    return forward, {bits: float(cost) for bits, cost in found.items() if cost}
+            bits = above[ways[i]]
+            found[bits] = found.get(bits, 0.0) + cost * share / sum(needed.values())
+    return forward, {bits: cost for bits, cost in found.items() if cost}
 
 
 def _noted(

@@ -55,21 +55,22 @@ def attention_heads(model: TrainableModel) -> Heads:
     """
     config = getattr(model.backbone, "config", None)
     H = _number(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
-    if not H:
+    if config is None or not H:
         return unknown("its config names no attention heads")
     G = _number(config, "num_key_value_heads", "num_kv_heads") or H
     width = _number(config, "hidden_size", "n_embd", "d_model", "dim")
     D = _number(config, "head_dim") or width // H
     if H % G or not D:
         return unknown(f"its config has {H} heads, {G} key-value heads and a width of {width}")
-    if why := MIXED.get(config.model_type if config else "", ""):
+    family = config.model_type
+    if why := MIXED.get(family, ""):
         return unknown(why)
-    found, order = _Found(), ORDERS.get(config.model_type if config else "", "")
+    found, order = _Found(), ORDERS.get(family, "")
     for name, module, kind in _projections(model.backbone):
         if kind in FUSED and not order:
             return unknown(
                 f"{name} holds queries, keys and values together, in an order that is not known "
-                f"for {config.model_type if config else 'it'!r}; it is for {', '.join(ORDERS)}"
+                f"for {family!r}; it is for {', '.join(ORDERS)}"
             )
         if not _shaped(module, kind, H, G, D):
             return unknown(

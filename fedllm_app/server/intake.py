@@ -16,6 +16,7 @@ from fedllm_app.core.errors import WireError
 from fedllm_app.core.job import Reply, TrainMetrics
 from fedllm_app.core.plan import PARAMS
 from fedllm_app.core.state import Pending
+from fedllm_app.core.units import listed
 from fedllm_app.run.ledger import Ledger
 from fedllm_app.server.aggregate import Aggregate
 from fedllm_app.server.asked import Asked, Key
@@ -161,7 +162,7 @@ class Intake:
         self._waiting.clear()
         if clipped := {c: t for c, t in sorted(self.clip.clipped.items()) if c in self.accepted}:
             named = [f"client {c} ({t:.3g} times the bound)" for (_, c), t in clipped.items()]
-            log.info("round %d, scaled down by round.clip: %s", self.round, shown(named))
+            log.info("round %d, scaled down by round.clip: %s", self.round, listed(named, SHOWN))
 
     def give_up(
         self, keys: Iterable[Key] | None = None, why: str = TIMED_OUT, *, owed: bool = True
@@ -178,7 +179,7 @@ class Intake:
         for asked in gone:
             self._drop(asked, "late", why, told=why == CLOSED)
         if gone and why == CLOSED:  # as it is meant to be, for many: one line
-            named = shown(sorted(f"client {one.job.client}" for one in gone))
+            named = listed(sorted(f"client {one.job.client}" for one in gone), SHOWN)
             log.info("round %d was closed before the replies of %s", self.round, named)
 
     def outstanding(self, earlier: Sequence[Pending]) -> tuple[Pending, ...]:
@@ -281,9 +282,3 @@ class Intake:
         client, round_ = asked.job.client, asked.round
         if not told:
             log.warning("client %s, round %d: dropped (%s): %s", client, round_, reason, why)
-
-
-def shown(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedllm_app.core.plan import Work
+from fedllm_app.core.units import listed
 
 log = logging.getLogger("fedllm")
 ENDED = "the streams ended"
@@ -73,10 +74,9 @@ class Streams:
         going = {c: n for c, n in clients.items() if c not in set(ended)} if ended else clients
         if new := [client for client in ended if client not in self._said]:
             self._said |= set(new)
-            more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
             log.info(
-                "the streams of %d clients hold no further job of %d rows: %s%s; %d go on",
-                len(new), self.rows(Work()), ", ".join(new[:SHOWN]), more, len(going),
+                "the streams of %d clients hold no further job of %d rows: %s; %d go on",
+                len(new), self.rows(Work()), listed(new, SHOWN), len(going),
             )  # fmt: skip
         return going
 

@@ -216,7 +216,7 @@ def predictor(
 
     parts = parts or Parts(config, Place.of(config))
     if network is not None:
-        network.count(lambda: parts.row_cost.flops(), lambda *set_: parts.row_cost.part(*set_))
+        network.count(parts.row_flops, parts.row_part)
     made = Predictor.of(parts, network)
     links = {client: network.link(client) for client in made.counts} if network else {}
     slow = [client for client, link in links.items() if not (link.down_mbps and link.up_mbps)]

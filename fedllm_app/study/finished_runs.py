@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_app.core.errors import DataError, FedllmError
+from fedllm_app.core.errors import DataError, FedllmError, first_line
 from fedllm_app.core.settings import Scalar
+from fedllm_app.core.units import listed
 from fedllm_app.run.metrics import Record, iterate_lines, read_lines
 from fedllm_app.study.observed import Observed, Row, observed, perplexity
 
@@ -115,9 +116,8 @@ class _Kept:
     def words(self) -> Iterator[str]:
         """Yield a sentence for each reason."""
         for why, names in self.left_out.items():
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             count = f"{len(names)} run{'s' if len(names) > 1 else ''}"
-            yield f"Left out: {count} {why} ({', '.join(names[:SHOWN])}{more})."
+            yield f"Left out: {count} {why} ({listed(names, SHOWN)})."
 
 
 def read_observed(path: Path, say: Say = lambda words: None) -> list[Observed]:
@@ -188,7 +188,7 @@ def _of_folder(path: Path, kept: _Kept) -> None:
         except LeftOutError as error:
             kept.leave(folder.name, str(error))
         except FedllmError as error:
-            kept.leave(folder.name, f"that cannot be read ({str(error).splitlines()[0]})")
+            kept.leave(folder.name, f"that cannot be read ({first_line(error)})")
         else:
             derived = [] if varied is None else [k for k in default if k not in varied]
             kept.take(observed(row | {"derived": derived}, folder))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from fedllm_app.core.errors import FedllmError, RunFailedError
 from fedllm_app.core.layout import ParamLayout
-from fedllm_app.core.plan import Work
 from fedllm_app.core.progress import duration
 from fedllm_app.core.units import format_metric
 from fedllm_app.devices.network import Network
@@ -23,7 +22,7 @@ from fedllm_app.play import run_local
 from fedllm_app.report.run import read_run
 from fedllm_app.study.budget import Budget, show
 from fedllm_app.study.costs import measured
-from fedllm_app.study.effort import effort
+from fedllm_app.study.effort import amounts
 from fedllm_app.study.pilot import Pilot, survivors
 from fedllm_app.study.planner import label
 
@@ -118,8 +117,7 @@ def _play(
     c, layout = pilot.config.resolved(), ParamLayout((), ())  # everything is trained
 
     def amount(name: str) -> float:
-        computed = effort(c, Work(), counts.get(name, 1))
-        return network.amount(computed, None, layout) if network else 0.0
+        return amounts(network, c, {name: counts.get(name, 1)}, layout)[name] if network else 0.0
 
     costs = measured(folder, network, amount)
     pilot.rung, pilot.value, pilot.played = rung, value, costs.rounds

@@ -51,7 +51,8 @@ def write_table(
     """
     good = [cell for cell in cells if cell.name not in failed and finished(cell, home)]
     found = [(cell, read_run(home / "runs" / cell.name)) for cell in good]
-    found.sort(key=lambda pair: _rank(pair[1], falling(asked)))
+    falls = falling(asked)
+    found.sort(key=lambda pair: _rank(pair[1], falls))
     rows = [_row(asked, cell) | _measured(run) for cell, run in found]
     rows += [
         _row(asked, cell) | {"failed": "; ".join(failed[cell.name].splitlines())}

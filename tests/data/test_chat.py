@@ -50,6 +50,17 @@ def learned(one):
     return {t for begin, end in one.responses for t in range(begin, end)}
 
 
+def marked(written):
+    """Return a text without its marks « and », and of each character whether it lies between."""
+    wanted, inside = [], False
+    for character in written:
+        if character in "«»":
+            inside = character == "«"
+        else:
+            wanted.append(inside)
+    return written.replace("«", "").replace("»", ""), wanted
+
+
 @pytest.mark.parametrize(("template", "system", "written"), [row[1:] for row in WRITTEN],
                          ids=[row[0] for row in WRITTEN])  # fmt: skip
 def test_each_response_and_its_end_mark_is_learned_and_nothing_else(
@@ -58,14 +69,8 @@ def test_each_response_and_its_end_mark_is_learned_and_nothing_else(
     tokenizer.chat_template = template
     messages = [SYSTEM, *TURNS] if system else TURNS
     (one,) = encoded(tokenizer, [messages])
-    text = written.replace("«", "").replace("»", "")
+    text, wanted = marked(written)
     assert tokenizer.apply_chat_template(messages, tokenize=False) == text
-    wanted, inside = [], False
-    for character in written:
-        if character in "«»":
-            inside = character == "«"
-        else:
-            wanted.append(inside)
     # Token by token: the characters that its bytes add to the text tell whether it is learned.
     at, found = 0, learned(one)
     for t in range(len(one.ids)):
@@ -88,13 +93,7 @@ def test_marks_that_take_white_space_shift_nothing(template, system, written, st
     tokenizer.chat_template = template
     messages = [SYSTEM, *TURNS] if system else TURNS
     (one,) = encoded(tokenizer, [messages])
-    text = written.replace("«", "").replace("»", "")
-    wanted, inside = [], False
-    for character in written:
-        if character in "«»":
-            inside = character == "«"
-        else:
-            wanted.append(inside)
+    text, wanted = marked(written)
     at, begin, found = 0, 0, learned(one)
     for t, token in enumerate(tokenizer.convert_ids_to_tokens(one.ids)):
         if token in MARKS:
