@@ -17,6 +17,9 @@ from fedllm_app.run.record import Recorder
 from fedllm_app.server.limits import Limits
 from fedllm_app.server.measuring import Evaluator, Here, OnDevices
 from fedllm_app.server.transport import Transport
+from fedllm_app.talk.answers import answers
+from fedllm_app.talk.sample import sample
+from fedllm_app.talk.scores import scores
 from fedllm_app.tasks.base import Tally
 from fedllm_app.tasks.by_client import Tallies, client_rows, spread
 from fedllm_app.tasks.sums import checked_sums
@@ -30,7 +33,7 @@ def evaluator_of(
     Devices are asked where each has its examples to itself and holds some out.
     """
     data, most = parts.config.data, parts.config.round.evaluate_clients
-    evaluate = parts.evaluate if len(parts.data.evaluation) else None
+    evaluate = partial(measured, parts) if len(parts.data.evaluation) else None
     if not most:
         return Here(evaluate)
     told = partial(_recorded, parts, recorder)
@@ -41,6 +44,20 @@ def evaluator_of(
         lambda client: UNSEEN if is_unseen(client, data) else SEEN,
         partial(_checked, parts), told,
     )  # fmt: skip
+
+
+def measured(parts: Parts, values_P: np.ndarray) -> dict[str, float]:
+    """Return the metrics of flat values, headline first; of answers too, where a run asks for it.
+
+    The answers are those of the sample that a run answers at its end.
+    """
+    found, task = parts.evaluate(values_P), parts.config.task
+    if not (task.answers_often and parts.kind.chat):
+        return found
+    asked = sample(parts.data.evaluation, parts.tokenizer, task.generate)
+    prompts = [one.prompt for one in asked]
+    said = answers(parts.model.backbone, parts.tokenizer, prompts, task.generate_tokens)
+    return found | scores(said, [one.reference for one in asked])
 
 
 def by_client(parts: Parts, values_P: np.ndarray, most: int) -> Tallies:

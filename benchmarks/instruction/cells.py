@@ -61,5 +61,6 @@ def entries() -> Iterator[Entry]:
             settings = BASE | clients | own
             settings |= {
                 "run.rounds": ROUNDS, "round.evaluate-every": 2, "task.generate": 12,
+                "task.generate-at": "evaluations",
             }  # fmt: skip
             yield Entry(data, data, f"{data}-{method}", settings, method)

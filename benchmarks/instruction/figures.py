@@ -1,4 +1,4 @@
-"""Draw the held-out response loss of every run, against rounds and against megabytes both ways."""
+"""Draw response loss and ROUGE-L of every run, against rounds and against megabytes both ways."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,39 +9,48 @@ from benchmarks.study_kit.entry import Row
 
 NAME = "instruction-loss"
 COLOURS = dict(zip(METHODS, ("0.35", "tab:blue", "tab:cyan", "tab:orange"), strict=True))
+SHOWN = {"curve": "response loss", "rouge-l": "ROUGE-L"}  # keys of a row that are curves
 
 
-def curves(rows: Sequence[Row], data: str) -> Iterator[tuple[str, list[tuple[int, float, float]]]]:
-    """Yield each method on a set with its curve: round, megabytes up and down so far, loss."""
+def curves(
+    rows: Sequence[Row], data: str, key: str
+) -> Iterator[tuple[str, list[tuple[int, float, float]]]]:
+    """Yield each method on a set with a curve: round, megabytes up and down so far, value."""
     for row in rows:
         of, _, method = row["run"].partition("-")
-        if of == data and (curve := row.get("curve")):
+        if of == data and (curve := row.get(key)):
             sent = row.get("megabytes", {})
-            yield method, [(int(r), sent.get(r, 0.0), loss) for r, loss in curve.items()]
+            yield method, [(int(r), sent.get(r, 0.0), value) for r, value in curve.items()]
 
 
 def draw(rows: Sequence[Row]) -> bool:
-    """Write the figure, two panels for each set; return whether there was anything to draw."""
+    """Write the figure, a row of panels for each set; return whether there was anything to draw."""
     import matplotlib
 
     matplotlib.use("Agg")
-    shown = {data: found for data in SETS if (found := [*curves(rows, data)])}
+    shown = [data for data in SETS if any(True for _ in curves(rows, data, "curve"))]
     if not shown:
         return False
-    figure, axes = panels(2 * len(shown))
-    for i, (data, found) in enumerate(shown.items()):
-        _panel(axes[2 * i], f"{data}: round", [(m, [(r, y) for r, _, y in c]) for m, c in found])
-        by_bytes = [(m, [(x, y) for _, x, y in c if x]) for m, c in found]
-        _panel(axes[2 * i + 1], f"{data}: MB, up and down", by_bytes)
-        axes[2 * i + 1].set_xscale("log")  # which has no place for round 0, before anything is sent
-    axes[0].set_ylabel("held-out response loss")
+    figure, axes = panels(2 * len(SHOWN), len(shown))
+    free = iter(axes)
+    for data in shown:
+        for key, words in SHOWN.items():
+            found = [*curves(rows, data, key)]
+            by_round = [(method, [(r, y) for r, _, y in points]) for method, points in found]
+            by_bytes = [(method, [(x, y) for _, x, y in points if x]) for method, points in found]
+            _panel(next(free), "round", f"{data}: {words}", by_round)
+            # A logarithmic axis has no place for round 0, before anything is sent.
+            _panel(next(free), "MB, up and down", f"{data}: {words}", by_bytes, xscale="log")
     axes[0].legend(fontsize=8)
     save(figure, NAME)
     return True
 
 
-def _panel(axis: Any, name: str, found: Sequence[tuple[str, list[tuple[float, float]]]]) -> None:
+def _panel(
+    axis: Any, across: str, up: str, found: Sequence[tuple[str, list[tuple[float, float]]]],
+    xscale: str = "linear",
+) -> None:  # fmt: skip
     for method, points in found:
         xs, ys = zip(*points, strict=True) if points else ((), ())
         axis.plot(xs, ys, marker=".", color=COLOURS.get(method), label=method)
-    axis.set_xlabel(name)
+    axis.set(xlabel=across, ylabel=up, xscale=xscale)

@@ -14,7 +14,7 @@ from fedllm_app.run.metrics import read_lines
 
 DOCUMENT = ROOT / "docs" / "instruction-tuning.md"
 FIGURE = (
-    "![Held-out response loss against rounds and against megabytes up and down]"
+    "![Held-out response loss and ROUGE-L against rounds and against megabytes up and down]"
     f"(figures/{NAME}.png)"
 )
 TEXTS, LONGEST = 3, 300
@@ -31,6 +31,10 @@ def more(folder: Path) -> Row:
         "megabytes": {
             str(r["round"]): (r.get("up-bytes", 0) + r.get("down-bytes", 0)) / 1e6
             for r in records if r.get("evaluation")
+        },
+        "rouge-l": {
+            str(r["round"]): r["evaluation"]["rouge-l"]
+            for r in records if "rouge-l" in (r.get("evaluation") or {})
         },
         "seconds": sum(seconds),
         **{f"answers-{when}": answers[when] for when in ("before", "after") if answers},

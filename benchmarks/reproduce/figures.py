@@ -41,15 +41,16 @@ def save(drawing: Any, figure: str) -> None:
     plt.close(drawing)
 
 
-def panels(number: int, **shared: Any) -> tuple[Any, list[Any]]:
-    """Return a figure with a row of panels."""
+def panels(number: int, rows: int = 1, **shared: Any) -> tuple[Any, list[Any]]:
+    """Return a figure with rows of so many panels, and the panels row by row."""
     import matplotlib.pyplot as plt
 
-    drawing, axes = plt.subplots(1, number, figsize=(4.4 * number, 4.0), squeeze=False, **shared)
-    for axis in axes[0]:
+    size = (4.4 * number, 4.0 * rows)
+    drawing, axes = plt.subplots(rows, number, figsize=size, squeeze=False, **shared)
+    for axis in axes.flat:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    return drawing, list(axes[0])
+    return drawing, list(axes.flat)
 
 
 def draw_methods(rows: list[Row], figure: str) -> Any:

@@ -79,7 +79,7 @@ def _of_data(c: RunConfig, kind: TaskKind) -> Iterator[str]:
         yield from ("data.instruction-column", "data.input-column", "data.response-column")
         yield "model.chat-template"
     elif not c.task.generate:
-        yield "task.generate-tokens"
+        yield from ("task.generate-tokens", "task.generate-at")
     if kind.images:
         yield from ("data.text-column", "data.strip", "task.max-tokens", "model.tokenizer")
     else:

@@ -23,7 +23,13 @@ TASKS: dict[str, TaskKind] = {
         SEQUENCE_CLASSIFICATION, NEXT_TOKEN, PRETRAINING, INSTRUCTION, IMAGE_CLASSIFICATION
     )
 }  # fmt: skip
-CHAT_KEYS = ("loss-on", "packing", "generate", "generate-tokens")  # of tasks with conversations
+CHAT_KEYS = (
+    "loss-on",
+    "packing",
+    "generate",
+    "generate-tokens",
+    "generate-at",
+)  # of tasks with conversations
 
 
 class TaskSettings(Settings):
@@ -60,10 +66,21 @@ class TaskSettings(Settings):
         128, ge=1, description="Most tokens of an answer that is generated at the end of a run."
     )
 
+    generate_at: Literal["end", "evaluations"] = Field(
+        "end",
+        description="When those conversations are answered: at the 'end' of a run, or at all "
+        "'evaluations' too, which adds exact-match and rouge-l to the metrics of a round.",
+    )
+
     @property
     def answer_tokens(self) -> int:
         """Most tokens that a run generates behind a row, 0 if it answers none."""
         return self.generate_tokens if self.generate else 0
+
+    @property
+    def answers_often(self) -> bool:
+        """Whether every evaluation answers held-out conversations."""
+        return self.generate > 0 and self.generate_at == "evaluations"
 
     @property
     def kind(self) -> TaskKind:

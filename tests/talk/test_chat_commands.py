@@ -33,7 +33,7 @@ def run(tiny):
         "client.lr": 0.05, "client.optimizer": "adamw", "client.batch": 2, "lora.rank": 4,
         "lora.targets": "all-linear", "strategy.name": "dense", "task.max-tokens": 32,
         "server.optimizer": "sgd", "round.evaluate-every": 4, "task.generate": 5,
-        "task.generate-tokens": 4,
+        "task.generate-tokens": 4, "task.generate-at": "evaluations",
     }  # fmt: skip
     return run_local(RunConfig.parse(keys))
 
@@ -117,6 +117,11 @@ def test_a_run_answers_before_and_after_training_and_shows_it(run):
     for when in ("before", "after"):  # the score is that of the texts beside it
         same = sum(text[when] == text["reference"] for text in texts) / 5
         assert found[when]["exact-match"] == pytest.approx(same)
+    # Every evaluation scored the same answers.
+    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
+    evaluated = [metrics for line in lines if (metrics := json.loads(line).get("evaluation"))]
+    for metrics, when in zip(evaluated, ("before", "after"), strict=True):
+        assert {name: metrics[name] for name in found[when]} == found[when]
     page = (run / "report.html").read_text("utf-8")
     assert "What is answered" in page and texts[0]["after"] in page
     assert [table.title for table in answers_tables(run)] == ["Answers", "What is answered"]
