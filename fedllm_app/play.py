@@ -22,6 +22,7 @@ from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.data.digests import data_digests
 from fedllm_app.data.settings import NODE
+from fedllm_app.devices.available import present_of
 from fedllm_app.devices.fleet import Fleet
 from fedllm_app.devices.network import Network, network_of
 from fedllm_app.ending import finish_run
@@ -160,7 +161,9 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         state=state,
         resumed=restored is not None,
         planner=planner,
-        pacing=pacing_of(asked, c.run.seed),
+        pacing=pacing_of(
+            asked, c.run.seed, present_of(None if real else fleet, parts.counts(), c.run.seed)
+        ),
         limits=limits,
         optimizer=optimizer,
         transport=transport,

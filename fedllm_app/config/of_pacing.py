@@ -105,6 +105,9 @@ def _of_clock(c: "RunConfig") -> Iterator[str]:
         )
     yield from _of_tiers(c)
     yield from _of_balance(c)
+    if c.devices.available and (node or not c.devices.on):
+        why = "a real device is there when it connects" if node else "no device is simulated"
+        yield f"devices.available is true and {why}; expected false, or a simulation with fleet"
     if c.compute.on and node:
         yield (
             f"compute.step-s is {c.compute.step_s:g} with data.train = 'node'; expected 0, since "

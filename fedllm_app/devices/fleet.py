@@ -68,6 +68,12 @@ class DeviceSettings(Settings):
         "devices.balance, where the device chooses what it sends. 1 leaves densities alone.",
     )
 
+    available: bool = Field(
+        False,
+        description="A simulated client is there in as many rounds as its class is available, and "
+        "only those that are there are sampled. false: all are always there.",
+    )
+
     @field_validator("tier_steps", "tier_batches")
     @classmethod
     def _are_counts(cls, text: str) -> str:
@@ -167,7 +173,7 @@ class Fleet:
     def __init__(self, settings: DeviceSettings, seed: int) -> None:
         known = read_profiles(map(Path, paths_in(settings.files)))
         pairs = [part.partition("=") for part in settings.fleet.split(",")]
-        self.profiles = known
+        self.settings, self.profiles = settings, known
         self._shares = [(name.strip(), float(share)) for name, _, share in pairs]
         self._seed = seed
         self.own = _classes(Path(settings.file), known) if settings.file else {}

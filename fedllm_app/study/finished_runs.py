@@ -105,7 +105,9 @@ class _Kept:
         elif not one.flops:
             self.leave(one.name, NO_DEVICES)
         elif not one.portable:
-            self.leave(one.name, "that followed its devices (tiers, devices.balance, round.pacing)")
+            self.leave(
+                one.name, "that followed its devices (tiers, devices.balance or available, pacing)"
+            )
         else:
             self.runs.append(one)
 

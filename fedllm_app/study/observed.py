@@ -70,7 +70,8 @@ class Observed:
         follows = method is not None and method.tiered(strategy)
         follows |= any(self.settings.get(f"devices.tier-{k}") for k in ("steps", "batches"))
         waits = self.settings.get("round.pacing", "sync") == "sync"
-        return waits and not follows and not self.settings.get("devices.balance")
+        follows |= any(self.settings.get(f"devices.{key}") for key in ("balance", "available"))
+        return waits and not follows
 
     @property
     def jobs(self) -> int:

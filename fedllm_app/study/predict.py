@@ -28,6 +28,7 @@ from fedllm_app.core.region import positions_of as as_positions
 from fedllm_app.core.region import size_of as set_size
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.support import Derived, Draw, Positions, Support, expand
+from fedllm_app.devices.available import present_of
 from fedllm_app.devices.network import Network
 from fedllm_app.parts import Parts
 from fedllm_app.server.asked import expected
@@ -66,6 +67,7 @@ class Predictor:
     Attributes
     ----------
     uneven : what the runs that `learn` was told of say of the bytes of positions.
+    cohorts : those that were drawn before.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Predictor:
         self.tiers = tiers_of(network.fleet if network else None)
         self._sizes: dict[tuple[object, ...], PayloadSize] = {}
         self._params: dict[int, Rank] = {}
-        self._cohorts: dict[tuple[int, int, int], list[str]] = {}
+        self.cohorts: dict[object, list[str]] = {}
 
     @classmethod
     def of(cls, parts: Parts, network: Network | None) -> "Predictor":
@@ -162,13 +164,6 @@ class Predictor:
             even_N = np.array([sum(both[i].positions for both in r.values()) for r in rounds])
             self.uneven.learn(way, sent, paid[way], even_N)
 
-    def cohort(self, n: int, seed: int, t: int) -> list[str]:
-        """Return the clients of round `t`, as the loop draws them."""
-        key = (n, seed, t)
-        if key not in self._cohorts:
-            self._cohorts[key] = sample_cohort(self.counts, n, seed, t)
-        return self._cohorts[key]
-
     def rank(self, rank: int) -> "Rank":
         """Return layout and plausible parameters of a rank."""
         if rank not in self._params:
@@ -221,6 +216,8 @@ class _Rounds:
         adapters = c.model.train == "lora"
         self.rank = predictor.rank(c.lora.rank if adapters else 0)
         self.layout = self.rank.layout
+        fleet = predictor.network.fleet if predictor.network else None
+        self.present = present_of(fleet, predictor.counts, c.run.seed)
         self.amounts: dict[int, dict[str, float]] = {}  # what a client computes, by round
         self.balance = balance_of(
             predictor.network, c.devices, c.client.steps,
@@ -251,8 +248,12 @@ class _Rounds:
         return rounds
 
     def cohort(self, t: int) -> list[str]:
-        asked = self.c.round.sized(len(eligible(self.predictor.counts)))
-        return self.predictor.cohort(asked.cohort, self.c.run.seed, t)
+        """Return the clients of round `t`, as the loop draws them from those that are there."""
+        counts, known = self.predictor.counts, self.predictor.cohorts
+        drawn = self.c.round.sized(len(eligible(counts))).cohort, self.c.run.seed, t
+        if (self.present, *drawn) not in known:
+            known[self.present, *drawn] = sample_cohort(self.present(counts, t), *drawn)
+        return known[self.present, *drawn]
 
     def plan(self, t: int, state: MethodState) -> tuple[RoundPlan, MethodState]:
         params = self.rank.start if t == 1 else self.rank.grown

@@ -3,7 +3,8 @@
 fedllm sweep sweep.toml --workers 2
 
 It may be stopped at any moment; started again it goes on. <home>/sweeps/NAME/ holds table.parquet,
-table.csv and report.html, written anew each time when all is played.
+table.csv and report.html, written anew each time when all is played, or when it is stopped by
+Ctrl-C or SIGTERM.
 """
 
 from collections.abc import Callable
@@ -40,13 +41,17 @@ def sweep(
     asked, place = read_sweep(file), home.expanduser().resolve()
     out, whole = place / "sweeps" / file.stem, ""
     cells, failed = asked.cells() if asked.search != "bayes" else [], dict[str, str]()
-    if asked.search == "bayes":
-        cells, failed = _play_bayes(asked, place, workers, _crew(ray, workers))
-    else:
-        try:
+    try:
+        if asked.search == "bayes":
+            _play_bayes(asked, place, workers, _crew(ray, workers), cells, failed)
+        else:
             play(cells, place, workers, crew=_crew(ray, workers))
-        except SweepError as error:
-            failed, whole = error.failed, str(error)
+    except SweepError as error:
+        failed, whole = error.failed, str(error)
+    except (KeyboardInterrupt, SystemExit):
+        played = len(write_table(asked, cells, failed, place, out))
+        typer.echo(f"stopped; {played} runs in {out / 'table.csv'}; started again it goes on")
+        raise
     runs = write_table(asked, cells, failed, place, out)
     typer.echo(f"{len(runs)} runs in {out / 'table.csv'}, table.parquet and report.html")
     if failed and asked.search == "bayes":
@@ -67,29 +72,35 @@ def _crew(ray: str, workers: int) -> "Callable[[], AbstractContextManager[Crew]]
 
 
 def _play_bayes(
-    asked: "Sweep", home: Path, workers: int, crew: "Callable[[], AbstractContextManager[Crew]]"
-) -> "tuple[list[Cell], dict[str, str]]":
-    """Play what is proposed, some at a time; return all runs, and why some failed, by name.
+    asked: "Sweep", home: Path, workers: int, crew: "Callable[[], AbstractContextManager[Crew]]",
+    cells: "list[Cell]", failed: dict[str, str],
+) -> None:  # fmt: skip
+    """Play what is proposed, some at a time.
 
     A run that failed, or whose settings are refused, is told to the search as such.
+
+    Parameters
+    ----------
+    cells, failed : empty; take in all runs as they are proposed, and why some failed, by name.
     """
     from fedllm_app.report.run import read_run
     from fedllm_app.study.search import Bayes
     from fedllm_app.study.sweep import SweepError, play
     from fedllm_app.study.sweep_table import falling
 
-    search, cells, failed = Bayes(asked, falling(asked)), list["Cell"](), dict[str, str]()
+    search = Bayes(asked, falling(asked))
     for begin in range(0, asked.trials, workers):
         batch = search.ask(min(workers, asked.trials - begin))
         own, now = [cell for _, cell in batch], dict[str, str]()
+        before = [*cells]
+        cells += own
         later = asked.trials - begin - len(own)
         try:
-            play(own, home, workers, crew=crew, before=cells, later=later)
+            play(own, home, workers, crew=crew, before=before, later=later)
         except SweepError as error:
             now = error.failed
         for trial, cell in batch:
             failed.pop(cell.name, None)
             run = None if cell.name in now else read_run(home / "runs" / cell.name)
             search.tell(trial, run.final(run.headline) if run else None)
-        cells, failed = cells + own, failed | now
-    return list({cell.name: cell for cell in cells}.values()), failed
+        failed |= now

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fedllm_app.config import RunConfig
 from fedllm_app.config.unread import unread_keys
-from fedllm_app.core.errors import ConfigError
+from fedllm_app.core.errors import ConfigError, FedllmError
 from fedllm_app.report.page import write_comparison
 from fedllm_app.report.run import Run, read_run
 from fedllm_app.study.finished_runs import TABLE
@@ -47,9 +47,11 @@ def write_table(
 
     Parameters
     ----------
+    cells : a run that is there twice, as a search may propose it, is shown once.
     failed : why, by the name of the cell.
     """
-    good = [cell for cell in cells if cell.name not in failed and finished(cell, home)]
+    cells = [*{cell.name: cell for cell in cells}.values()]
+    good = [cell for cell in cells if cell.name not in failed and _is_whole(cell, home)]
     found = [(cell, read_run(home / "runs" / cell.name)) for cell in good]
     falls = falling(asked)
     found.sort(key=lambda pair: _rank(pair[1], falls))
@@ -69,6 +71,14 @@ def write_table(
         best = [run.folder for _, run in found[:MOST_COMPARED]]
         write_comparison(best, out / "report.html", unread=unread_keys)
     return [run for _, run in found]
+
+
+def _is_whole(cell: Cell, home: Path) -> bool:
+    """Say whether a run was played to its end; not one of a stopped sweep that nobody looked at."""
+    try:
+        return finished(cell, home)
+    except FedllmError:
+        return False
 
 
 def _rank(run: Run, falls: bool) -> float:

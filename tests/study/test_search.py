@@ -2,6 +2,7 @@
 
 import csv
 import math
+from contextlib import nullcontext
 
 import pytest
 import tomli_w
@@ -9,6 +10,8 @@ from typer.testing import CliRunner
 
 from fedllm_app.cli import app
 from fedllm_app.core.errors import ConfigError
+from fedllm_app.play import run_local
+from fedllm_app.study.crew import Ended
 from fedllm_app.study.search import Bayes, Range, read_sweep
 
 
@@ -107,3 +110,31 @@ def test_a_sweep_is_played_and_started_again_plays_nothing(tiny, tmp_path):
     assert all(int(row["up-bytes"]) > 0 for row in rows)
     assert (tmp_path / "home/sweeps/rates/report.html").exists()
     assert "2 are finished, 0 to play" in CliRunner().invoke(app, words).output
+
+
+@pytest.mark.parametrize("search", ["grid", "bayes"])
+def test_a_sweep_that_is_stopped_leaves_the_table_of_what_is_played(
+    tiny, tmp_path, monkeypatch, search
+):
+    """The second run is cut off as by Ctrl-C."""
+    played = []
+
+    class Here:
+        def start(self, name, config, log):
+            if played:
+                raise KeyboardInterrupt
+            played.append(run_local(config).name)
+
+        def ended(self):
+            return [Ended(played[0], 1.0, True)]
+
+    monkeypatch.setattr("fedllm_app.study.crew.processes", lambda: nullcontext(Here()))
+    own = {"partition.clients": 3, "round.clients": 2, "run.rounds": 1, "lora.rank": 2}
+    fixed = {key: value for key, value in (tiny.keys() | own).items() if key != "run.home"}
+    words = {"search": search} | ({"trials": 2} if search == "bayes" else {})
+    file = written(tmp_path / "cut.toml", {"client.lr": [0.01, 0.1]}, set=fixed, **words)
+    asked = ["sweep", str(file), "--home", str(tmp_path / "home"), "--workers", "1"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 130 and "stopped; 1 runs in " in done.output
+    with (tmp_path / "home/sweeps/cut/table.csv").open() as table:
+        assert [row["run"] for row in csv.DictReader(table)] == played

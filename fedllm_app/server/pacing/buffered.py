@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from fedllm_app.core.seeds import generator
 from fedllm_app.core.state import RunState
+from fedllm_app.devices.available import Present, everybody
 from fedllm_app.server.asked import Asked
 from fedllm_app.server.intake import Intake
 
@@ -33,12 +34,14 @@ class Buffered:
     goal : accepted replies for a step.
     most_stale : steps after which a reply no longer counts.
     seed : of the run.
+    present : says which clients are there in a round.
     """
 
     concurrency: int
     goal: int
     most_stale: int
     seed: int
+    present: Present = everybody
     fresh: int = FRESH
     waits_on: bool = True
     refills: bool = True
@@ -62,7 +65,8 @@ class Buffered:
         A client whose reply was dropped in this round waits for the next one, so that a fault which
         comes at once is not met again and again.
         """
-        free = {client for client, count in clients.items() if count > 0}
+        there = self.present(clients, state.round + 1)
+        free = {client for client, count in there.items() if count > 0}
         left, chosen = sorted(free - set(open) - set(busy)), list[str]()
         for number in range(self.concurrency - len(set(open))):
             if not left:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fedllm_app.core.state import RunState
+from fedllm_app.devices.available import Present, everybody
 from fedllm_app.server.asked import Asked
 from fedllm_app.server.sampling import sample_cohort
 
@@ -16,10 +17,12 @@ class Rounds:
     ----------
     asked : clients sampled each round.
     seed : of the run.
+    present : says which clients are there in a round.
     """
 
     asked: int
     seed: int
+    present: Present = everybody
     fresh: int = 1
     waits_on: bool = False
     refills: bool = False
@@ -32,6 +35,7 @@ class Rounds:
         busy: Collection[str] = (),
     ) -> list[str]:
         """Return the cohort of the next round, of those that are free."""
+        clients = self.present(clients, state.round + 1)
         if busy:
             clients = {client: n for client, n in clients.items() if client not in busy}
         return sample_cohort(clients, self.asked, self.seed, state.round + 1)
