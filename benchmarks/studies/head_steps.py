@@ -4,10 +4,12 @@
     python -m benchmarks.studies.head_steps --dry --draws 1
 
 As benchmarks/studies/partial_steps.py, for `strategy.name = "heads"`: what belongs to no head is
-trained by all (`beside: trained`) or by none. Each part takes turns with training of everything.
+trained by all (`beside: trained`) or by none. Each part takes turns with training of everything:
+of the whole model, or of adapters on all linear layers (`train: lora`).
 """
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +23,18 @@ from fedllm_app.core.region import size_of
 from fedllm_app.core.rules import HEAD_SLICES
 from fedllm_app.core.support import Derived, Draw, expand
 from fedllm_app.models.heads import attention_heads
+from fedllm_app.models.settings import LoraSettings
 from fedllm_app.models.trainable import TrainableModel
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 MODELS = ("transformer-small", "conformer-small")
+TRAINS = {"full": None, "lora": LoraSettings(rank=8, targets="all-linear", dropout=0.0)}
 
 
-def measure(name: str, steps: int, draws: int) -> Iterator[dict[str, Any]]:
+def measure(name: str, trains: str, steps: int, draws: int) -> Iterator[dict[str, Any]]:
     """Yield one row for each share, with and without what belongs to no head."""
     with tempfile.TemporaryDirectory() as folder, threads(1):
-        device = device_of(name, Path(folder), steps)
+        device = device_of(name, Path(folder), steps, TRAINS[trains])
         model = device.model
         assert isinstance(model, TrainableModel)
         units, P = attention_heads(model), model.layout.size
@@ -50,7 +54,7 @@ def measure(name: str, steps: int, draws: int) -> Iterator[dict[str, Any]]:
                     pairs.append((seconds_of(device, where, steps), whole))
                 whole_s = mean(whole for _, whole in pairs)
                 yield {
-                    "what": name, "parameters": P, "share": share, "draws": draws,
+                    "what": name, "train": trains, "parameters": P, "share": share, "draws": draws,
                     "beside": "frozen" if only else "trained", "trained": size_of(where, P) / P,
                     "flops": flops_of(device, where) / whole_flops,
                     "time": mean(own for own, _ in pairs) / whole_s, "forward": forward / whole_s,
@@ -66,12 +70,13 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="write nothing")
     asked = parser.parse_args()
     rows = []
-    for name in MODELS:
-        for row in measure(name, asked.steps, asked.draws):
+    for trains, name in itertools.product(TRAINS, MODELS):
+        for row in measure(name, trains, asked.steps, asked.draws):
             rows.append(row)
             print(
-                f"{name}, share {row['share']}, rest {row['beside']}: {row['trained']:.2f} trained,"
-                f" time {row['time']:.2f}, flops {row['flops']:.2f}, forward {row['forward']:.2f}",
+                f"{name}, {trains}, share {row['share']}, rest {row['beside']}: "
+                f"{row['trained']:.2f} trained, time {row['time']:.2f}, "
+                f"flops {row['flops']:.2f}, forward {row['forward']:.2f}",
                 flush=True,
             )
     if not asked.dry:

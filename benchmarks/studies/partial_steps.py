@@ -47,8 +47,13 @@ FIGURE = ROOT / "docs" / "figures" / "partial-steps.png"
 TASK = NextToken()
 
 
-def device_of(name: str, folder: Path, steps: int) -> Device:
-    """Return a device that trains a model of this name on the same batches each time."""
+def device_of(name: str, folder: Path, steps: int, lora: LoraSettings | None = None) -> Device:
+    """Return a device that trains a model of this name on the same batches each time.
+
+    Parameters
+    ----------
+    lora : adapters that are trained; None trains the model in full.
+    """
     with torch.random.fork_rng(devices=[]):
         seed_torch("partial steps", name)
         config = scratch_config(DEVICE_SHAPES[name], V, T, {})
@@ -56,7 +61,8 @@ def device_of(name: str, folder: Path, steps: int) -> Device:
         backbone = AutoModelForCausalLM.from_config(config)
         rows = [torch.randint(0, V, (B, T)) for _ in range(steps)]
     batches = [{"input_ids": x, "attention_mask": torch.ones_like(x), "labels": x} for x in rows]
-    model = wrap(backbone, ModelSettings(train="full"), LoraSettings(), 0)
+    trains = ModelSettings(train="lora" if lora else "full")
+    model = wrap(backbone, trains, lora or LoraSettings(), 0)
     return Device(
         model=model, initial=model.values(), settings=ClientSettings(lr=0.01, batch=B),
         wire=WireSettings(), seed=0, kept=folder, batches=lambda *_: iter(batches),
