@@ -19,6 +19,7 @@ POPULATION = 64
 CENTRE = {"B": 4, "n": 8, "H": 16, "lr": 0.008}
 BETA2 = 0.99  # at CENTRE's batch; where the half-life is fixed, a batch b times larger has 0.99^b
 LRS = (0.002, 0.004, 0.008, 0.016)
+LOW = (0.0005, 0.001)  # tried where 0.002 was best and the lowest
 BATCHES, CENTRAL_BATCHES = (1, 4, 16), (1, 4, 16, 64)
 CLIENTS, LOCAL_STEPS = (2, 8, 32), (4, 16, 64)
 SHARES = (0.5, 0.25)
@@ -129,7 +130,7 @@ def once(every: Iterable[Entry]) -> list[Entry]:
 def _batches() -> Iterator[Entry]:
     """Yield local batches against learning rates, with both rules for beta2."""
     for B in BATCHES:
-        for lr in LRS:
+        for lr in LRS if B > CENTRE["B"] else LOW + LRS:
             own = {"B": B, "lr": lr}
             yield made("batches", "batches", own)
             if B != CENTRE["B"]:
@@ -139,7 +140,7 @@ def _batches() -> Iterator[Entry]:
 def _centralized() -> Iterator[Entry]:
     """Yield the same for centralized training."""
     for B in CENTRAL_BATCHES:
-        for lr in LRS:
+        for lr in LOW + LRS if B in BATCHES else LRS:
             yield _central(B, lr)
             if B in BATCHES and B != CENTRE["B"]:
                 yield _central(B, lr, half=True)
@@ -156,7 +157,7 @@ def _clients() -> Iterator[Entry]:
     """Yield clients of a round against batches and rates."""
     for n in CLIENTS:
         for B in (1, 4):
-            for lr in LRS[1:]:
+            for lr in LOW[1:] + LRS:
                 yield made("clients", "clients", {"B": B, "n": n, "lr": lr})
 
 
@@ -164,19 +165,20 @@ def _steps() -> Iterator[Entry]:
     """Yield rounds against local steps."""
     for H in LOCAL_STEPS:
         for B in (1, 4):
-            for lr in (0.004, 0.008):
+            for lr in LRS[:3]:
                 yield made("steps", "steps", {"B": B, "H": H, "lr": lr})
 
 
 def _options() -> Iterator[Entry]:
     """Yield schedules, the optimizer's state, and shares of what is trained."""
     for schedule in ("constant", "wsd"):
-        for lr in LRS[1:]:
+        for lr in LRS:
             yield made("options", "options", {"lr": lr}, {"client.schedule": schedule}, schedule)
-    for lr in LRS[1:3]:
+    for lr in LRS:
         few = {"partition.clients": 8}
         yield made("options", "options", {"lr": lr}, few, "all8")
         yield made("options", "options", {"lr": lr}, few | KEPT, "all8-kept")
+    for lr in LRS[:3]:
         yield made("options", "options", {"lr": lr}, KEPT, "kept")
         for share in SHARES:
             part = {"strategy.name": "partial", "strategy.train-share": share} | FEDAVG
@@ -218,7 +220,7 @@ def held_grid() -> list[Entry]:
         held({"B": B, "n": n, "H": H, "lr": lr})
         for B in (1, 4)
         for n, H in ((2, 64), (8, 16))
-        for lr in LRS[1:]
+        for lr in LRS[:3]
     ]
 
 

@@ -13,6 +13,7 @@ from benchmarks.reproduce.claims import PENDING, Verdict
 from fedllm_app.study.grouped import grouped, spread
 from fedllm_app.study.observed import Row, observed
 
+UNKNOWN = "not known"
 LEAST = 0.5  # percent of perplexity; two runs nearer than this are never told apart
 Select = Callable[[Row], bool]
 LR, BATCH, CLIENTS, STEPS = "client.lr", "client.batch", "round.clients", "client.steps"
@@ -73,6 +74,8 @@ def moved(
     if a is None or b is None:
         return words, PENDING, PENDING
     va, vb = a["settings"][key], b["settings"][key]
+    if va == vb and (end := _end(va, key, rows, ours) or _end(vb, key, rows, theirs)):
+        return words, f"the best is {va:g} on both sides, the {end} that was tried", UNKNOWN
     if va == vb:
         return words, f"the best is {va:g} on both sides", "does not hold"
     other = lowest(rows, lambda row: ours(row) and row["settings"][key] == vb)
@@ -83,6 +86,12 @@ def moved(
     if worse <= chance:
         return words, here, "cannot be told apart"
     return words, here, "confirmed" if (va > vb) == larger else "contradicted"
+
+
+def _end(value: float, key: str, rows: Sequence[Row], side: Select) -> str:
+    """Return which end of what was tried on a side a value is, "" for neither."""
+    tried = {row["settings"][key] for row in rows if row["seed"] == 0 and side(row)}
+    return "lowest" if value == min(tried) else "highest" if value == max(tried) else ""
 
 
 def better(words: str, rows: Sequence[Row], ours: Select, theirs: Select) -> Verdict:
