@@ -10,6 +10,7 @@ from benchmarks.devices.cells import (
     FLEETS,
     HELD_FLEET,
     LOCAL_STEPS,
+    LOW,
     LRS,
     SHARES,
 )
@@ -79,18 +80,18 @@ def _perplexity(row: Row | None) -> str:
 
 def batches(rows: Sequence[Row]) -> str:
     """Return batches against rates, federated and centralized, with both rules for beta2."""
-    tables = []
+    tables, rates = [], LOW + LRS
     for rule, name in ((fixed, "beta2 fixed"), (half, "its half-life in tokens fixed")):
         for side, select, sizes in (
             ("8 clients, local batch", at(), BATCHES),
             ("centralized, batch", central, CENTRAL_BATCHES),
         ):
             body = [
-                [str(B), *(_perplexity(lowest(rows, _cell(select, rule, B, lr))) for lr in LRS)]
+                [str(B), *(_perplexity(lowest(rows, _cell(select, rule, B, lr))) for lr in rates)]
                 for B in sizes
             ]
             if any(any(cells[1:]) for cells in body):
-                head = [f"{side}; {name}", *(f"lr {lr:g}" for lr in LRS)]
+                head = [f"{side}; {name}", *(f"lr {lr:g}" for lr in rates)]
                 tables.append(printed([head, *body]))
     return "\n\n".join(tables)
 
@@ -105,11 +106,12 @@ def _cell(select: Select, rule: Select, B: int, lr: float) -> Select:
 
 def clients(rows: Sequence[Row]) -> str:
     """Return clients of a round against batch and rate."""
-    head = ["clients of a round", "local batch", *(f"lr {lr:g}" for lr in LRS[1:])]
+    rates = LOW[1:] + LRS
+    head = ["clients of a round", "local batch", *(f"lr {lr:g}" for lr in rates)]
     body = []
     for n in CLIENTS:
         for B in (1, 4):
-            found = [lowest(rows, _cell(at(n=n), fixed, B, lr)) for lr in LRS[1:]]
+            found = [lowest(rows, _cell(at(n=n), fixed, B, lr)) for lr in rates]
             body.append([str(n), str(B), *map(_perplexity, found)])
     return printed([head, *body])
 
@@ -221,6 +223,7 @@ def held_out(rows: Sequence[Row], held: Sequence[Row]) -> str:
 def _same(there: Sequence[Observed], advice: Advice) -> Observed | None:
     """Return the run of the held-out model with the settings of an advice."""
     for run in there:
-        if all(run.settings.get(k, v) == v for k, v in advice.choice.setting.knobs.items()):
+        knobs = advice.choice.setting.knobs.items()
+        if all(v is None or run.settings.get(k, v) == v for k, v in knobs):
             return run
     return None

@@ -19,7 +19,7 @@ from benchmarks.record import kept_rows, write_result
 from benchmarks.study_kit.study import row_there_is
 from fedllm_app.study.finished_runs import row_of
 from fedllm_app.study.guide import Advice, advise
-from fedllm_app.study.observed import Observed, Row, observed
+from fedllm_app.study.observed import Observed, Row, observed, of_one_size
 from fedllm_app.study.on_fleet import GOALS, OnFleet
 from fedllm_app.study.sweep import Cell
 
@@ -66,8 +66,9 @@ def rows_of(every: Iterable[Entry], home: Path, name: str) -> list[Row]:
 
 
 def federated_of(rows: Iterable[Row]) -> list[Observed]:
-    """Return the federated runs of rows."""
-    return [run for run in map(observed, rows) if run.population > 1 and run.portable]
+    """Return the federated runs of rows that an advice may be chosen from."""
+    runs = [run for run in map(observed, rows) if run.population > 1 and run.portable]
+    return of_one_size(runs) if runs else []
 
 
 def whole(home: Path) -> bool:
@@ -92,7 +93,10 @@ def held_entries(home: Path) -> list[Entry]:
     if not first or not whole(home):
         return grid
     found = advices(rows_of(entries(), home, NAME), first[0]["parameters"])
-    asked = [advised(a.choice.setting.knobs, a.choice.of) for a in found.values()]
+    knobs = [
+        {k: v for k, v in a.choice.setting.knobs.items() if v is not None} for a in found.values()
+    ]
+    asked = [advised(own, a.choice.of) for own, a in zip(knobs, found.values(), strict=True)]
     known = [e.settings for e in grid]
     return once([*grid, *(e for e in asked if e.settings not in known)])
 

@@ -14,7 +14,7 @@ SEEDS = (
     "run.seed", "run.home", "run.name", "run.verbose", "run.checkpoint-every",
     "round.evaluate-every", "round.give-up-after", "client.threads",
 )  # fmt: skip
-Values = Mapping[str, Scalar]
+Values = Mapping[str, Scalar | None]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Setting:
 
     Attributes
     ----------
-    knobs : values of the keys that vary in the study.
+    knobs : values of the keys that vary in the study, None where its runs do not read one.
     runs : one for each seed.
     """
 
@@ -63,7 +63,7 @@ class Setting:
     @property
     def words(self) -> str:
         """The knobs as KEY=VALUE."""
-        return " ".join(f"{key}={value}" for key, value in self.knobs.items())
+        return " ".join(f"{k}={value}" for k, value in self.knobs.items() if value is not None)
 
 
 def grouped(runs: Iterable[Observed]) -> list[Setting]:
@@ -77,23 +77,27 @@ def grouped(runs: Iterable[Observed]) -> list[Setting]:
     every, default = list(runs), RunConfig().flat()
     keys = dict.fromkeys([*(k for run in every for k in run.settings), ROUNDS])
     asked = [k for k in keys if k not in SEEDS]
-    full: list[Values] = [
-        {k: run.asked if k == ROUNDS else run.settings.get(k, default[k]) for k in asked}
-        for run in every
-    ]
+    full: list[Values] = [{k: _value(run, k, default) for k in asked} for run in every]
     vary = [k for k in asked if len({values[k] for values in full}) > 1]
     named = frozenset.intersection(*(run.derived for run in every)) if every else frozenset()
     free = [k for k in vary if k not in named]
     knobs = [k for k in vary if k not in named or not _follows(k, free, full)]
-    found: dict[tuple[Scalar, ...], list[Observed]] = {}
+    found: dict[tuple[Scalar | None, ...], list[Observed]] = {}
     for run, values in zip(every, full, strict=True):
         found.setdefault(tuple(values[k] for k in knobs), []).append(run)
     return [Setting(dict(zip(knobs, values, strict=True)), own) for values, own in found.items()]
 
 
+def _value(run: Observed, key: str, default: Mapping[str, Scalar]) -> Scalar | None:
+    """Return what a run was asked for, None where it does not read the key."""
+    if key == ROUNDS:
+        return run.asked
+    return None if key in run.unread else run.settings.get(key, default[key])
+
+
 def _follows(key: str, knobs: Collection[str], runs: Iterable[Values]) -> bool:
     """Say whether runs that are equal in the knobs are equal in a key."""
-    seen: dict[tuple[Scalar, ...], Scalar] = {}
+    seen: dict[tuple[Scalar | None, ...], Scalar | None] = {}
     return all(
         seen.setdefault(tuple(values[k] for k in knobs), values[key]) == values[key]
         for values in runs

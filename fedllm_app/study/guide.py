@@ -59,8 +59,8 @@ class Neighbour:
     """
 
     knob: str
-    before: Scalar
-    after: Scalar
+    before: Scalar | None
+    after: Scalar | None
     percent: float
     times: float
 

@@ -29,6 +29,9 @@ def guide(
         float,
         Option(min=0, help="Limit on the goal (s, J, FLOP, B): the best that it pays for."),
     ] = 0.0,
+    clients: Annotated[
+        int, Option(min=0, help="Clients of your federation. 0: as many as most runs have.")
+    ] = 0,
     parameters: Annotated[
         float, Option(min=0, help="Parameters of your model. 0: those of the runs.")
     ] = 0.0,
@@ -47,12 +50,13 @@ def guide(
     from fedllm_app.study.finished_runs import read_observed
     from fedllm_app.study.guide import advise, choices
     from fedllm_app.study.guide_words import draw_front, neighbours, sentences
+    from fedllm_app.study.observed import of_one_size
     from fedllm_app.study.on_fleet import GOALS, OnFleet
 
     if goal not in GOALS:
         raise ConfigError(f"--goal is {goal!r}; expected {GOAL_WORDS}")
     left_out: list[str] = []
-    runs = read_observed(results, left_out.append)
+    runs = of_one_size(read_observed(results, left_out.append), clients, left_out.append)
     scale = parameters / fmean(run.parameters for run in runs) if parameters else 1.0
     on = OnFleet(fleet, ",".join(str(file.absolute()) for file in files or ()), scale)
     advice = advise(runs, on, goal, within, most)

@@ -34,13 +34,16 @@ def stop(choice: Choice) -> str:
 
 def taken(choice: Choice) -> str:
     """Return the knobs of a choice, as a run-config has them."""
-    knobs = [f"{key} = {_value(value)}" for key, value in choice.setting.knobs.items()]
+    own = choice.setting.knobs
+    knobs = [f"{key} = {_value(value)}" for key, value in own.items() if value is not None]
     return ", ".join(knobs) or "the only setting that was played"
 
 
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if value in ("", None):
+        return '""' if value == "" else "not read"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

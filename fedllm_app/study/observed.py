@@ -6,8 +6,10 @@ where all clients train and send alike, and a mean where each trains a part of i
 is null was no number: the run diverged.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import exp, inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,13 @@ class Observed:
         """How many jobs its FLOPs and bytes are the sum of."""
         return self.rounds * self.clients
 
+    @cached_property
+    def unread(self) -> frozenset[str]:
+        """Keys that its run does not read, so that their values say nothing of it."""
+        from fedllm_app.config.unread import unread_keys
+
+        return unread_keys(self.settings)
+
     @property
     def diverged(self) -> bool:
         """Whether its loss became no number."""
@@ -111,6 +120,33 @@ def observed(row: Row, path: Path | str = "") -> Observed:
         row["seed"], row["flops"], row["up-bytes"], row["down-bytes"], row["parameters"],
         row["tokens"], asked, frozenset(row.get("derived", ())),
     )  # fmt: skip
+
+
+def of_one_size(
+    runs: Sequence[Observed], clients: int = 0, say: Callable[[str], None] = lambda words: None
+) -> list[Observed]:
+    """Return the runs of federations of so many clients, 0 for as many as most runs have.
+
+    How many there are is given and not chosen: of the same data, each of fewer clients has more.
+
+    Parameters
+    ----------
+    say : is told of runs that are left out.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    sizes = Counter(run.population for run in runs)
+    most = clients or max(sizes, key=lambda size: (sizes[size], size))
+    if most not in sizes:
+        known = ", ".join(map(str, sorted(sizes)))
+        raise DataError(f"no run has {clients} clients; expected one of {known}")
+    if others := {size: count for size, count in sorted(sizes.items()) if size != most}:
+        told = ", ".join(f"{count} of {size}" for size, count in others.items())
+        say(f"Asked about federations of {most} clients. Left out: runs with others ({told}).")
+    return [run for run in runs if run.population == most]
 
 
 def perplexity(loss: float) -> float:

@@ -8,7 +8,7 @@ from fedllm_app.core.errors import DataError
 from fedllm_app.study.grouped import grouped, spread
 from fedllm_app.study.guide import advise, choices, front
 from fedllm_app.study.guide_words import neighbours, sentences
-from fedllm_app.study.observed import observed
+from fedllm_app.study.observed import observed, of_one_size
 from fedllm_app.study.on_fleet import OnFleet
 
 FLEET = OnFleet("phone=1")
@@ -32,9 +32,34 @@ def runs(*rows):
 
 @pytest.mark.parametrize("key", ["run__rounds", "client__warmup_steps", "client__schedule_steps"])
 def test_runs_of_other_rounds_or_schedules_are_no_seeds(key):
-    two = runs(row("a", 200.0, **{key: 20}), row("b", 100.0, **{key: 40}))
+    own = {"client__schedule": "cosine"}
+    two = runs(row("a", 200.0, **own, **{key: 20}), row("b", 100.0, **own, **{key: 40}))
     assert [len(setting.runs) for setting in grouped(two)] == [1, 1]
     assert spread(grouped(two)) is None
+
+
+def test_a_key_that_a_run_does_not_read_is_no_knob_of_it():
+    heads = {"strategy__name": "heads", "model__train": "full"}
+    three = runs(
+        row("whole", 100.0, **{"strategy__name": "photon", "model__train": "full"}),
+        row("half", 120.0, strategy__head_share=0.5, **heads),
+        row("quarter", 150.0, strategy__head_share=0.25, **heads),
+    )
+    whole, half, _ = grouped(three)
+    assert whole.knobs == {"strategy.name": "photon", "strategy.head-share": None}
+    assert half.knobs["strategy.head-share"] == 0.5 and "None" not in whole.words
+    take = sentences(advise(three, FLEET, "energy"), "phone=1")[1]
+    assert take == "Take: strategy.name = photon; all 10 rounds."
+
+
+def test_how_many_clients_there_are_is_given_and_not_advised():
+    few = [row(name, 50.0) | {"population": 5} for name in ("five", "more")]
+    every, told = runs(*few, *(row(name, 100.0) for name in "abc")), []
+    assert {run.population for run in of_one_size(every, say=told.append)} == {100}
+    assert told == ["Asked about federations of 100 clients. Left out: runs with others (2 of 5)."]
+    assert [run.name for run in of_one_size(every, 5)] == ["five", "more"]
+    with pytest.raises(DataError, match="no run has 7 clients; expected one of 5, 100"):
+        of_one_size(every, 7)
 
 
 def test_rounds_are_a_knob_of_the_advice():
