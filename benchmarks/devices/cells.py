@@ -159,6 +159,7 @@ def _clients() -> Iterator[Entry]:
         for B in (1, 4):
             for lr in LOW[1:] + LRS:
                 yield made("clients", "clients", {"B": B, "n": n, "lr": lr})
+    yield made("clients", "clients", {"B": 4, "n": 2, "lr": LOW[0]})
 
 
 def _steps() -> Iterator[Entry]:
@@ -167,6 +168,8 @@ def _steps() -> Iterator[Entry]:
         for B in (1, 4):
             for lr in LRS[:3]:
                 yield made("steps", "steps", {"B": B, "H": H, "lr": lr})
+    for lr in (*LOW[1:], *LRS[:2]):  # few clients were best at 16 steps
+        yield made("steps", "steps", {"n": 2, "H": 64, "lr": lr})
 
 
 def _options() -> Iterator[Entry]:
@@ -194,14 +197,13 @@ def _seeds() -> Iterator[Entry]:
     for seed in SEEDS[1:]:
         for own, more, tag in (
             ({"lr": 0.008}, None, ""),
-            ({"B": 1, "lr": 0.008}, None, ""),
-            ({"B": 4, "n": 2, "lr": 0.008}, None, ""),
-            ({"B": 4, "H": 64, "lr": 0.008}, None, ""),
-            ({"lr": 0.008}, wsd, "wsd"),
-            ({"lr": 0.008}, half, "partial0.5"),
+            ({"lr": 0.002}, None, ""),
+            ({"n": 2, "lr": 0.001}, None, ""),
+            ({"lr": 0.002}, wsd, "wsd"),
+            ({"lr": 0.004}, half, "partial0.5"),
         ):  # fmt: skip
             yield made("seeds", "seeds", own, more, tag, seed)
-        yield _central(4, 0.004, seed=seed)
+        yield _central(4, 0.001, seed=seed)
 
 
 def _uneven() -> Iterator[Entry]:
@@ -217,10 +219,10 @@ FEDAVG: Settings = {"server.optimizer": "sgd", "server.lr": 1.0}  # what photon 
 def held_grid() -> list[Entry]:
     """Return the exhaustive grid of the held-out model, on the held-out fleet."""
     return [
-        held({"B": B, "n": n, "H": H, "lr": lr})
+        held({"B": B, "n": n, "lr": lr})
         for B in (1, 4)
-        for n, H in ((2, 64), (8, 16))
-        for lr in LRS[:3]
+        for n in CLIENTS[:2]
+        for lr in (*LOW[1:], *LRS[:2])
     ]
 
 
