@@ -1,6 +1,7 @@
 """docs/guide.md, from the rows that there are: claims, tables, advice, and the held-out check."""
 
 from collections.abc import Sequence
+from itertools import product
 
 from benchmarks.devices.cells import (
     BATCHES,
@@ -118,20 +119,18 @@ def clients(rows: Sequence[Row]) -> str:
 
 def steps(rows: Sequence[Row]) -> str:
     """Return rounds against local steps, with what they cost on both fleets."""
-    head = ["local steps", "local batch", "rounds", "best lr", "perplexity", *_cost_heads()]
+    head = ["clients of a round", "local steps", "local batch", "rounds", "best lr"]
     body = []
-    for H in LOCAL_STEPS:
-        for B in (1, 4):
-            row = lowest(rows, _both_of(H, B))
-            if row:
-                lr = f"{row['settings']['client.lr']:g}"
-                cells = [str(H), str(B), str(row["rounds"]), lr, _perplexity(row)]
-                body.append([*cells, *_costs(row)])
-    return printed([head, *body])
+    for n, H, B in product(CLIENTS[:2], LOCAL_STEPS, (1, 4)):
+        if row := lowest(rows, _at(n, H, B)):
+            lr = f"{row['settings']['client.lr']:g}"
+            cells = [str(n), str(H), str(B), str(row["rounds"]), lr, _perplexity(row)]
+            body.append([*cells, *_costs(row)])
+    return printed([[*head, "perplexity", *_cost_heads()], *body])
 
 
-def _both_of(H: int, B: int) -> Select:
-    select = at(H=H)
+def _at(n: int, H: int, B: int) -> Select:
+    select = at(n=n, H=H)
     return lambda row: select(row) and fixed(row) and row["settings"]["client.batch"] == B
 
 
