@@ -168,8 +168,10 @@ def _steps() -> Iterator[Entry]:
         for B in (1, 4):
             for lr in LRS[:3]:
                 yield made("steps", "steps", {"B": B, "H": H, "lr": lr})
-    for lr in (*LOW[1:], *LRS[:2]):  # few clients were best at 16 steps
+    for lr in (*LOW, *LRS[:2]):  # few clients were best at 16 steps
         yield made("steps", "steps", {"n": 2, "H": 64, "lr": lr})
+    for lr in (*LOW[1:], *LRS[:1]):
+        yield made("steps", "steps", {"B": 16, "n": 2, "H": 64, "lr": lr})
 
 
 def _options() -> Iterator[Entry]:
@@ -198,7 +200,7 @@ def _seeds() -> Iterator[Entry]:
         for own, more, tag in (
             ({"lr": 0.008}, None, ""),
             ({"lr": 0.002}, None, ""),
-            ({"n": 2, "lr": 0.001}, None, ""),
+            ({"n": 2, "H": 64, "lr": 0.001}, None, ""),
             ({"lr": 0.002}, wsd, "wsd"),
             ({"lr": 0.004}, half, "partial0.5"),
         ):  # fmt: skip
@@ -219,9 +221,9 @@ FEDAVG: Settings = {"server.optimizer": "sgd", "server.lr": 1.0}  # what photon 
 def held_grid() -> list[Entry]:
     """Return the exhaustive grid of the held-out model, on the held-out fleet."""
     return [
-        held({"B": B, "n": n, "lr": lr})
-        for B in (1, 4)
+        held({"n": n, "H": H, "lr": lr})
         for n in CLIENTS[:2]
+        for H in LOCAL_STEPS[1:]
         for lr in (*LOW[1:], *LRS[:2])
     ]
 

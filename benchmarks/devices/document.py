@@ -1,6 +1,6 @@
 """docs/guide.md, from the rows that there are: claims, tables, advice, and the held-out check."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 from benchmarks.devices.cells import (
@@ -33,7 +33,7 @@ from benchmarks.markers import fill, printed
 from benchmarks.record import ROOT
 from fedllm_app.core.units import format_bytes, format_flops, format_joules, format_seconds
 from fedllm_app.study.guide import WITHIN, Advice, advise, choices
-from fedllm_app.study.guide_words import amount, draw_front, neighbours, sentences
+from fedllm_app.study.guide_words import SHOWN, amount, draw_front, neighbours, sentences, taken
 from fedllm_app.study.observed import Observed, Row
 from fedllm_app.study.on_fleet import GOALS, OnFleet
 
@@ -60,19 +60,35 @@ def write(rows: Sequence[Row], held: Sequence[Row]) -> None:
     for name, fleet in FLEETS.items():
         on = OnFleet(fleet)
         found = [advise(runs, on, goal) for goal in GOALS]
-        texts[f"guide-advice-{name}"] = "\n\n".join(advice_of(a, fleet) for a in found)
+        texts[f"guide-advice-{name}"] = "\n\n".join(advice_of(a, fleet) for a in alike(found))
         chosen = [a.choice for a in found]
         draw_front(choices(runs, on), chosen, list(GOALS), FIGURES / f"guide-{name}.png", fleet)
     fill(DOCUMENT, texts)
 
 
-def advice_of(advice: Advice, fleet: str) -> str:
-    """Return one advice in Markdown."""
-    said = "\n".join(f"- {words}" for words in sentences(advice, fleet)[1:])
-    doubts = "\n".join(f"- Not known: {doubt}." for doubt in advice.doubts)
-    table = neighbours(advice)
-    near = f"\n\n{printed(table)}" if len(table) > 1 else ""
-    return f"**{advice.goal.capitalize()}.**\n\n{said}\n{doubts}{near}"
+def alike(found: Iterable[Advice]) -> list[list[Advice]]:
+    """Return advice in groups that take the same setting and stop at the same round."""
+    groups: dict[tuple[str, int], list[Advice]] = {}
+    for one in found:
+        groups.setdefault((one.choice.setting.words, one.choice.round), []).append(one)
+    return [*groups.values()]
+
+
+def advice_of(group: Sequence[Advice], fleet: str) -> str:
+    """Return the advice of some goals, which is the same for all of them, in Markdown."""
+    first = group[0]
+    _, take, seen, *_ = sentences(first, fleet)
+    lines = [take, seen]
+    if rivals := {taken(c): c for one in group for c in one.rivals}:
+        told = [f"{words} (perplexity {c.perplexity:.1f})" for words, c in rivals.items()]
+        lines.append(f"Cannot be told apart from it: {'; '.join(told[:SHOWN])}.")
+    lines += [f"Not known: {doubt}." for doubt in first.doubts]
+    said = "\n".join(f"- {words}" for words in lines)
+    tables = [neighbours(one) for one in group]
+    rows = [[*row, *(table[at][-1] for table in tables[1:])] for at, row in enumerate(tables[0])]
+    near_ = f"\n\n{printed(rows)}" if len(rows) > 1 else ""
+    goals = ", ".join(one.goal for one in group)
+    return f"**For the least {goals}.**\n\n{said}{near_}"
 
 
 def _perplexity(row: Row | None) -> str:
@@ -121,7 +137,7 @@ def steps(rows: Sequence[Row]) -> str:
     """Return rounds against local steps, with what they cost on both fleets."""
     head = ["clients of a round", "local steps", "local batch", "rounds", "best lr"]
     body = []
-    for n, H, B in product(CLIENTS[:2], LOCAL_STEPS, (1, 4)):
+    for n, H, B in product(CLIENTS[:2], LOCAL_STEPS, BATCHES):
         if row := lowest(rows, _at(n, H, B)):
             lr = f"{row['settings']['client.lr']:g}"
             cells = [str(n), str(H), str(B), str(row["rounds"]), lr, _perplexity(row)]

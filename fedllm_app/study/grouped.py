@@ -72,13 +72,14 @@ def grouped(runs: Iterable[Observed]) -> list[Setting]:
     A key whose value differs is a knob. One that the study calls derived is none, as long as it is
     a function of the knobs in these runs.
     """
-    from fedllm_app.config import RunConfig
-
-    every, default = list(runs), RunConfig().flat()
+    every = list(runs)
     keys = dict.fromkeys([*(k for run in every for k in run.settings), ROUNDS])
     asked = [k for k in keys if k not in SEEDS]
-    full: list[Values] = [{k: _value(run, k, default) for k in asked} for run in every]
-    vary = [k for k in asked if len({values[k] for values in full}) > 1]
+    full: list[Values] = [
+        {k: run.asked if k == ROUNDS else run.read[k] for k in asked} for run in every
+    ]
+    # What one run reads and another does not follows from a key that differs.
+    vary = [k for k in asked if len({values[k] for values in full} - {None}) > 1]
     named = frozenset.intersection(*(run.derived for run in every)) if every else frozenset()
     free = [k for k in vary if k not in named]
     knobs = [k for k in vary if k not in named or not _follows(k, free, full)]
@@ -86,13 +87,6 @@ def grouped(runs: Iterable[Observed]) -> list[Setting]:
     for run, values in zip(every, full, strict=True):
         found.setdefault(tuple(values[k] for k in knobs), []).append(run)
     return [Setting(dict(zip(knobs, values, strict=True)), own) for values, own in found.items()]
-
-
-def _value(run: Observed, key: str, default: Mapping[str, Scalar]) -> Scalar | None:
-    """Return what a run was asked for, None where it does not read the key."""
-    if key == ROUNDS:
-        return run.asked
-    return None if key in run.unread else run.settings.get(key, default[key])
 
 
 def _follows(key: str, knobs: Collection[str], runs: Iterable[Values]) -> bool:

@@ -14,7 +14,7 @@ from math import exp, inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from fedllm_app.core.errors import DataError
+from fedllm_app.core.errors import ConfigError, DataError
 from fedllm_app.core.settings import Scalar
 from fedllm_app.server.methods import STRATEGIES
 from fedllm_app.server.methods.settings import StrategySettings
@@ -81,11 +81,19 @@ class Observed:
         return self.rounds * self.clients
 
     @cached_property
-    def unread(self) -> frozenset[str]:
-        """Keys that its run does not read, so that their values say nothing of it."""
+    def read(self) -> Mapping[str, Scalar | None]:
+        """Every key with its value, automatic ones filled in; None where its run does not read it.
+
+        Of settings that this version cannot read, the defaults with what was asked for.
+        """
+        from fedllm_app.config import RunConfig
         from fedllm_app.config.unread import unread_keys
 
-        return unread_keys(self.settings)
+        try:
+            own = RunConfig.parse(self.settings).resolved().flat()
+        except ConfigError:
+            return RunConfig().flat() | dict(self.settings)
+        return own | dict.fromkeys(unread_keys(self.settings))
 
     @property
     def diverged(self) -> bool:
