@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedllm_app.config import RunConfig
 from fedllm_app.study.sweep import Cell
 
 Settings = dict[str, Any]
@@ -19,6 +20,7 @@ POPULATION = 64
 CENTRE = {"B": 4, "n": 8, "H": 16, "lr": 0.008}
 BETA2 = 0.99  # at CENTRE's batch; where the half-life is fixed, a batch b times larger has 0.99^b
 LRS = (0.002, 0.004, 0.008, 0.016)
+BEST_LR = 0.002  # of the centre; what else is compared at one rate has it
 LOW = (0.0005, 0.001)  # tried where 0.002 was best and the lowest
 BATCHES, CENTRAL_BATCHES = (1, 4, 16), (1, 4, 16, 64)
 CLIENTS, LOCAL_STEPS = (2, 8, 32), (4, 16, 64)
@@ -31,7 +33,7 @@ STAGES = (
 )  # fmt: skip
 FLEETS = {
     "mixed": "phone=0.6,wearable=0.1,embedded=0.2,pc=0.1",
-    "even": "embedded=1.0",
+    "phones": "phone=1.0",
 }
 HELD_FLEET = "phone=0.3,embedded-fast=0.3,laptop=0.4"  # which no run was played for
 HELD_MODEL = "scratch:tiny"
@@ -130,7 +132,7 @@ def once(every: Iterable[Entry]) -> list[Entry]:
 def _batches() -> Iterator[Entry]:
     """Yield local batches against learning rates, with both rules for beta2."""
     for B in BATCHES:
-        for lr in LRS if B > CENTRE["B"] else LOW + LRS:
+        for lr in (LOW[1:] if B > CENTRE["B"] else LOW) + LRS:
             own = {"B": B, "lr": lr}
             yield made("batches", "batches", own)
             if B != CENTRE["B"]:
@@ -199,9 +201,9 @@ def _seeds() -> Iterator[Entry]:
     for seed in SEEDS[1:]:
         for own, more, tag in (
             ({"lr": 0.008}, None, ""),
-            ({"lr": 0.002}, None, ""),
+            ({"lr": BEST_LR}, None, ""),
             ({"n": 2, "H": 64, "lr": 0.001}, None, ""),
-            ({"lr": 0.002}, wsd, "wsd"),
+            ({"lr": BEST_LR}, wsd, "wsd"),
             ({"lr": 0.004}, half, "partial0.5"),
         ):  # fmt: skip
             yield made("seeds", "seeds", own, more, tag, seed)
@@ -211,7 +213,8 @@ def _seeds() -> Iterator[Entry]:
 def _uneven() -> Iterator[Entry]:
     """Yield the centre where the fast take steps from the slow, on the mixed fleet, three seeds."""
     for seed in SEEDS:
-        yield made("uneven", "uneven", {}, {"devices.balance": True}, "balance", seed)
+        balance = {"devices.balance": True}
+        yield made("uneven", "uneven", {"lr": BEST_LR}, balance, "balance", seed)
 
 
 KEPT: Settings = {"client.keep-optimizer": True}
@@ -222,9 +225,9 @@ def held_grid() -> list[Entry]:
     """Return the exhaustive grid of the held-out model, on the held-out fleet."""
     return [
         held({"n": n, "H": H, "lr": lr})
-        for n in CLIENTS[:2]
+        for n in (1, *CLIENTS[:2])
         for H in LOCAL_STEPS[1:]
-        for lr in (*LOW[1:], *LRS[:2])
+        for lr in (*LOW[1:], *LRS[:1])
     ]
 
 
@@ -250,8 +253,8 @@ def advised(knobs: Mapping[str, Any], rounds: int) -> Entry:
             ("lr", "client.lr"),
         )
     }  # fmt: skip
-    base = federated(own)
-    more = {k: v for k, v in knobs.items() if base.get(k) != v}
+    base = RunConfig.parse(federated(own)).resolved().flat()
+    more = {k: v for k, v in knobs.items() if base[k] != v}
     found = held(own, more, "-".join(f"{k.split('.')[1]}-{v}" for k, v in sorted(more.items())))
     assert found.settings["run.rounds"] == rounds
     return found

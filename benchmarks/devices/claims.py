@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from math import exp, sqrt
 from statistics import fmean, stdev
 
-from benchmarks.devices.cells import BETA2, CENTRE, half_life
+from benchmarks.devices.cells import BATCHES, BEST_LR, BETA2, CENTRE, half_life
 from benchmarks.reproduce.claims import PENDING, Verdict
 from fedllm_app.study.grouped import grouped, spread
 from fedllm_app.study.observed import Row, observed
 
 UNKNOWN = "not known"
+MARGIN = 5.0  # percent of perplexity that an uneven fleet may end above or below an even one
+STUDENT_2 = 4.303  # 97.5th percentile of Student's t with two degrees of freedom
+CENTRED = (int(CENTRE["B"]), BEST_LR)
 LEAST = 0.5  # percent of perplexity; two runs nearer than this are never told apart
 Select = Callable[[Row], bool]
 LR, BATCH, CLIENTS, STEPS = "client.lr", "client.batch", "round.clients", "client.steps"
@@ -78,12 +81,17 @@ def moved(
         return words, f"the best is {va:g} on both sides, the {end} that was tried", UNKNOWN
     if va == vb:
         return words, f"the best is {va:g} on both sides", "does not hold"
-    other = lowest(rows, lambda row: ours(row) and row["settings"][key] == vb)
-    if other is None:
-        return words, f"{va:g} against {vb:g}, which was not played here", "cannot be told apart"
-    worse, chance = 100 * (exp(other["loss"] - a["loss"]) - 1), noise(rows)
-    here = f"{va:g} against {vb:g}, which would be {worse:.1f} % worse (chance {chance:.1f})"
-    if worse <= chance:
+    chance, worse = noise(rows), []
+    for best, side, value in ((a, ours, vb), (b, theirs, va)):
+        other = lowest(rows, _both(side, lambda row, v=value: row["settings"][key] == v))
+        if other is None:
+            return words, f"{va:g} against {vb:g}, which was not played on both sides", UNKNOWN
+        worse.append(100 * (exp(other["loss"] - best["loss"]) - 1))
+    here = (
+        f"{va:g} against {vb:g}; the other's value is {worse[0]:.1f} % worse here and "
+        f"{worse[1]:.1f} % there (chance {chance:.1f})"
+    )
+    if min(worse) <= chance:
         return words, here, "cannot be told apart"
     return words, here, "confirmed" if (va > vb) == larger else "contradicted"
 
@@ -95,16 +103,35 @@ def _end(value: float, key: str, rows: Sequence[Row], side: Select) -> str:
 
 
 def better(words: str, rows: Sequence[Row], ours: Select, theirs: Select) -> Verdict:
-    """Judge "our side ends with the lower perplexity, each with its best rate"."""
-    a, b = lowest(rows, ours), lowest(rows, theirs)
+    """Judge "our side ends with the lower perplexity".
+
+    Each has the best of the batches and rates that both were played with.
+    """
+    both = _pairs(rows, ours) & _pairs(rows, theirs)
+    a, b = (lowest(rows, _both(side, lambda r: _pair(r) in both)) for side in (ours, theirs))
     if a is None or b is None:
         return words, PENDING, PENDING
     gap, chance = 100 * (exp(a["loss"] - b["loss"]) - 1), noise(rows)
-    lower, higher = f"{a['perplexity']:.1f}", f"{b['perplexity']:.1f}"
-    here = f"{lower} against {higher}: {gap:+.1f} % (chance {chance:.1f})"
+    here = f"{_named(a, both)} against {_named(b, both)}: {gap:+.1f} % (chance {chance:.1f})"
     if abs(gap) <= chance:
         return words, here, "cannot be told apart"
     return words, here, "confirmed" if gap < 0 else "contradicted"
+
+
+def _pair(row: Row) -> tuple[int, float]:
+    return row["settings"][BATCH], row["settings"][LR]
+
+
+def _pairs(rows: Sequence[Row], side: Select) -> set[tuple[int, float]]:
+    return {_pair(row) for row in rows if row["seed"] == 0 and side(row)}
+
+
+def _named(row: Row, among: set[tuple[int, float]]) -> str:
+    """Return a perplexity with its batch and rate, and whether no rate beyond was tried."""
+    batch, lr = _pair(row)
+    rates = {rate for _, rate in among}
+    end = {min(rates): ", the lowest tried", max(rates): ", the highest tried"}.get(lr, "")
+    return f"{row['perplexity']:.1f} (batch {batch}, rate {lr:g}{end})"
 
 
 def balanced(row: Row) -> bool:
@@ -112,24 +139,23 @@ def balanced(row: Row) -> bool:
     return bool(row["settings"].get("devices.balance"))
 
 
-def robust(rows: Sequence[Row], margin: float = 1.0) -> Verdict:
-    """Judge "the same quality where devices differ and steps follow them, at equal tokens"."""
-    words = f"An uneven fleet with balanced steps ends within {margin:g} % of an even one"
-    centre = option("devices.balance", None)
-    even = {r["seed"]: r["loss"] for r in rows if plain(r) and centre(r) and _at_centre(r)}
-    uneven = {r["seed"]: r["loss"] for r in rows if balanced(r)}
+def robust(rows: Sequence[Row]) -> Verdict:
+    """Judge "the same quality where devices differ and steps follow them, at equal tokens".
+
+    The interval is Student's of the mean of paired differences, 95 %.
+    """
+    words = f"An uneven fleet with balanced steps ends within {MARGIN:g} % of an even one"
+    even = {r["seed"]: r["loss"] for r in rows if at()(r) and fixed(r) and _pair(r) == CENTRED}
+    uneven = {r["seed"]: r["loss"] for r in rows if balanced(r) and _pair(r) == CENTRED}
     gaps = [100 * (exp(uneven[seed] - even[seed]) - 1) for seed in uneven if seed in even]
-    if len(gaps) < 2:
+    if len(gaps) < 3:
         return words, PENDING, PENDING
-    gap, spread_ = fmean(gaps), max(LEAST, stdev(gaps))
-    here = f"{gap:+.1f} ± {spread_:.1f} % ({len(gaps)} seeds)"
-    if abs(gap) + spread_ <= margin:
+    gap = fmean(gaps)
+    reach = STUDENT_2 * stdev(gaps[:3]) / sqrt(3)
+    here = f"{gap:+.1f} ± {reach:.1f} % (95 % of {len(gaps)} paired seeds)"
+    if abs(gap) + reach <= MARGIN:
         return words, here, "confirmed"
-    return words, here, "contradicted" if abs(gap) - spread_ > margin else "cannot be told apart"
-
-
-def _at_centre(row: Row) -> bool:
-    return bool(row["settings"][LR] == CENTRE["lr"] and fixed(row))
+    return words, here, "contradicted" if abs(gap) - reach > MARGIN else "cannot be told apart"
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
@@ -138,11 +164,15 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     for rule, name in ((fixed, "beta2 fixed"), (half, "its half-life in tokens fixed")):
         ours = _both(at(), rule)
         theirs = _both(central, rule)
-        for key, larger, words in (
-            (LR, True, "A larger learning rate than centralized"),
-            (BATCH, False, "A smaller batch than centralized"),
-        ):
-            found.append(moved(f"{words} ({name})", rows, ours, theirs, key, larger))
+        for B in BATCHES:
+            if B == CENTRE["B"] and rule is half:  # the same runs
+                continue
+            told = f"A larger learning rate than centralized at batch {B} ({name})"
+            sides = (_both(side, lambda row, B=B: row["settings"][BATCH] == B)
+                     for side in (ours, theirs))  # fmt: skip
+            found.append(moved(told, rows, *sides, LR, True))
+        told = f"A smaller batch than centralized ({name})"
+        found.append(moved(told, rows, ours, theirs, BATCH, False))
     few, many = _both(at(n=2), fixed), _both(at(n=32), fixed)
     found += [
         moved("The best rate grows with the clients of a round (32 against 2)",

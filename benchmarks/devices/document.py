@@ -5,8 +5,8 @@ from itertools import product
 
 from benchmarks.devices.cells import (
     BATCHES,
+    BEST_LR,
     CENTRAL_BATCHES,
-    CENTRE,
     CLIENTS,
     FLEETS,
     HELD_FLEET,
@@ -190,10 +190,9 @@ def uneven(rows: Sequence[Row]) -> str:
     body = []
     for row in rows:
         plainly = at()(row) and fixed(row) and _of_centre(row)
-        if balanced(row) or (plainly and row["settings"]["client.lr"] == CENTRE["lr"]):
-            own = row["fleets"]["mixed"]
+        if balanced(row) or (plainly and row["settings"]["client.lr"] == BEST_LR):
             kind = "steps by device" if balanced(row) else "equal steps"
-            costs = [format_seconds(own["seconds"]), format_joules(own["joules"])]
+            costs = [format_seconds(row["simulated-s"]), format_joules(row["energy-j"])]
             body.append([kind, str(row["seed"]), _perplexity(row), *costs])
     return printed([["", "seed", "perplexity", "time", "energy"], *sorted(body)])
 

@@ -34,12 +34,14 @@ def measured(entry: Entry, home: Path, known: Mapping[str, Row]) -> Row | None:
     """
 
     def read(folder: Path) -> Row:
-        row = {"figure": entry.figure} | row_of(folder, entry.settings)
-        own = {"seconds": row["simulated-s"], "joules": row["energy-j"]}
-        return row | {"fleets": costs(observed(row)) or {"mixed": own}}
+        return {"figure": entry.figure} | row_of(folder, entry.settings)
 
     row = row_there_is(entry.cell(NOWHERE), dict(entry.settings), home, known, read)
-    return row and row | {"derived": list(DERIVED)}
+    if row is None:
+        return None
+    own = {"seconds": row["simulated-s"], "joules": row["energy-j"]}
+    fleets = costs(observed(row)) or {"mixed": own}
+    return row | {"fleets": fleets, "derived": list(DERIVED)}
 
 
 def costs(run: Observed) -> dict[str, dict[str, float]]:
