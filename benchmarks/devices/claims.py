@@ -14,7 +14,7 @@ from fedllm_app.study.grouped import grouped, spread
 from fedllm_app.study.observed import Row, observed
 
 UNKNOWN = "not known"
-MARGIN = 5.0  # percent of perplexity that an uneven fleet may end above or below an even one
+MARGIN = 5.0  # percent of perplexity that an uneven fleet may end above an even one
 STUDENT_2 = 4.303  # 97.5th percentile of Student's t with two degrees of freedom
 CENTRED = (int(CENTRE["B"]), BEST_LR)
 LEAST = 0.5  # percent of perplexity; two runs nearer than this are never told apart
@@ -140,11 +140,11 @@ def balanced(row: Row) -> bool:
 
 
 def robust(rows: Sequence[Row]) -> Verdict:
-    """Judge "the same quality where devices differ and steps follow them, at equal tokens".
+    """Judge "no worse where devices differ and steps follow them, at equal tokens".
 
     The interval is Student's of the mean of paired differences, 95 %.
     """
-    words = f"An uneven fleet with balanced steps ends within {MARGIN:g} % of an even one"
+    words = f"An uneven fleet with balanced steps ends at most {MARGIN:g} % above an even one"
     even = {r["seed"]: r["loss"] for r in rows if at()(r) and fixed(r) and _pair(r) == CENTRED}
     uneven = {r["seed"]: r["loss"] for r in rows if balanced(r) and _pair(r) == CENTRED}
     gaps = [100 * (exp(uneven[seed] - even[seed]) - 1) for seed in uneven if seed in even]
@@ -153,9 +153,9 @@ def robust(rows: Sequence[Row]) -> Verdict:
     gap = fmean(gaps)
     reach = STUDENT_2 * stdev(gaps[:3]) / sqrt(3)
     here = f"{gap:+.1f} ± {reach:.1f} % (95 % of {len(gaps)} paired seeds)"
-    if abs(gap) + reach <= MARGIN:
+    if gap + reach <= MARGIN:
         return words, here, "confirmed"
-    return words, here, "contradicted" if abs(gap) - reach > MARGIN else "cannot be told apart"
+    return words, here, "contradicted" if gap - reach > MARGIN else "cannot be told apart"
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:

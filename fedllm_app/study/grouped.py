@@ -1,7 +1,7 @@
 """Which runs are one setting with several seeds, and how far apart seeds are."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, sqrt
 from statistics import fmean, stdev
 
@@ -25,10 +25,12 @@ class Setting:
     ----------
     knobs : values of the keys that vary in the study, None where its runs do not read one.
     runs : one for each seed.
+    beside : values of keys that some runs do not read, and that are the same in all others.
     """
 
     knobs: Values
     runs: Sequence[Observed]
+    beside: Values = field(default_factory=dict)
 
     @property
     def diverged(self) -> int:
@@ -83,10 +85,19 @@ def grouped(runs: Iterable[Observed]) -> list[Setting]:
     named = frozenset.intersection(*(run.derived for run in every)) if every else frozenset()
     free = [k for k in vary if k not in named]
     knobs = [k for k in vary if k not in named or not _follows(k, free, full)]
-    found: dict[tuple[Scalar | None, ...], list[Observed]] = {}
+    beside = [k for k in asked if k not in vary and len({values[k] for values in full}) > 1]
+    found: dict[tuple[Scalar | None, ...], dict[int, tuple[Observed, Values]]] = {}
     for run, values in zip(every, full, strict=True):
-        found.setdefault(tuple(values[k] for k in knobs), []).append(run)
-    return [Setting(dict(zip(knobs, values, strict=True)), own) for values, own in found.items()]
+        # Of the same run played twice, the first counts.
+        found.setdefault(tuple(values[k] for k in knobs), {}).setdefault(run.seed, (run, values))
+    return [
+        Setting(
+            dict(zip(knobs, values, strict=True)),
+            [run for run, _ in own.values()],
+            {k: of[k] for k in beside for _, of in [*own.values()][:1] if of[k] is not None},
+        )
+        for values, own in found.items()
+    ]
 
 
 def _follows(key: str, knobs: Collection[str], runs: Iterable[Values]) -> bool:

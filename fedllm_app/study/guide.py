@@ -189,12 +189,21 @@ def _neighbours(found: Sequence[Choice], choice: Choice, goal: str) -> list[Neig
     for other in ends.values():
         knobs = other.setting.knobs
         differ = [k for k, value in choice.setting.knobs.items() if knobs[k] != value]
-        if len(differ) == 1:
-            knob, percent = differ[0], 100 * (perplexity(other.loss - own.loss) - 1)
-            times = other.costs[goal] / own.costs[goal]
-            before = choice.setting.knobs[knob]
-            near.append(Neighbour(knob, before, knobs[knob], percent, times))
+        # What only one of the two reads comes with the key that it follows from.
+        more = [k for k in differ if None in (knobs[k], choice.setting.knobs[k])]
+        if len(differ) - len(more) == 1:
+            knob = next(k for k in differ if k not in more)
+            percent, times = _beside(other.loss, own.loss), other.costs[goal] / own.costs[goal]
+            before, after = choice.setting.knobs[knob], knobs[knob]
+            if came := [f"{k} = {knobs[k]}" for k in more if knobs[k] is not None]:
+                after = f"{after} ({', '.join(came)})"
+            near.append(Neighbour(knob, before, after, percent, times))
     return sorted(near, key=lambda n: (n.knob, str(n.after).zfill(12)))
+
+
+def _beside(loss: float, own: float) -> float:
+    """Return the percent of perplexity by which a loss is above another."""
+    return 100 * (perplexity(loss - own) - 1)
 
 
 def edges(runs: Sequence[Observed], choice: Choice) -> list[str]:
@@ -247,6 +256,12 @@ def _doubts(
             "costs are those measured, scaled by parameters; perplexities are those of "
             f"{fmean(sizes):,.0f} parameters, and only their order is taken over"
         )
+    counts = ", ".join(f"{count:,}" for count in sorted({run.population for run in runs}))
+    yield f"the runs were of {counts} clients; with many more or fewer, nothing was tried"
+    yield (
+        "all devices are taken to be there at any time, and a job to fit into their memory "
+        "(`fedllm devices check` counts it)"
+    )
     if tokens:
         yield f"no run saw more than {tokens:,} tokens; longer runs may prefer other settings"
     if fleet.assumed:

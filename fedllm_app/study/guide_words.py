@@ -34,7 +34,7 @@ def stop(choice: Choice) -> str:
 
 def taken(choice: Choice) -> str:
     """Return the knobs of a choice, as a run-config has them."""
-    own = choice.setting.knobs
+    own = {**choice.setting.knobs, **choice.setting.beside}
     knobs = [f"{key} = {_value(value)}" for key, value in own.items() if value is not None]
     return ", ".join(knobs) or "the only setting that was played"
 

@@ -24,6 +24,7 @@ from fedllm_app.server.sampling import sample_cohort
 from fedllm_app.study.observed import Observed
 
 DRAWS = 8  # of a fleet's classes
+UNUSED = ("memory", "available")  # figures that costs do not depend on
 GOALS = {"time": "s", "energy": "J", "compute": "FLOP", "bytes": "B"}
 
 
@@ -114,11 +115,12 @@ class OnFleet:
 
     @property
     def assumed(self) -> list[str]:
-        """The figures of its classes that nobody measured, as "class: figure, ..."."""
+        """Figures that costs depend on and nobody measured, as "class: figure, ..."."""
         profiles, found = Fleet(self.settings, 0).profiles, []
         for part in self.fleet.split(","):
             name = part.partition("=")[0].strip()
-            guessed = [k for k, one in profiles[name].figures.items() if one.kind == "assumed"]
+            figures = profiles[name].figures.items()
+            guessed = [k for k, one in figures if one.kind == "assumed" and k not in UNUSED]
             found += [f"{name}: {', '.join(guessed)}"] if guessed else []
         return found
 

@@ -147,6 +147,7 @@ def play(
     crew: Callable[[], AbstractContextManager[Crew]] = processes,
     before: Sequence[Cell] = (),
     later: int = 0,
+    failed: dict[str, str] | None = None,
 ) -> None:
     """Play the cells that are not finished, `workers` at a time, in the order given.
 
@@ -159,6 +160,7 @@ def play(
     crew : where the processes are: on this machine, or on those of a Ray cluster.
     before, later : where this is a part of a sweep: its cells that are over, and how many runs come
         after these. What is said of the time left covers them all.
+    failed : takes in why cells failed, by name, as it happens.
 
     Raises
     ------
@@ -167,7 +169,7 @@ def play(
     """
     if workers < 1:
         raise SweepError(f"workers is {workers}; expected 1 or more")
-    failed: dict[str, str] = {}
+    failed = {} if failed is None else failed
     good: list[Cell] = []
     waiting: list[Cell] = []
     for cell in cells:

@@ -45,12 +45,13 @@ def sweep(
         if asked.search == "bayes":
             _play_bayes(asked, place, workers, _crew(ray, workers), cells, failed)
         else:
-            play(cells, place, workers, crew=_crew(ray, workers))
+            play(cells, place, workers, crew=_crew(ray, workers), failed=failed)
     except SweepError as error:
         failed, whole = error.failed, str(error)
     except (KeyboardInterrupt, SystemExit):
-        played = len(write_table(asked, cells, failed, place, out))
-        typer.echo(f"stopped; {played} runs in {out / 'table.csv'}; started again it goes on")
+        if played := len(write_table(asked, cells, failed, place, out)):
+            typer.echo(f"{played} runs in {out / 'table.csv'}")
+        typer.echo("stopped; started again it goes on", err=True)
         raise
     runs = write_table(asked, cells, failed, place, out)
     typer.echo(f"{len(runs)} runs in {out / 'table.csv'}, table.parquet and report.html")
@@ -96,11 +97,13 @@ def _play_bayes(
         cells += own
         later = asked.trials - begin - len(own)
         try:
-            play(own, home, workers, crew=crew, before=before, later=later)
-        except SweepError as error:
-            now = error.failed
+            play(own, home, workers, crew=crew, before=before, later=later, failed=now)
+        except SweepError:
+            pass
+        finally:
+            failed.update(now)
         for trial, cell in batch:
-            failed.pop(cell.name, None)
+            if cell.name not in now:  # it may have failed when it was proposed before
+                failed.pop(cell.name, None)
             run = None if cell.name in now else read_run(home / "runs" / cell.name)
             search.tell(trial, run.final(run.headline) if run else None)
-        failed |= now

@@ -80,11 +80,25 @@ def test_claims_follow_the_rows_and_wait_without_any():
     assert {verdict for _, _, verdict in verdicts([])} == {"not yet measured"}
     rows = [row_of(e, loss_of(e)) for e in entries()]
     found = {words: verdict for words, _, verdict in verdicts(rows)}
-    assert found["A larger learning rate than centralized (beta2 fixed)"] == "confirmed"
+    for batch in (1, 4, 16):
+        told = f"A larger learning rate than centralized at batch {batch} (beta2 fixed)"
+        assert found[told] == "confirmed"
     assert found["A smaller batch than centralized (beta2 fixed)"] == "does not hold"
     assert found["A schedule that falls ends lower than a constant rate"] == "cannot be told apart"
     robust = next(v for w, v in found.items() if w.startswith("An uneven fleet"))
     assert robust == "confirmed"
+
+
+def test_a_claim_needs_both_sides_and_knows_the_end_of_a_grid():
+    def verdict(loss):
+        return {w: v for w, _, v in verdicts([row_of(e, loss(e)) for e in entries()])}
+
+    larger = "A larger learning rate than centralized at batch 4 (beta2 fixed)"
+    # Where centralized training does not care, its best rate says nothing.
+    flat = verdict(lambda e: 5.0 if e.settings["partition.clients"] == 1 else loss_of(e))
+    assert flat[larger] == "cannot be told apart"
+    lowest = verdict(lambda e: 5 + log(e.settings["client.lr"] / 0.0005))
+    assert lowest[larger] == "not known"
 
 
 def test_what_follows_from_batch_clients_and_steps_is_no_knob():

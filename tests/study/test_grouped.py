@@ -52,6 +52,24 @@ def test_a_key_that_a_run_does_not_read_is_no_knob_of_it():
     assert take == "Take: strategy.name = photon; all 10 rounds."
 
 
+def test_an_advice_has_all_values_that_made_it():
+    """A share that all partial runs have is no knob, and still no default."""
+    two = runs(
+        row("whole", 120.0, strategy__name="photon", model__train="full"),
+        row("part", 100.0, strategy__name="partial", strategy__train_share=0.25,
+            model__train="full"),
+    )  # fmt: skip
+    advice = advise(two, FLEET, "energy")
+    assert set(advice.choice.setting.knobs) == {"strategy.name"}
+    take = sentences(advice, "phone=1")[1]
+    assert take.startswith("Take: strategy.name = partial, strategy.train-share = 0.25; all")
+
+
+def test_the_same_run_played_twice_is_one_seed():
+    (setting,) = grouped(runs(row("a", 100.0), row("again", 100.0)))
+    assert [run.name for run in setting.runs] == ["a"]
+
+
 def test_how_many_clients_there_are_is_given_and_not_advised():
     few = [row(name, 50.0) | {"population": 5} for name in ("five", "more")]
     every, told = runs(*few, *(row(name, 100.0) for name in "abc")), []

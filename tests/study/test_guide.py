@@ -124,7 +124,7 @@ def test_neighbours_differ_in_one_knob():
 def test_it_says_what_it_does_not_know():
     told = " ".join(advise(STUDY, OnFleet("phone=1"), "energy", 0).doubts)
     assert "client.lr=0.2 is the highest that was tried" in told
-    assert "played with one seed" in told and "phone: memory" in told
+    assert "played with one seed" in told and "phone: radio-power" in told
     assert "10,000 tokens" in told and "times smaller or larger" not in told
     assert "times smaller or larger" in " ".join(
         advise(STUDY, OnFleet("phone=1", scale=100), "energy").doubts
