@@ -3,13 +3,14 @@
 Shapes: P trainable parameters.
 """
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fedllm_app.core.errors import DataError
+from fedllm_app.core.errors import DataError, first_line
 from fedllm_app.data.settings import NODE
 from fedllm_app.data.users import SEEN, UNSEEN, is_unseen
 from fedllm_app.parts import Parts
@@ -23,6 +24,8 @@ from fedllm_app.talk.scores import scores
 from fedllm_app.tasks.base import Tally
 from fedllm_app.tasks.by_client import Tallies, client_rows, spread
 from fedllm_app.tasks.sums import checked_sums
+
+log = logging.getLogger("fedllm")
 
 
 def evaluator_of(
@@ -56,8 +59,12 @@ def measured(parts: Parts, values_P: np.ndarray) -> dict[str, float]:
         return found
     asked = sample(parts.data.evaluation, parts.tokenizer, task.generate)
     prompts = [one.prompt for one in asked]
-    said = answers(parts.model.backbone, parts.tokenizer, prompts, task.generate_tokens)
-    return found | scores(said, [one.reference for one in asked])
+    try:
+        said = answers(parts.model.backbone, parts.tokenizer, prompts, task.generate_tokens)
+        return found | scores(said, [one.reference for one in asked])
+    except Exception as error:  # the model is measured without them, too
+        log.warning("held-out conversations are not answered: %s", first_line(error))
+        return found
 
 
 def by_client(parts: Parts, values_P: np.ndarray, most: int) -> Tallies:

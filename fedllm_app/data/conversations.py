@@ -59,9 +59,10 @@ def columns_of(shape: Shape, columns: Sequence[str], settings: DataSettings) -> 
 
 
 def conversation(row: Mapping[str, Any], shape: Shape, settings: DataSettings) -> list[Message]:
-    """Return the messages of a row, the last one the assistant's.
+    """Return the messages of a row, the last one a response of the assistant.
 
-    What follows the last response is left out: nothing is learned from it.
+    What follows the last response that says anything is left out: nothing is learned from it. A
+    response that is missing (None) is one that says nothing.
 
     Raises
     ------
@@ -77,13 +78,14 @@ def conversation(row: Mapping[str, Any], shape: Shape, settings: DataSettings) -
         asked = _text(row[settings.instruction_column], settings.instruction_column)
         about = row.get(settings.input_column)
         about = "" if about is None else _text(about, settings.input_column)
-        answer = _text(row[settings.response_column], settings.response_column)
+        answer = row[settings.response_column]
+        answer = "" if answer is None else _text(answer, settings.response_column)
         both = "\n\n".join(part for part in (asked, about) if part.strip())
         found = [
             {"role": USER, "content": both},
             {"role": ASSISTANT, "content": answer},
         ]
-    while found and found[-1]["role"] != ASSISTANT:
+    while found and not (found[-1]["role"] == ASSISTANT and found[-1]["content"].strip()):
         found.pop()
     return found
 
@@ -107,7 +109,9 @@ def without_oldest(messages: Sequence[Message]) -> list[Message]:
 
 
 def _side(value: Any, name: str, role: str) -> list[Message]:
-    """Return the messages of a prompt or a completion; a text is one message."""
+    """Return the messages of a prompt or a completion; a text is one message, and no text none."""
+    if value is None and role == ASSISTANT:
+        return []
     return [{"role": role, "content": value}] if isinstance(value, str) else _messages(value, name)
 
 
@@ -125,8 +129,10 @@ def _messages(value: Any, name: str) -> list[Message]:
                 f"message {number} of {name} has the role {message['role']!r}; expected one of "
                 f"{', '.join(ROLES)}"
             )
-        content = _text(message["content"], f"the content of message {number} of {name}")
-        made.append({"role": str(message["role"]), "content": content})
+        content = message["content"]
+        if content is not None or message["role"] != ASSISTANT:
+            content = _text(content, f"the content of message {number} of {name}")
+        made.append({"role": str(message["role"]), "content": content or ""})
     return made
 
 

@@ -59,6 +59,7 @@ class Row:
     owner : user and domain, None where there is no such column.
     source : number of the first row of the source that is in it.
     ids, starts, responses : tokens; where conversations begin; begin and end of each response.
+    asked : begin and end of the last question of each conversation; the same where it has none.
     """
 
     owner: Owner
@@ -66,12 +67,14 @@ class Row:
     ids: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     responses: list[int] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
 
-    def add(self, ids: Sequence[int], responses: Iterable[int]) -> None:
+    def add(self, ids: Sequence[int], responses: Iterable[int], asked: Iterable[int]) -> None:
         """Put a conversation behind those that are there."""
         at = len(self.ids)
         self.starts.append(at)
         self.responses += [at + place for place in responses]
+        self.asked += [at + place for place in asked]
         self.ids += ids
 
 
@@ -85,7 +88,7 @@ def prepare_instructions(
     file: Path,
     packing: bool = False,
 ) -> str:
-    """Write `raw` as Arrow: input_ids, responses, user, domain, source_row; packed, starts, too.
+    """Write `raw` as Arrow: input_ids, responses, asked, user, domain, source_row; packed, starts.
 
     Parameters
     ----------
@@ -204,7 +207,7 @@ def _rows(
             values = [batch[name][number] if name in batch else None for name in names]
             user, domain = (None if value is None else str(value) for value in values)
             made = Row((user, domain), start + number)
-            made.add(kept.ids, (place for span in kept.responses for place in span))
+            made.add(kept.ids, (place for span in kept.responses for place in span), kept.asked)
             yield made
 
 
@@ -215,7 +218,7 @@ def _packed(rows: Iterator[Row], T: int) -> Iterator[Row]:
         own = open_rows.setdefault(row.owner, [])
         fits = [other for other in own if len(other.ids) + len(row.ids) <= T]
         if fits:  # where least room is left afterwards
-            max(fits, key=lambda other: len(other.ids)).add(row.ids, row.responses)
+            max(fits, key=lambda other: len(other.ids)).add(row.ids, row.responses, row.asked)
             continue
         own.append(row)
         if len(own) > OPEN:
@@ -236,6 +239,7 @@ def _write(rows: Iterator[Row], file: Path, pad_id: int, T: int, has: Sequence[b
     fields = [
         ("input_ids", pyarrow.list_(pyarrow.int32(), T) if T else numbers),
         ("responses", numbers),
+        ("asked", numbers),
         *([("starts", numbers)] if T else []),
         *([("user", pyarrow.string())] if has[0] else []),
         *([("domain", pyarrow.string())] if has[1] else []),
@@ -247,6 +251,7 @@ def _write(rows: Iterator[Row], file: Path, pad_id: int, T: int, has: Sequence[b
             columns: dict[str, list[Any]] = {
                 "input_ids": [row.ids + [pad_id] * max(0, T - len(row.ids)) for row in held],
                 "responses": [row.responses for row in held],
+                "asked": [row.asked for row in held],
                 "starts": [row.starts + [len(row.ids)] * (len(row.ids) < T) for row in held],
                 "user": [row.owner[0] for row in held],
                 "domain": [row.owner[1] for row in held],

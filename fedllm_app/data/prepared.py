@@ -15,7 +15,7 @@ from fedllm_app.data.source import Source
 from fedllm_app.data.text import tokenizer_identity
 from fedllm_app.data.usable import Usable, usable
 
-FORMAT = 5  # part of the cache key: raise it when the same input would be prepared differently
+FORMAT = 6  # part of the cache key: raise it when the same input would be prepared differently
 READ = (
     "text_column", "label_column", "image_column", "user_column", "labels", "label_numbers",
     "bad_rows", "delimiter", "encoding", "strip", "documents", "domain_column",

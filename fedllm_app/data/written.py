@@ -88,6 +88,9 @@ def _searched(tokenizer: Any, messages: Sequence[Message], text: str) -> Rendere
             continue
         prompt = _tried(tokenizer, messages[:i], True)
         said = message["content"].strip()
+        question = messages[i - 1]["content"].strip() if i else ""
+        if question and (found := (prompt or "").rfind(question)) >= 0:
+            contents[i - 1] = found, found + len(question)
         asked = prompt is not None and text.startswith(prompt)
         at = text.find(said, len(prompt or "")) if asked else -1
         if at < 0:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.core.units import format_metric, words
 from fedllm_app.report import costs, drawing, palette
+from fedllm_app.report.answers import SCORES
 from fedllm_app.report.clients import client_plots
 from fedllm_app.report.curves import Curve, over_rounds, running_mean, smoothed, window_of
 from fedllm_app.report.drawing import Plot, Series
@@ -44,6 +45,9 @@ def all_plots(runs: Sequence[Run], looks: Sequence[Series], x: XAxis = ROUNDS) -
         against += [TOKENS] * all(run.counts_tokens for run in runs)
         against += [COMPUTE, ENERGY] * all(run.fleet for run in runs)
         quality += [metric_by(runs, looks, metric, one) for one in dict.fromkeys(against)]
+    for score in SCORES:
+        if any(run.evaluations(score) for run in runs):
+            quality += [metric_by(runs, looks, score, one) for one in dict.fromkeys([x, TRAFFIC])]
     if not quality:
         quality = [Plot("Metric", "Nothing was evaluated, so no metric is drawn.")]
     quality += client_plots(runs[0], x) if len(runs) == 1 else []

@@ -20,10 +20,12 @@ class Asked:
     ----------
     prompt : tokens before the response.
     reference : the response.
+    question : what the user said last, without what the template writes around it.
     """
 
     prompt: list[int]
     reference: str
+    question: str
 
 
 def sample(table: Table, tokenizer: Any, count: int) -> list[Asked]:
@@ -37,7 +39,7 @@ def sample(table: Table, tokenizer: Any, count: int) -> list[Asked]:
     rows = np.arange(len(table))
     if count < len(rows):
         rows = np.sort(generator("answered conversations").choice(rows, count, replace=False))
-    found = table[rows.tolist()]
+    found, asked = table[rows.tolist()], table.select_columns(["asked"])[rows.tolist()]["asked"]
     made = []
     for number in range(len(rows)):
         ids, spans = found["input_ids"][number], found["responses"][number]
@@ -45,7 +47,8 @@ def sample(table: Table, tokenizer: Any, count: int) -> list[Asked]:
         pairs = zip(spans[::2], spans[1::2], strict=True)
         begin, end = [pair for pair in pairs if pair[1] <= until][-1]
         text = tokenizer.decode(ids[begin:end], skip_special_tokens=True)
-        made.append(Asked(list(ids[:begin]), text.strip()))
+        said = tokenizer.decode(ids[slice(*asked[number][:2])], skip_special_tokens=True)
+        made.append(Asked(list(ids[:begin]), text.strip(), said.strip()))
     return made
 
 
@@ -75,7 +78,7 @@ def answered(
     each = {when: rouge_l(texts, references) for when, texts in said.items()}
     texts = [
         {
-            "asked": tokenizer.decode(one.prompt, skip_special_tokens=True).strip(),
+            "asked": one.question,
             "reference": one.reference,
             **{when: said[when][i] for when in said},
             **{f"rouge-l-{when}": each[when][i] for when in said},

@@ -3,6 +3,7 @@
 Metrics differ in which way is better; `falls` knows.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from fedllm_app.core.errors import ConfigError
 from fedllm_app.core.extend import load
 from fedllm_app.core.settings import Settings
-from fedllm_app.tasks.base import TaskKind
+from fedllm_app.tasks.base import Metric, TaskKind
 from fedllm_app.tasks.classify import SEQUENCE_CLASSIFICATION
 from fedllm_app.tasks.image import IMAGE_CLASSIFICATION
 from fedllm_app.tasks.instruction import INSTRUCTION
@@ -23,6 +24,7 @@ TASKS: dict[str, TaskKind] = {
         SEQUENCE_CLASSIFICATION, NEXT_TOKEN, PRETRAINING, INSTRUCTION, IMAGE_CLASSIFICATION
     )
 }  # fmt: skip
+OF_ANSWERS = (Metric("exact-match"), Metric("rouge-l"))  # of every task with conversations
 CHAT_KEYS = (
     "loss-on",
     "packing",
@@ -86,7 +88,10 @@ class TaskSettings(Settings):
     def kind(self) -> TaskKind:
         """The task itself, as these settings ask for it; ConfigError if there is none."""
         kind = task_of(self.name)
-        return kind if kind.fitted is None else kind.fitted(self)
+        kind = kind if kind.fitted is None else kind.fitted(kind, self)
+        if not (kind.chat and self.answers_often):
+            return kind
+        return replace(kind, metrics=(*kind.metrics, *OF_ANSWERS))
 
 
 def task_of(name: str) -> TaskKind:

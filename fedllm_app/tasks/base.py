@@ -160,7 +160,7 @@ class TaskKind:
         can answer held-out ones at the end of a run (task.generate).
     domains : prepared rows have the column "domain" where the source has data.domain-column.
     check : raises DataError if the columns of a source are of no known shape; beside `reads`.
-    fitted : returns the kind as the settings of a run (namespace task) ask for it.
+    fitted : returns this kind as the settings of a run (namespace task) ask for it.
     sums : every name of a tally with what it is (tasks/sums.py), by which a server checks what a
         device measured; empty, no device is asked.
     """
@@ -183,7 +183,7 @@ class TaskKind:
     chat: bool = False
     domains: bool = False
     check: "Callable[[Sequence[str], DataSettings, Source], object] | None" = None
-    fitted: "Callable[[Any], TaskKind] | None" = None
+    fitted: "Callable[[TaskKind, Any], TaskKind] | None" = None
     sums: Mapping[str, str] = field(default_factory=dict)
 
     @property

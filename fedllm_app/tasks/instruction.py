@@ -93,15 +93,11 @@ class Instruction(NextToken):
         return tail & pads.all(1, keepdim=True)
 
 
-OF_ANSWERS = (Metric("exact-match"), Metric("rouge-l"))
-
-
-def _fitted(settings: Any) -> TaskKind:
-    """Return the kind as namespace `task` asks for it."""
+def _fitted(kind: TaskKind, settings: Any) -> TaskKind:
+    """Return a kind of instructions as namespace `task` asks for it."""
     packed, everything = bool(settings.packing), settings.loss_on == ALL
     return replace(
-        INSTRUCTION,
-        metrics=INSTRUCTION.metrics + (OF_ANSWERS if settings.answers_often else ()),
+        kind,
         columns=("input_ids", "responses", *(("starts",) if packed else ())),
         prepare=partial(prepare_instructions, packing=packed),
         make=lambda pad_id, image: Instruction(pad_id, everything, packed),

@@ -38,6 +38,7 @@ def packed():
             {
                 "input_ids": fixed,
                 "responses": pyarrow.array([[1, 3, 4, 6]], lists),
+                "asked": pyarrow.array([[0, 1, 3, 4]], lists),
                 "starts": pyarrow.array([[0, 3, 6]], lists),
             }
         )
@@ -50,3 +51,4 @@ def test_of_a_packed_row_the_first_conversation_is_asked(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny.root / "llama")
     (one,) = sample(packed(), tokenizer, 3)
     assert (one.prompt, one.reference) == ([5], tokenizer.decode([6]))
+    assert one.question == tokenizer.decode([5])
