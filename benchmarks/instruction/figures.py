@@ -1,11 +1,13 @@
 """Draw response loss and ROUGE-L of every run, against rounds and against megabytes both ways."""
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 from benchmarks.instruction.cells import METHODS, SETS
 from benchmarks.reproduce.figures import panels, save
 from benchmarks.study_kit.entry import Row
+from benchmarks.study_kit.points import by_point
 
 NAME = "instruction-loss"
 COLOURS = dict(zip(METHODS, ("0.35", "tab:blue", "tab:cyan", "tab:orange"), strict=True))
@@ -15,12 +17,24 @@ SHOWN = {"curve": "response loss", "rouge-l": "ROUGE-L"}  # keys of a row that a
 def curves(
     rows: Sequence[Row], data: str, key: str
 ) -> Iterator[tuple[str, list[tuple[int, float, float]]]]:
-    """Yield each method on a set with a curve: round, megabytes up and down so far, value."""
-    for row in rows:
-        of, _, method = row["run"].partition("-")
-        if of == data and (curve := row.get(key)):
-            sent = row.get("megabytes", {})
-            yield method, [(int(r), sent.get(r, 0.0), value) for r, value in curve.items()]
+    """Yield each method on a set with a curve, the mean over its seeds.
+
+    A point is a round, megabytes up and down so far, and a value.
+    """
+    for point, own in by_point(rows).items():
+        of, _, method = point.partition("-")
+        if of == data and all(row.get(key) for row in own):
+            yield (
+                method,
+                [
+                    (
+                        int(r),
+                        fmean(row["megabytes"][r] for row in own),
+                        fmean(row[key][r] for row in own),
+                    )
+                    for r in own[0][key]
+                ],
+            )
 
 
 def draw(rows: Sequence[Row]) -> bool:

@@ -1,13 +1,15 @@
 """The study: its runs, what a row holds, and the table of docs/instruction-tuning.md."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
-from benchmarks.instruction.cells import STAGES, entries, trials
+from benchmarks.instruction.cells import SERVER_LRS, STAGES, entries, trials
 from benchmarks.instruction.figures import NAME, draw
 from benchmarks.markers import fill, printed
 from benchmarks.record import ROOT
 from benchmarks.study_kit.entry import Row
+from benchmarks.study_kit.points import by_point
 from benchmarks.study_kit.study import Study
 from fedllm_app.report.answers import read_answers
 from fedllm_app.run.metrics import read_lines
@@ -51,30 +53,47 @@ def write(rows: Sequence[Row]) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return loss, ROUGE-L and bytes of every run."""
+    """Return loss, ROUGE-L, bytes and the rate of every method on every set, means over seeds."""
     head = [
-        "data", "method", "response loss before", "after", "ROUGE-L before", "after", "MB up",
-        "MB down",
+        "data", "method", "rate", "response loss before", "after", "ROUGE-L before", "after",
+        "MB up", "MB down",
     ]  # fmt: skip
     body = []
-    for row in rows:
-        data, _, method = row["run"].partition("-")
-        scores = [row.get(f"answers-{when}", {}).get("rouge-l") for when in ("before", "after")]
+    for point, own in by_point(rows).items():
+        data, _, method = point.partition("-")
         body.append([
-            data, method, f"{row['loss-before']:.3f}", f"{row['loss']:.3f}",
-            *("" if score is None else f"{score:.3f}" for score in scores),
-            f"{row['up-bytes'] / 1e6:.2f}", f"{row['down-bytes'] / 1e6:.2f}",
+            data, method, _rate(own[0]), _mean(own, lambda row: row["loss-before"]),
+            _mean(own, lambda row: row["loss"]),
+            *(_mean(own, lambda row, w=when: row.get(f"answers-{w}", {}).get("rouge-l"))
+              for when in ("before", "after")),
+            f"{own[0]['up-bytes'] / 1e6:.2f}", f"{own[0]['down-bytes'] / 1e6:.2f}",
         ])  # fmt: skip
     return printed([head, *body])
 
 
+def _rate(row: Row) -> str:
+    """Return the server's rate, and whether none beyond it was tried."""
+    lr = row["settings"]["server.lr"]
+    ends = {min(SERVER_LRS): " (the lowest tried)", max(SERVER_LRS): " (the highest tried)"}
+    return f"{lr:g}{ends.get(lr, '')}"
+
+
+def _mean(rows: Sequence[Row], of: Callable[[Row], float | None]) -> str:
+    """Return the mean of a value with its spread over seeds, "" where a row has none."""
+    values = [value for row in rows if (value := of(row)) is not None]
+    if len(values) < len(rows):
+        return ""
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{fmean(values):.3f}{spread}"
+
+
 def texts(rows: Sequence[Row]) -> str:
-    """Return some texts of FLoSS on each set, beside their references."""
+    """Return some texts of FLoSS on each set, of its first seed, beside their references."""
     keys = ("asked", "reference", "before", "after")
     parts = [
         f"{row['run']}:\n\n"
         + printed([[*keys], *([_cell(text[key]) for key in keys] for text in row["texts"])])
-        for row in rows if row["run"].endswith("-floss") and row["texts"]
+        for row in rows if row["run"].endswith("-floss-s0") and row["texts"]
     ]  # fmt: skip
     return "\n\n".join(parts)
 

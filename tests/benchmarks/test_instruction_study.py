@@ -29,7 +29,8 @@ def test_all_methods_are_tuned_by_the_same_rates():
 def test_the_table_shows_loss_scores_bytes_and_texts(tmp_path, monkeypatch):
     text = {"asked": "a | b", "reference": "r", "before": "x\ny", "after": "z"}
     row = {
-        "run": "medquad-floss", "loss-before": 2.5, "loss": 2.25,
+        "run": "medquad-floss-s0", "settings": {"server.lr": 0.01},
+        "loss-before": 2.5, "loss": 2.25,
         "answers-before": {"rouge-l": 0.1}, "answers-after": {"rouge-l": 0.2}, "texts": [text],
         "up-bytes": 1_500_000, "down-bytes": 2_000_000,
         "curve": {"0": 2.5, "2": 2.25}, "megabytes": {"0": 0.0, "2": 3.5},
@@ -38,15 +39,18 @@ def test_the_table_shows_loss_scores_bytes_and_texts(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(results.DOCUMENT.read_text("utf-8"), "utf-8")
     monkeypatch.setattr(results, "DOCUMENT", page)
-    results.write([row])
+    other = row | {"run": "medquad-floss-s1", "loss": 2.35, "curve": {"0": 2.5, "2": 2.35}}
+    results.write([row, other])
     shown = page.read_text("utf-8")
-    assert "| medquad | floss | 2.500 | 2.250 | 0.100 | 0.200 | 1.50 | 2.00 |" in shown
+    assert "| medquad | floss | 0.01 | 2.500 ± 0.000 | 2.300 ± 0.071 | 0.100 ± 0.000 |" in shown
     assert "| a \\| b | r | x y | z |" in shown
     assert "(figures/instruction-loss.png)" in shown
     assert (tmp_path / "figures" / "instruction-loss.png").stat().st_size > 1000
     # The curve goes over rounds, and over all bytes both ways.
-    assert [*curves([row], "medquad")] == [("floss", [(0, 0.0, 2.5), (2, 3.5, 2.25)])]
-    assert not [*curves([row], "assistant")]
+    ((method, points),) = curves([row, other], "medquad", "curve")
+    assert (method, points) == ("floss", [(0, 0.0, 2.5), (2, 3.5, pytest.approx(2.3))])
+    assert not [*curves([row], "assistant", "curve")]
+    assert not [*curves([row], "medquad", "rouge-l")]  # which this row has no curve of
 
 
 def test_the_settings_of_every_run_are_checked_as_a_recipe_is():

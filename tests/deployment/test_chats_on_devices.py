@@ -6,6 +6,7 @@ One file is JSONL with messages, the other CSV with columns. Folder: FEDLLM_TEST
 import csv
 import json
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def write_columns(path, pairs):
         csv.writer(file).writerows([("instruction", "response"), *pairs])
 
 
+def documented():
+    """Return chats.toml of docs/instruction-tuning.md."""
+    text = (ROOT / "docs" / "instruction-tuning.md").read_text("utf-8")
+    return tomllib.loads(text.partition("```toml\n# chats.toml\n")[2].partition("```")[0])
+
+
 def command(*words, typed=None):
     done = CliRunner().invoke(cli.app, [*map(str, words)], input=typed)
     assert done.exit_code == 0, done.output
@@ -69,17 +76,10 @@ def test_two_devices_with_conversations_of_their_own_and_the_talk_after(tmp_path
         for client, file in (("alice", "alice.jsonl"), ("bob", "bob.csv"))
     ]  # fmt: skip
     home = tmp_path / "server-home"
-    settings = {
-        "run": {"home": str(home), "name": "chats", "rounds": 2},
-        "task": {"name": "instruction", "max-tokens": 64},
-        "data": {"train": "node", "test": str(tmp_path / "test.jsonl")},
-        "model": {"source": str(model)},
-        "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": "all-linear"},
-        "client": {"optimizer": "adamw", "lr": 2e-3, "batch": 3, "steps": 5},
-        "server": {"optimizer": "sgd", "lr": 1.0},
-        "round": {"clients": 2, "evaluate-every": 2, "timeout-s": 500.0},
-        "strategy": {"name": "dense"},
-    }
+    settings = documented()
+    settings["run"]["home"] = str(home)
+    settings["data"]["test"] = str(tmp_path / "test.jsonl")
+    settings["model"]["source"] = str(model)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(tomli_w.dumps(settings))
     folder = tmp_path / "federation"
