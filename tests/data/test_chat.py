@@ -1,7 +1,7 @@
 """What is learned of a conversation, token by token, through the chat templates of many models."""
 
 import pytest
-from templates import GEMMA, LLAMA3, SYSTEM, TURNS, WRITTEN
+from templates import GEMMA, LLAMA3, SYSTEM, THINKS, TURNS, WRITTEN
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -199,6 +199,24 @@ def test_a_long_conversation_loses_its_oldest_turns_then_its_question_then_its_e
     assert "A rock. A rock." in text and "</s>" not in text
     frame = prompt_ids(tokenizer, long[:1])
     assert short(long, len(frame))[:2] == (None, {NOTHING})
+
+
+def test_a_question_loses_its_beginning_also_where_a_template_cuts_answers(tokenizer):
+    """Where marks do not tell, the question is found as the response is: neither is lost."""
+    tokenizer.chat_template = THINKS
+    asks = {"role": "user", "content": "Is " + "a rock of ice " * 20 + "a moon?"}
+    said = {"role": "assistant", "content": "<think>hm</think>Sí, she said."}
+    whole = encoded(tokenizer, [[asks, {**said, "content": "Sí, she said."}]])[0]
+
+    def encode(messages):
+        return encoded(tokenizer, [messages])[0]
+
+    for answer in (said, {**said, "content": "Sí, she said."}):
+        one = encode([asks, answer]) if answer is not said else whole
+        kept, done = shortened([asks, answer], one, len(whole.ids) - 6, encode)
+        assert done == {ASKED}
+        ((begin, end),) = kept.responses
+        assert "Sí, she said." in tokenizer.decode(kept.ids[begin:end])
 
 
 def test_spans_move_with_what_is_cut():

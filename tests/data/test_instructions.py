@@ -43,6 +43,8 @@ def prepared(rows, tokenizer, folder, T=32, packing=False, **settings):
     [
         ({"messages": [ASK, SAY]}, {}),
         ({"messages": [ASK, SAY, ASK]}, {}),  # nothing is learned from what is not answered
+        ({"messages": [ASK, SAY, ASK, {**SAY, "content": " "}]}, {}),
+        ({"messages": [ASK, SAY, ASK, {**SAY, "content": None}]}, {}),
         ({"prompt": "the sun", "completion": "moon"}, {}),
         ({"prompt": [ASK], "completion": [SAY]}, {}),
         ({"instruction": "the", "input": "sun", "response": "moon"}, {}),
@@ -80,6 +82,19 @@ def test_an_unknown_shape_is_refused_with_those_that_are_known_and_what_was_foun
 def test_a_row_that_is_no_conversation_says_why(row, why):
     with pytest.raises(NoConversationError, match=why):
         conversation(row, shape_of(list(row), DataSettings(), SOURCE), DataSettings())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASK, {**SAY, "content": None}]},
+        {"prompt": "the sun", "completion": None},
+        {"prompt": "the sun", "completion": ""},
+        {"instruction": "the sun", "response": None},
+    ],
+)
+def test_a_missing_response_is_none(row):
+    assert not conversation(row, shape_of(list(row), DataSettings(), SOURCE), DataSettings())
 
 
 def test_the_oldest_exchange_goes_with_all_that_answers_it():

@@ -114,6 +114,8 @@ def test_a_run_answers_before_and_after_training_and_shows_it(run):
     texts = found["texts"]
     assert (found["round"], len(texts)) == (4, 5)
     assert {text["reference"] for text in texts} <= {"moon", "ice", "rock"}
+    # What the user said, without what the template writes around it.
+    assert all(re.fullmatch(r"(the|a) (sun|sea|sand)( of)?", text["asked"]) for text in texts)
     for when in ("before", "after"):  # the score is that of the texts beside it
         same = sum(text[when] == text["reference"] for text in texts) / 5
         assert found[when]["exact-match"] == pytest.approx(same)
@@ -124,7 +126,24 @@ def test_a_run_answers_before_and_after_training_and_shows_it(run):
         assert {name: metrics[name] for name in found[when]} == found[when]
     page = (run / "report.html").read_text("utf-8")
     assert "What is answered" in page and texts[0]["after"] in page
+    assert "Rouge l by round" in page
     assert [table.title for table in answers_tables(run)] == ["Answers", "What is answered"]
+
+
+def test_answers_that_fail_leave_an_evaluation_its_other_metrics(tiny, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("fedllm_app.measuring.answers", fail)
+    keys = tiny.keys("instruction") | {
+        "run.name": "speechless", "run.rounds": 1, "partition.clients": 2, "round.clients": 2,
+        "client.steps": 1, "lora.rank": 2, "task.max-tokens": 32, "task.generate": 2,
+        "task.generate-tokens": 4, "task.generate-at": "evaluations",
+    }  # fmt: skip
+    folder = run_local(RunConfig.parse(keys))
+    assert "held-out conversations are not answered: out of memory" in caplog.text
+    last = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
+    assert set(last["evaluation"]) == {"loss", "perplexity", "token-accuracy"}
 
 
 def test_an_answer_is_the_same_alone_and_in_a_batch_with_longer_prompts(run, tmp_path):

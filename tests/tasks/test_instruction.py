@@ -1,5 +1,7 @@
 """The loss of responses, what is measured beside it, and packed rows that stay apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,9 @@ from fedllm_app.parts import Parts
 from fedllm_app.place import Place
 from fedllm_app.play import run_local
 from fedllm_app.run.metrics import read_lines
-from fedllm_app.tasks import falls
-from fedllm_app.tasks.base import IGNORED
-from fedllm_app.tasks.instruction import Instruction
+from fedllm_app.tasks import TaskSettings, falls
+from fedllm_app.tasks.base import IGNORED, Metric
+from fedllm_app.tasks.instruction import INSTRUCTION, Instruction
 
 X = IGNORED
 ROWS = [
@@ -111,6 +113,16 @@ def test_a_federation_learns_to_answer(tiny):
     assert last["loss"] < 0.5 < first["loss"]
     assert falls("loss", "instruction") and not falls("token-accuracy", "instruction")
     assert (folder / "model" / "chat_template.jinja").read_text().startswith("{% for message")
+
+
+OWN = replace(INSTRUCTION, name="mine", metrics=(Metric("charm"), *INSTRUCTION.metrics))
+
+
+def test_a_task_of_ones_own_made_from_it_stays_its_own():
+    kind = TaskSettings(name=f"{__name__}:OWN", packing=True, generate=1).kind
+    assert (kind.name, kind.headline, kind.packed) == ("mine", "charm", True)
+    often = TaskSettings(name=f"{__name__}:OWN", generate=1, generate_at="evaluations").kind
+    assert often.metric_names == (*kind.metric_names, "exact-match", "rouge-l")
 
 
 def test_keys_of_conversations_are_refused_with_other_tasks():
