@@ -174,6 +174,9 @@ def _steps() -> Iterator[Entry]:
         yield made("steps", "steps", {"n": 2, "H": 64, "lr": lr})
     for lr in (*LOW[1:], *LRS[:1]):
         yield made("steps", "steps", {"B": 16, "n": 2, "H": 64, "lr": lr})
+    # After the held-out grid, in which one client at a time was best.
+    for H, lr in ((64, LOW[0]), (64, LOW[1]), (64, LRS[0]), (16, LOW[1]), (16, LRS[0])):
+        yield made("steps", "steps", {"n": 1, "H": H, "lr": lr})
 
 
 def _options() -> Iterator[Entry]:

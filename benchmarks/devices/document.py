@@ -137,7 +137,7 @@ def steps(rows: Sequence[Row]) -> str:
     """Return rounds against local steps, with what they cost on both fleets."""
     head = ["clients of a round", "local steps", "local batch", "rounds", "best lr"]
     body = []
-    for n, H, B in product(CLIENTS[:2], LOCAL_STEPS, BATCHES):
+    for n, H, B in product((1, *CLIENTS[:2]), LOCAL_STEPS, BATCHES):
         if row := lowest(rows, _at(n, H, B)):
             lr = f"{row['settings']['client.lr']:g}"
             cells = [str(n), str(H), str(B), str(row["rounds"]), lr, _perplexity(row)]
