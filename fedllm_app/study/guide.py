@@ -219,6 +219,8 @@ def edges(runs: Sequence[Observed], choice: Choice) -> list[str]:
         if len(numbers) > 1 and isinstance(value, int | float) and value in (
             min(numbers), max(numbers),
         ):  # fmt: skip
+            if value == 1 and isinstance(value, int) and value == min(numbers):
+                continue  # below one client, row or step there is nothing
             side = "lowest" if value == min(numbers) else "highest"
             ends.append(f"{knob}={value:g} is the {side} that was tried; beyond it may be better")
     return ends
