@@ -26,7 +26,7 @@ FLOSS = {
     "server.lr": 0.01, "wire.up-values": "q4",
 }  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
-    "dense": {"strategy.name": "dense", "server.lr": 0.003},
+    "dense": {"strategy.name": "dense", "server.lr": 0.01},
     "floss": FLOSS,
     "floss, balanced": FLOSS | {"devices.balance": True},
 }
