@@ -90,8 +90,8 @@ def draw(rows: list[dict[str, Any]]) -> None:
         right.bar(at, values, bottom=below, label=words, width=0.6)
         below = [b + v for b, v in zip(below, values, strict=True)]
     right.set_xticks(at, [row["run"] for row in rows])
-    right.set(ylabel="kJ of all devices")
-    right.legend(frameon=False)
+    right.set(ylabel="kJ of all devices", ylim=(0, 1.35 * max(below)))
+    right.legend(frameon=False, loc="upper left")
     save(figure, "uneven-fleet")
 
 
