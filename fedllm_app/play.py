@@ -22,7 +22,7 @@ from fedllm_app.core.schedule import factor
 from fedllm_app.core.state import RunState
 from fedllm_app.data.digests import data_digests
 from fedllm_app.data.settings import NODE
-from fedllm_app.devices.available import present_of
+from fedllm_app.devices.available import everybody, present_of
 from fedllm_app.devices.fleet import Fleet
 from fedllm_app.devices.network import Network, network_of
 from fedllm_app.ending import finish_run
@@ -150,6 +150,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
     real = c.data.train == NODE
     population = 0 if real else len(eligible(parts.counts()))
     asked = c.round if real else c.round.sized(population)
+    present = everybody if real else present_of(fleet, parts.counts(), c.run.seed)
     recorder = Recorder(
         folder, state if restored else None, c.run.rounds, c.run.checkpoint_every,
         parts.model.base_bytes, parts.task.unit, bool(network and network.fleet), population,
@@ -161,9 +162,7 @@ def build_loop(parts: Parts, folder: Path, transport: Transport) -> Loop:
         state=state,
         resumed=restored is not None,
         planner=planner,
-        pacing=pacing_of(
-            asked, c.run.seed, present_of(None if real else fleet, parts.counts(), c.run.seed)
-        ),
+        pacing=pacing_of(asked, c.run.seed, present),
         limits=limits,
         optimizer=optimizer,
         transport=transport,

@@ -78,7 +78,7 @@ def grouped(runs: Iterable[Observed]) -> list[Setting]:
     keys = dict.fromkeys([*(k for run in every for k in run.settings), ROUNDS])
     asked = [k for k in keys if k not in SEEDS]
     full: list[Values] = [
-        {k: run.asked if k == ROUNDS else run.read[k] for k in asked} for run in every
+        {k: run.asked if k == ROUNDS else run.read.get(k) for k in asked} for run in every
     ]
     # What one run reads and another does not follows from a key that differs.
     vary = [k for k in asked if len({values[k] for values in full} - {None}) > 1]
