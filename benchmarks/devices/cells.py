@@ -246,7 +246,7 @@ def advised(knobs: Mapping[str, Any], rounds: int) -> Entry:
 
     Parameters
     ----------
-    knobs : of the advice, as settings.
+    knobs : of the advice, as settings; None of a key that it does not read.
     rounds : of its schedule.
     """
     own = {
@@ -257,7 +257,7 @@ def advised(knobs: Mapping[str, Any], rounds: int) -> Entry:
         )
     }  # fmt: skip
     base = RunConfig.parse(federated(own)).resolved().flat()
-    more = {k: v for k, v in knobs.items() if base[k] != v}
+    more = {k: v for k, v in knobs.items() if v is not None and base[k] != v}
     found = held(own, more, "-".join(f"{k.split('.')[1]}-{v}" for k, v in sorted(more.items())))
     assert found.settings["run.rounds"] == rounds
     return found

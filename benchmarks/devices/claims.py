@@ -70,9 +70,15 @@ def central(row: Row) -> bool:
 
 
 def moved(
-    words: str, rows: Sequence[Row], ours: Select, theirs: Select, key: str, larger: bool
-) -> Verdict:
-    """Judge "the best value of `key` is larger (or smaller) on our side than on theirs"."""
+    words: str, rows: Sequence[Row], chance: float, ours: Select, theirs: Select, key: str,
+    larger: bool,
+) -> Verdict:  # fmt: skip
+    """Judge "the best value of `key` is larger (or smaller) on our side than on theirs".
+
+    Parameters
+    ----------
+    chance : of `noise`.
+    """
     a, b = lowest(rows, ours), lowest(rows, theirs)
     if a is None or b is None:
         return words, PENDING, PENDING
@@ -81,7 +87,7 @@ def moved(
         return words, f"the best is {va:g} on both sides, the {end} that was tried", UNKNOWN
     if va == vb:
         return words, f"the best is {va:g} on both sides", "does not hold"
-    chance, worse = noise(rows), []
+    worse = []
     for best, side, value in ((a, ours, vb), (b, theirs, va)):
         other = lowest(rows, _both(side, lambda row, v=value: row["settings"][key] == v))
         if other is None:
@@ -102,7 +108,7 @@ def _end(value: float, key: str, rows: Sequence[Row], side: Select) -> str:
     return "lowest" if value == min(tried) else "highest" if value == max(tried) else ""
 
 
-def better(words: str, rows: Sequence[Row], ours: Select, theirs: Select) -> Verdict:
+def better(words: str, rows: Sequence[Row], chance: float, ours: Select, theirs: Select) -> Verdict:
     """Judge "our side ends with the lower perplexity".
 
     Each has the best of the batches and rates that both were played with.
@@ -111,7 +117,7 @@ def better(words: str, rows: Sequence[Row], ours: Select, theirs: Select) -> Ver
     a, b = (lowest(rows, _both(side, lambda r: _pair(r) in both)) for side in (ours, theirs))
     if a is None or b is None:
         return words, PENDING, PENDING
-    gap, chance = 100 * (exp(a["loss"] - b["loss"]) - 1), noise(rows)
+    gap = 100 * (exp(a["loss"] - b["loss"]) - 1)
     here = f"{_named(a, both)} against {_named(b, both)}: {gap:+.1f} % (chance {chance:.1f})"
     if abs(gap) <= chance:
         return words, here, "cannot be told apart"
@@ -160,7 +166,7 @@ def robust(rows: Sequence[Row]) -> Verdict:
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Return the verdict on every claim, in the order of the document."""
-    found = []
+    found, known = [], (rows, noise(rows))
     for rule, name in ((fixed, "beta2 fixed"), (half, "its half-life in tokens fixed")):
         ours = _both(at(), rule)
         theirs = _both(central, rule)
@@ -170,22 +176,23 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
             told = f"A larger learning rate than centralized at batch {B} ({name})"
             sides = (_both(side, lambda row, B=B: row["settings"][BATCH] == B)
                      for side in (ours, theirs))  # fmt: skip
-            found.append(moved(told, rows, *sides, LR, True))
+            found.append(moved(told, *known, *sides, LR, True))
         told = f"A smaller batch than centralized ({name})"
-        found.append(moved(told, rows, ours, theirs, BATCH, False))
+        found.append(moved(told, *known, ours, theirs, BATCH, False))
     few, many = _both(at(n=2), fixed), _both(at(n=32), fixed)
     found += [
         moved("The best rate grows with the clients of a round (32 against 2)",
-              rows, many, few, LR, True),
+              *known, many, few, LR, True),
         moved("The best local batch falls with the clients of a round (32 against 2)",
-              rows, many, few, BATCH, False),
-        better("At equal tokens, few clients of a round end lower (2 against 32)", rows, few, many),
+              *known, many, few, BATCH, False),
+        better("At equal tokens, few clients of a round end lower (2 against 32)",
+               *known, few, many),
         better("At equal tokens, more rounds end lower (H = 4 against 64)",
-               rows, _both(at(H=4), fixed), _both(at(H=64), fixed)),
+               *known, _both(at(H=4), fixed), _both(at(H=64), fixed)),
         better("A schedule that falls ends lower than a constant rate",
-               rows, _both(at(), fixed), option("client.schedule", "constant")),
+               *known, _both(at(), fixed), option("client.schedule", "constant")),
         better("A kept optimizer state ends lower, where all clients take part",
-               rows, lambda r: all_take_part(r) and r["settings"]["client.keep-optimizer"],
+               *known, lambda r: all_take_part(r) and r["settings"]["client.keep-optimizer"],
                lambda r: all_take_part(r) and not r["settings"]["client.keep-optimizer"]),
         robust(rows),
     ]  # fmt: skip

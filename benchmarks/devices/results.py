@@ -95,10 +95,7 @@ def held_entries(home: Path) -> list[Entry]:
     if not first or not whole(home):
         return grid
     found = advices(rows_of(entries(), home, NAME), first[0]["parameters"])
-    knobs = [
-        {k: v for k, v in a.choice.setting.knobs.items() if v is not None} for a in found.values()
-    ]
-    asked = [advised(own, a.choice.of) for own, a in zip(knobs, found.values(), strict=True)]
+    asked = [advised(a.choice.setting.knobs, a.choice.of) for a in found.values()]
     known = [e.settings for e in grid]
     return once([*grid, *(e for e in asked if e.settings not in known)])
 

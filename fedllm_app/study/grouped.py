@@ -90,14 +90,13 @@ def grouped(runs: Iterable[Observed]) -> list[Setting]:
     for run, values in zip(every, full, strict=True):
         # Of the same run played twice, the first counts.
         found.setdefault(tuple(values[k] for k in knobs), {}).setdefault(run.seed, (run, values))
-    return [
-        Setting(
-            dict(zip(knobs, values, strict=True)),
-            [run for run, _ in own.values()],
-            {k: of[k] for k in beside for _, of in [*own.values()][:1] if of[k] is not None},
-        )
-        for values, own in found.items()
-    ]
+    settings = []
+    for chosen, by_seed in found.items():
+        _, first = next(iter(by_seed.values()))
+        own = {k: first[k] for k in beside if first[k] is not None}
+        played = [run for run, _ in by_seed.values()]
+        settings.append(Setting(dict(zip(knobs, chosen, strict=True)), played, own))
+    return settings
 
 
 def _follows(key: str, knobs: Collection[str], runs: Iterable[Values]) -> bool:

@@ -4,9 +4,14 @@ fedllm guide results.json --fleet phone=0.8,pc=0.2 --goal energy
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedllm_app.study.guide import Advice
 
 Option = typer.Option
 GOAL_WORDS = "time, energy, compute or bytes"
@@ -44,12 +49,11 @@ def guide(
     from statistics import fmean
 
     from rich.console import Console
-    from rich.table import Table
 
     from fedllm_app.core.errors import ConfigError
     from fedllm_app.study.finished_runs import read_observed
     from fedllm_app.study.guide import advise, choices
-    from fedllm_app.study.guide_words import draw_front, neighbours, sentences
+    from fedllm_app.study.guide_words import draw_front, sentences
     from fedllm_app.study.observed import of_one_size
     from fedllm_app.study.on_fleet import GOALS, OnFleet
 
@@ -63,15 +67,24 @@ def guide(
     console = Console(width=max(100, Console().width))
     for words in (*left_out, *sentences(advice, fleet)):
         console.print(words, highlight=False)
-    head, *body = neighbours(advice)
-    if body:
-        table = Table(*head, title="One knob changed, both to the end")
-        for row in body:
-            table.add_row(*row)
-        console.print(table)
+    _print_neighbours(console, advice)
     console.print("What this does not know:")
     for doubt in advice.doubts:
         console.print(f"- {doubt}", highlight=False)
     if plot:
         draw_front(choices(runs, on), [advice.choice], [goal], plot, f"{len(runs)} runs on {fleet}")
         console.print(f"front: {plot}")
+
+
+def _print_neighbours(console: "Console", advice: "Advice") -> None:
+    """Print what changes when one knob does, if a run shows it."""
+    from rich.table import Table
+
+    from fedllm_app.study.guide_words import neighbours
+
+    head, *body = neighbours(advice)
+    if body:
+        table = Table(*head, title="One knob changed, both to the end")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)

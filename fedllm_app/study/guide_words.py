@@ -42,8 +42,10 @@ def taken(choice: Choice) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if value in ("", None):
-        return '""' if value == "" else "not read"
+    if value is None:
+        return "not read"
+    if value == "":
+        return '""'
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

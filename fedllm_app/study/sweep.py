@@ -170,17 +170,7 @@ def play(
     if workers < 1:
         raise SweepError(f"workers is {workers}; expected 1 or more")
     failed = {} if failed is None else failed
-    good: list[Cell] = []
-    waiting: list[Cell] = []
-    for cell in cells:
-        try:
-            done = finished(cell, home)
-        except FedllmError as error:
-            failed[cell.name] = str(error)
-            say(f"{cell.name} is not played: {error}")
-            continue
-        good.append(cell)
-        waiting += [] if done else [cell]
+    good, waiting = _looked_through(cells, home, say, failed)
     counts = f"{len(good) - len(waiting)} are finished, {len(waiting)} to play"
     say(f"{_which(len(cells), len(before), later)}: {counts}")
     at_work: dict[str, Cell] = {}
@@ -201,6 +191,24 @@ def play(
                     good.remove(cell)
     if failed:
         raise _failure(len(cells), failed)
+
+
+def _looked_through(
+    cells: Sequence[Cell], home: Path, say: Say, failed: dict[str, str]
+) -> tuple[list[Cell], list[Cell]]:
+    """Return the cells that can be played, and those of them that are not finished."""
+    good: list[Cell] = []
+    waiting: list[Cell] = []
+    for cell in cells:
+        try:
+            done = finished(cell, home)
+        except FedllmError as error:
+            failed[cell.name] = str(error)
+            say(f"{cell.name} is not played: {error}")
+            continue
+        good.append(cell)
+        waiting += [] if done else [cell]
+    return good, waiting
 
 
 def _is_legal(cell: Cell, home: Path) -> bool:
